@@ -1,0 +1,59 @@
+# make demo    set up .venv if needed, then train and evaluate on textures with made defects; pictures in demo/
+# make test    set up .venv if needed, then all tests: C++ under sanitizers, Python
+# make lint    style, types, architecture
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CPP := $(shell find csrc -name '*.hpp' -o -name '*.cpp')
+
+.PHONY: setup demo test lint format wheel clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/installed
+
+# The package is installed editable: Python edits need no new set-up, C++ edits rebuild the extension here.
+$(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP)
+	@echo "== Setting up $(VENV) (PyTorch is large: some minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[test,lint,lite1,lite2]" cmake ninja
+	@touch $@
+	@echo "== Set up: $$($(BIN)/python -c 'import uflow, torch; print("uflow", uflow.__version__, "on torch", torch.__version__)')"
+
+demo: setup
+	@echo "== Demo: learn three textures from good crops, find made defects"
+	$(BIN)/uflow demo --output demo
+
+test: setup
+	@echo "== C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	$(BIN)/cmake --preset sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build --preset sanitize
+	$(BIN)/ctest --preset sanitize
+	@echo "== Python tests"
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/lint-imports
+	@echo "== Lint: clean"
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CPP)
+
+wheel: setup
+	@echo "== Wheel, tried in a fresh environment without torch"
+	$(BIN)/python -m pip install --quiet build
+	rm -rf dist build/wheel-venv
+	$(BIN)/python -m build --wheel
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/pip install --quiet numpy pytest
+	build/wheel-venv/bin/pip install --quiet --no-deps dist/*.whl
+	build/wheel-venv/bin/python -m pytest -q --noconftest -c tests/minimal.ini tests/test_minimal.py
+
+clean:
+	rm -rf build dist demo
