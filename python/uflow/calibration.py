@@ -1,0 +1,80 @@
+"""What good images say about the test: a background model of the energies, and a conformal shift of the threshold.
+
+H0 of the paper (independent standard normal latents) is not exactly true of real latents, so the promise "at most
+epsilon false alarms" does not hold by itself. Both parts below are learnt from good images only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .segmentation import Background
+
+
+def fit_background(energies: np.ndarray) -> Background:
+    """Scaled chi-square and correlation area of the energy maps of normal images at one scale.
+
+    Energies are modelled as ``e ~ scale * chi2_dof`` by their two first moments, ``scale = var / (2 mean)`` and
+    ``dof = 2 mean^2 / var`` (Satterthwaite 1946), and neighbouring cells as equal in groups of
+    `correlation_area` = sum over lags of the autocorrelation, summed over the lags within 3 cells.
+
+    Args:
+        energies: (N, h, w) energies of N normal images, ``sum over channels of z^2``.
+
+    Raises:
+        ValueError: the energies do not vary, so that nothing can be fitted.
+    """
+    e = np.asarray(energies, np.float64)
+    mean, var = float(e.mean()), float(e.var())
+    if not (mean > 0 and var > 0):
+        raise ValueError(f"the energies of the calibration images do not vary (mean {mean:g}, variance {var:g})")
+    return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=correlation_area(e))
+
+
+def correlation_area(energies: np.ndarray, radius: int = 3) -> float:
+    """Sum of the autocorrelation of (N, h, w) maps over lags up to `radius` cells, negative values as 0; at least 1.
+
+    The variance of the mean over a large region of A cells is about ``var * correlation_area / A``.
+    """
+    x = energies - energies.mean()
+    variance = float((x * x).mean())
+    area = 1.0
+    for dy in range(0, min(radius, x.shape[1] - 1) + 1):
+        for dx in range(-min(radius, x.shape[2] - 1), min(radius, x.shape[2] - 1) + 1):
+            if dy == 0 and dx <= 0:  # lag and minus lag are the same: half of them, twice
+                continue
+            a = x[:, dy:, max(dx, 0) : x.shape[2] + min(dx, 0)]
+            b = x[:, : x.shape[1] - dy, max(-dx, 0) : x.shape[2] + min(-dx, 0)]
+            area += 2 * max(float((a * b).mean()) / variance, 0.0)
+    return area
+
+
+def conformal_shift(log_nfa_minima: Sequence[float], alpha: float) -> float:
+    """The least shift of log10 NFA that keeps the chance of flagging a good image at most `alpha`.
+
+    Conformal risk control (Angelopoulos et al., arXiv 2208.02814) with the loss "this image has a region with
+    ``log_nfa + shift < 0``": the least shift whose ``(sum of losses + 1) / (n + 1) <= alpha``. For n images
+    exchangeable with the new one the promise holds whatever their distribution.
+
+    Args:
+        log_nfa_minima: the lowest log10 NFA of each of n calibration images.
+        alpha: probability in (0, 1) that a new good image is flagged.
+
+    Returns:
+        The shift to add to log10 NFA. Where n is too small (``alpha < 1 / (n + 1)``) the shift that flags none of the
+        n images, which promises ``1 / (n + 1)``; `supported_alpha` tells.
+
+    >>> conformal_shift([-3.0, -1.0, 0.5, 2.0], alpha=0.4)
+    1.0
+    """
+    minima = np.sort(np.asarray(log_nfa_minima, np.float64))
+    allowed = max(math.floor(alpha * (len(minima) + 1) - 1 + 1e-9), 0)
+    return -float(minima[min(allowed, len(minima) - 1)]) + 0.0
+
+
+def supported_alpha(count: int) -> float:
+    """The least alpha that `count` calibration images can promise: 1 / (count + 1)."""
+    return 1 / (count + 1)

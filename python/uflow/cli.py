@@ -1,0 +1,220 @@
+"""The `uflow` command: arguments in, library calls, results printed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import track
+from rich.table import Table
+
+console = Console()
+app = typer.Typer(
+    name="uflow",
+    help="Learn what good parts look like; find what is not: anomaly maps, and masks with no threshold to tune.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps")]
+Weights = Annotated[
+    list[Path] | None, typer.Option(help="file with the backbone's weights (twice for mcait: m48, s24)")
+]
+
+
+@app.command(epilog="Example: uflow train data/tile/train/good --output tile.uflow")
+def train(
+    images: Annotated[str, typer.Argument(help="folder or pattern of good images")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="model file [default: CATEGORY.uflow]")] = None,
+    backbone: Annotated[str, typer.Option(help="efficientnet_lite0/1/2, mcait, resnet18, or any timm model")] = (
+        "efficientnet_lite0"
+    ),
+    image_size: Annotated[str | None, typer.Option(help="network input: 256, or 256x320 (height x width)")] = None,
+    strides: Annotated[str | None, typer.Option(help="scales of the backbone, such as 8,16,32")] = None,
+    weights: Weights = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the images")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's rate at the start")] = None,
+    held_out: Annotated[float, typer.Option(help="share of images kept to select and calibrate by")] = 0.15,
+    alpha: Annotated[float, typer.Option(help="wished chance that a good image is flagged")] = 0.05,
+    paper_test: Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")] = False,
+    seed: Annotated[int, typer.Option(help="of the split, the flow and the order of images")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Learn from a folder of good images; writes a model file.
+
+    Killed half-way, the same command goes on from the last whole epoch.
+    """
+    from .detector import Detector
+    from .training import TrainingSettings
+
+    output = output or Path(_category(images)).with_suffix(".uflow")
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {output}: there is no folder {output.resolve().parent}")
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    state_file = output.with_name(output.name + ".state")
+    if state_file.exists():
+        console.print(f"Going on with the training that {state_file} holds")
+    detector = Detector.fit(
+        images,
+        backbone,
+        image_size=None if image_size is None else _size(image_size),
+        strides=None if strides is None else _numbers(strides, ","),
+        weights=weights,
+        settings=TrainingSettings(seed=seed, **{k: v for k, v in given.items() if v is not None}),
+        held_out=held_out,
+        alpha=None if paper_test else alpha,
+        device=device,
+        state_file=state_file,
+    )
+    detector.save(output)
+    state_file.unlink()
+    best = min(epoch["held_out_nll"] for epoch in detector.history)
+    console.print(
+        f"Wrote [bold]{output}[/]: {len(detector.history)} epochs, held-out likelihood {best:.3f} nats a dimension. "
+        f"Next: uflow predict {output} IMAGES"
+    )
+
+
+@app.command(epilog="Example: uflow predict tile.uflow new_parts/ --output results")
+def predict(
+    model: Annotated[Path, typer.Argument(help="model file")],
+    images: Annotated[list[str], typer.Argument(help="files, folders or patterns")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for masks, maps and overlays")] = None,
+    arrays: Annotated[bool, typer.Option("--npy", help="also write the maps as .npy, float32")] = False,
+    batch_size: Annotated[int, typer.Option(help="images at once")] = 8,
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Anomaly map, mask and regions of new images; one line of JSON an image on standard output."""
+    from . import report
+    from .data import list_images
+    from .detector import load
+
+    detector = load(model, device=device, weights=weights)
+    paths = list_images(images)
+    stems = _stems(paths)
+    predictions = detector.stream(paths, batch_size)
+    shown = track(predictions, "Predicting", total=len(paths), console=Console(stderr=True), disable=len(paths) == 1)
+    lines = None
+    flagged = 0
+    started = time.perf_counter()
+    try:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            lines = (output / "predictions.jsonl").open("w")
+        for prediction, stem in zip(shown, stems, strict=True):
+            flagged += prediction.is_anomalous
+            report.write_json_line(prediction, sys.stdout)
+            if output is not None and lines is not None:
+                report.write_json_line(prediction, lines)
+                report.write_prediction(prediction, output / stem, arrays)
+    finally:
+        if lines is not None:
+            lines.close()
+    rate = len(paths) / (time.perf_counter() - started)
+    where = "" if output is None else f"; pictures and predictions.jsonl in {output}"
+    Console(stderr=True).print(f"{flagged} of {len(paths)} images have a detected region, {rate:.1f} images/s{where}")
+
+
+@app.command(epilog="Example: uflow evaluate tile.uflow data/tile --output tile.json")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model file")],
+    root: Annotated[Path, typer.Argument(help="folder with test/<defect> and ground_truth/<defect>")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the figures")] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a model on a test set with truth: AUROC, AUPRO, mIoU at log NFA = 0, images flagged."""
+    from . import report
+    from .detector import load
+
+    evaluation = load(model, device=device, weights=weights).evaluate(root, progress=True)
+    _print_table(report.table({root.resolve().name: evaluation}))
+    kinds = [["images", "", "flagged"]]
+    kinds += [[kind, f"{c['images']:.0f}", f"{c['share']:.1%}"] for kind, c in evaluation.flagged.items()]
+    _print_table(kinds)
+    output = output or Path(f"{model.stem}_evaluation.json")
+    report.write_json({"model": str(model), "root": str(root), **evaluation.to_dict()}, output)
+    console.print(f"Wrote {output}")
+
+
+@app.command(epilog="Example: uflow demo --output demo")
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for images, models and pictures")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="of the crops, the defects and the training")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Train and evaluate on real textures with made defects; needs no data and no internet."""
+    from . import demo as demonstration
+    from . import report
+
+    started = time.perf_counter()
+    evaluations = demonstration.run(output, seed=seed, device=device)
+    _print_table(report.table(evaluations))
+    pictures = sorted(str(path) for path in output.glob("*.png"))
+    console.print(f"Done in {time.perf_counter() - started:.0f} s. Pictures: {', '.join(pictures)}")
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _numbers(text: str, separator: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(separator)]
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of whole numbers with {separator!r} between them") from None
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    numbers = _numbers(text.lower(), "x")
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) != 2:
+        raise ValueError(f"--image-size is a side or HEIGHTxWIDTH, such as 256 or 256x320; got {text!r}")
+    return numbers[0], numbers[1]
+
+
+def _category(images: str) -> str:
+    """ "data/tile/train/good" is of the category tile; any other folder or pattern is called by its last name."""
+    parts = [part for part in Path(images).resolve().parts if not set(part) & set("*?[")]
+    return parts[-3] if len(parts) > 3 and parts[-2:] == ["train", "good"] else parts[-1]
+
+
+def _stems(paths: list[Path]) -> list[Path]:
+    """Output names: the path below the folder that all images share, without suffix where that is unambiguous."""
+    parents = [path.resolve().parent for path in paths]
+    shared = Path(*_shared_parts([parent.parts for parent in parents]))
+    relative = [path.resolve().relative_to(shared) for path in paths]
+    bare = [path.with_suffix("") for path in relative]
+    return [name if bare.count(name) == 1 else path for name, path in zip(bare, relative, strict=True)]
+
+
+def _shared_parts(all_parts: list[tuple[str, ...]]) -> list[str]:
+    return [parts[0] for parts in zip(*all_parts, strict=False) if len(set(parts)) == 1]
+
+
+def main() -> None:
+    """Entry point: what a user did wrong is one line, not a traceback."""
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_time=False, show_path=False)])
+    logging.getLogger().setLevel("WARNING")
+    logging.getLogger("uflow").setLevel("INFO")
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        print(f"uflow: error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,397 @@
+"""Images in, masks in, files out: folders, the MVTec layout, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Dataset",
+    "ImageLike",
+    "Sample",
+    "atomic_write",
+    "list_images",
+    "read_image",
+    "read_mask",
+    "read_mvtec",
+    "resize_image",
+    "resize_mask",
+]
+
+PathLike = str | os.PathLike[str]
+ImageLike = PathLike | Image.Image | NDArray[Any]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+_log = logging.getLogger("uflow")
+_said: set[str] = set()
+
+
+def _say_once(kind: str, message: str) -> None:
+    """Log a warning the first time this process converts an image in this way: a line per image would hide the rest."""
+    if kind not in _said:
+        _said.add(kind)
+        _log.warning("%s (said once)", message)
+
+
+def _reason(error: BaseException) -> str:
+    """The error's own words on one line, without the path and the number that OSError adds."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+# ---- finding images
+
+
+def list_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
+    """List the image files of a file, a folder, a glob pattern, or a list of these: sorted, each file once.
+
+    A folder gives the images directly in it; if there are none, all those in its sub-folders. A pattern may hold
+    `*`, `?`, `[...]` and `**`. Only the suffixes in `IMAGE_SUFFIXES` count (upper or lower case) and hidden files do
+    not; a file named in full is taken whatever its name.
+
+    Raises FileNotFoundError when a source is not there or a pattern matches no image, ValueError for a folder
+    without images and for an empty list.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return sorted(set(_expand(source)))
+    found = {path for one in source for path in _expand(one)}
+    if not found:
+        raise ValueError("no images given: the list of files and folders is empty")
+    return sorted(found)
+
+
+def _expand(source: PathLike) -> list[Path]:
+    name = os.fspath(source)
+    if not isinstance(name, str):
+        raise TypeError(f"a path must be text, not {type(name).__name__}: {name!r}")
+    path = Path(name).expanduser()
+    if name and path.is_file():
+        return [path]
+    if name and path.is_dir():
+        return _images_in(path)
+    if glob.has_magic(name):
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (takes absolute patterns)
+        if images := [match for match in matches if _is_image(match)]:
+            return images
+        raise FileNotFoundError(f"no image matches {name!r} ({_suffixes()} are looked for)")
+    raise FileNotFoundError(f"no such file or folder: {name!r}")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    try:
+        if images := [path for path in folder.iterdir() if _is_image(path)]:
+            return images
+    except OSError as error:
+        raise ValueError(f"cannot list the folder {folder}: {_reason(error)}") from error
+    below = [path for path in folder.rglob("*") if _is_image(path)]
+    images = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not images:
+        raise ValueError(f"no images in {folder} ({_suffixes()} are looked for)")
+    return images
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _suffixes() -> str:
+    return " ".join(IMAGE_SUFFIXES)
+
+
+# ---- reading images
+
+
+def read_image(image: ImageLike) -> NDArray[np.uint8]:
+    """Read an image as 8-bit RGB: (H, W, 3) uint8, from a file, a PIL image or an array.
+
+    Files and PIL images: grey, palette, 1-bit and CMYK are converted, alpha is dropped, 16 bits become 8 by /257,
+    of several frames the first counts. A 32-bit integer image (mode "I") holds 16-bit values in practice and is
+    scaled as such, whatever its content; values outside 0..65535 are an error, and so is a float image, because
+    nothing says what its white is. EXIF orientation is ignored: masks are drawn on the pixels as they are stored.
+    Arrays: (H, W, 3), (H, W), (H, W, 1) or (H, W, 4; alpha dropped), of uint8 or uint16 (/257). The result of an
+    RGB uint8 array may share its memory. Each kind of conversion that changes numbers is logged once per process.
+
+    Raises FileNotFoundError for a file that is not there, ValueError (one line that names the file) for one that
+    cannot be read to its end, ValueError for an array of another shape or dtype, TypeError for anything else.
+    """
+    if isinstance(image, np.ndarray):
+        return _read_array(image)
+    if isinstance(image, Image.Image):
+        return _read_pil(image, getattr(image, "filename", "") or "the PIL image")
+    if isinstance(image, (str, os.PathLike)):
+        return _read_file(Path(image).expanduser())
+    raise TypeError(f"an image must be a path, a PIL image or a numpy array, not {type(image).__name__}")
+
+
+def _read_file(path: Path) -> NDArray[np.uint8]:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not an image: use list_images for what is in it")
+    try:
+        image = Image.open(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {path}") from None
+    except UnidentifiedImageError as error:
+        why = "the file is empty" if path.stat().st_size == 0 else "its content is no known image format"
+        raise ValueError(f"cannot read {path}: {why}") from error
+    except Exception as error:  # no permission, too many pixels, and whatever a broken header makes Pillow raise
+        raise ValueError(f"cannot read {path}: {_reason(error)}") from error
+    with image:
+        pixels = _read_pil(image, str(path))
+        if getattr(image, "is_animated", False):
+            _say_once("frames", f"{path} has several frames: the first is used")
+        return pixels
+
+
+def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    if 0 in image.size:
+        raise ValueError(f"cannot read {name}: it is empty, {image.height}x{image.width} pixels")
+    sixteen_bit = _decodes_16_bit(image)  # asked before loading, which forgets it
+    try:
+        image.load()
+    except Exception as error:  # a broken file makes Pillow's decoders fail in many ways, not only by OSError
+        raise ValueError(f"cannot read {name}: {_reason(error)}") from error
+
+    mode = image.mode
+    if mode == "F":
+        raise ValueError(
+            f"cannot read {name}: it holds 32-bit floats; convert it to 8 or 16 bits, which say where white is"
+        )
+    if mode == "I" or mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            seen = f"{values.min()}..{values.max()}"
+            raise ValueError(
+                f"cannot read {name}: its 32-bit integers ({seen}) do not fit 16 bits; convert it to 8 or 16 bits"
+            )
+        sixteen_bit = True
+        image = Image.fromarray(_to_8_bits(values))
+    elif mode == "P" or mode == "PA":
+        _say_once("palette", f"{name} is a palette image: converted to RGB")
+        if mode == "PA" or "transparency" in image.info:
+            image = image.convert("RGBA")
+    elif mode == "1":
+        _say_once("1-bit", f"{name} is a 1-bit image: converted to black and white RGB")
+    elif mode not in ("L", "RGB", "RGBA", "LA", "RGBa", "La"):
+        _say_once(mode, f"{name} is a {mode} image: converted to RGB without a colour profile")
+    if sixteen_bit:
+        _say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits")
+    if image.mode in ("RGBA", "LA", "RGBa", "La"):
+        _say_once("alpha", f"{name} has an alpha channel: dropped")
+        if image.mode.endswith("a"):  # colours premultiplied by alpha are divided first
+            image = image.convert(image.mode[:-1] + "A")
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise ValueError(f"cannot read {name}: {_reason(error)}; convert it to RGB") from error
+
+
+def _decodes_16_bit(image: Image.Image) -> bool:
+    """Whether Pillow will cut 16-bit RGB to 8 bits while it decodes: its mode says RGB, only its raw mode tells."""
+    tiles = getattr(image, "tile", None) or []
+    arguments = [argument for tile in tiles for argument in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    raw_modes = [argument for argument in arguments if isinstance(argument, str)]
+    return any(
+        ";16" in raw_mode and not raw_mode.startswith("BGR;16") for raw_mode in raw_modes
+    )  # BGR;16 is 5+6+5 bits
+
+
+def _read_array(image: NDArray[Any]) -> NDArray[np.uint8]:
+    shape, dtype = image.shape, image.dtype
+    if image.size == 0:
+        raise ValueError(f"the image array is empty: its shape is {shape}")
+    if not (image.ndim == 2 or (image.ndim == 3 and shape[2] in (1, 3, 4))):
+        raise ValueError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {shape}")
+    if dtype.kind == "f":
+        if not np.isfinite(image).all():
+            raise ValueError(f"the image array of shape {shape} holds NaN or infinite values; pass uint8, 0 to 255")
+        raise ValueError(f"the image array is {dtype}; pass uint8, 0 to 255: (255 * image).round().astype('uint8')")
+    if dtype.kind != "u" or dtype.itemsize > 2:
+        raise ValueError(f"the image array is {dtype}; pass uint8, 0 to 255")
+    if dtype.itemsize == 2:
+        _say_once("16-bit", f"an image array of shape {shape} is uint16: scaled to 8 bits")
+        image = _to_8_bits(image)
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == 4:
+        _say_once("alpha", f"an image array of shape {shape} has an alpha channel: dropped")
+        image = image[:, :, :3]
+    return np.ascontiguousarray(np.broadcast_to(image, (*shape[:2], 3)))
+
+
+def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """round(v / 257): 0 stays 0 and 65535 becomes 255."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize an (H, W, 3) uint8 image to size (height, width), bilinear with antialiasing: (3, h, w) float32 in [0, 1].
+
+    Pillow's filter on 8-bit values, which is what torchvision's `Resize` and `ToTensor` make of a PIL image.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"an image to resize must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    resized = Image.fromarray(image).resize(_pil_size(size), Image.Resampling.BILINEAR)
+    planes = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    return planes.astype(np.float32) / np.float32(255)
+
+
+def _pil_size(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"a size must be (height, width), both at least 1, not {tuple(size)}")
+    return int(width), int(height)
+
+
+# ---- reading masks
+
+
+def read_mask(path: PathLike, shape: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+    """Read a ground-truth mask as (H, W) bool: a grey picture, defect where it is above 127.
+
+    shape: the (H, W) of the image it belongs to, checked if given.
+
+    Raises what `read_image` raises for a file that cannot be read, ValueError for another shape, and ValueError for
+    a mask that is neither empty nor anywhere above 127: a 0/1 mask would otherwise count as "no defect".
+    """
+    grey = np.asarray(Image.fromarray(read_image(path)).convert("L"))
+    if shape is not None and grey.shape != tuple(shape[:2]):
+        seen, wanted = "x".join(map(str, grey.shape)), "x".join(map(str, shape[:2]))
+        raise ValueError(f"the mask {os.fspath(path)} is {seen} pixels (height x width), its image is {wanted}")
+    mask: NDArray[np.bool_] = grey > 127
+    if not mask.any() and grey.any():
+        raise ValueError(
+            f"the mask {os.fspath(path)} has values 0 to {grey.max()}, none above 127: write defects as 255"
+        )
+    return mask
+
+
+def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Resize an (H, W) bool mask to size (height, width): bilinear with antialiasing, then above one half.
+
+    The published protocol (masks and maps compared at 256 x 256); thin defects may vanish, as they do there.
+    """
+    if mask.dtype != np.bool_ or mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"a mask to resize must be (H, W) bool, not {mask.shape} {mask.dtype}")
+    grey = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+    resized = np.asarray(grey.resize(_pil_size(size), Image.Resampling.BILINEAR))
+    return np.asarray(resized > 127)  # 128 / 255 is the first value above one half
+
+
+# ---- the MVTec layout
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test image: its file, the name of its defect ("good" for none), and its mask (None for a good image)."""
+
+    path: Path
+    defect: str
+    mask: Path | None = None
+
+    @property
+    def is_anomalous(self) -> bool:
+        return self.defect != "good"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One category: the good images to train on, and the test images, good ones and defective ones."""
+
+    train: list[Path]
+    test: list[Sample]
+
+
+def read_mvtec(root: PathLike) -> Dataset:
+    """Read a category in the MVTec AD layout; `root` is the folder that holds `train`, `test` and `ground_truth`.
+
+    `train/good/*`, `test/<defect>/*` (`good` among them), and for each defective image the mask
+    `ground_truth/<defect>/<stem>_mask.png`, or `<stem>.png`. Images in sorted order, by defect, then by name.
+
+    Raises FileNotFoundError (one line) when the root, `train/good`, `test` or a mask is not there, ValueError when
+    one of the folders is empty.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder: {str(root)!r}")
+    for needed in ("train/good", "test"):
+        if not (root / needed).is_dir():
+            raise FileNotFoundError(f"{root} has no folder {needed}: {_layout_hint(root)}")
+    defects = sorted(folder.name for folder in (root / "test").iterdir() if _is_shown_folder(folder))
+    if not defects:
+        raise ValueError(f"{root / 'test'} has no sub-folders: it should hold test/good and test/<defect>")
+    test = []
+    for defect in defects:
+        for path in list_images(root / "test" / defect):
+            mask = None if defect == "good" else _find_mask(root, defect, path)
+            test.append(Sample(path, defect, mask))
+    return Dataset(list_images(root / "train" / "good"), test)
+
+
+def _find_mask(root: Path, defect: str, path: Path) -> Path:
+    folder = root / "ground_truth" / defect
+    for candidate in (folder / f"{path.stem}_mask.png", folder / f"{path.stem}.png"):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{path} has no mask: expected {folder / f'{path.stem}_mask.png'}")
+
+
+def _layout_hint(root: Path) -> str:
+    """Most often the folder given is one too high or too low: say which one to give."""
+    for parent in (root, *root.parents)[1:3]:
+        if (parent / "train" / "good").is_dir():
+            return f"give {parent}"
+    below = sorted(folder.name for folder in root.iterdir() if (folder / "train" / "good").is_dir())
+    if below:
+        return f"give one of the categories in it ({', '.join(below)})"
+    return "give the folder of one category, with train/good, test and ground_truth in it"
+
+
+def _is_shown_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+# ---- writing files
+
+
+@contextmanager
+def atomic_write(path: PathLike) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path in the same folder and moves it to `path` at the end.
+
+    The temporary name keeps the suffix, for writers that look at it. If anything fails, it is removed and a file
+    that was there before stays as it was. Raises OSError, one line with the path and the reason (no permission, disk
+    full, no such folder), for every OSError; other errors pass unchanged.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with atomic_write(folder / "model.json") as temporary:
+    ...     _ = temporary.write_text("{}")
+    >>> [file.name for file in folder.iterdir()]
+    ['model.json']
+    """
+    path = Path(path)
+    temporary = path.with_name(f".uflow-{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+        temporary.replace(path)
+    except OSError as error:
+        failure = OSError(f"cannot write {path}: {_reason(error)}")
+        failure.errno = error.errno
+        raise failure from error
+    finally:
+        with suppress(OSError):  # gone already when all went well
+            temporary.unlink()

@@ -1,0 +1,233 @@
+"""A data set with made defects and exact masks, from the texture photographs in scikit-image's wheel: no download."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["DEFECTS", "TEXTURES", "VISIBLE", "make_demo"]
+
+TEXTURES = ("brick", "grass", "gravel")
+DEFECTS = ("cut_paste", "hole", "scratch", "stain")
+VISIBLE = 6  # grey levels: a pixel belongs to a defect if it changed by at least this much, and no other pixel changed
+
+TRAIN_SHARE = 0.6  # training crops come from the left 60 % of a photograph, test crops from the rest
+N_TRAIN, N_GOOD, N_DEFECTS = 60, 12, 6  # images per texture; defects: of each kind
+
+Photo = NDArray[np.uint8]
+Plane = NDArray[np.float64]
+Bitmap = NDArray[np.bool_]
+# A defect: clean crop as floats, all photographs by name, name of this one, how many were made before, generator
+# -> the crop with the defect in it, and the pixels that may differ.
+Maker = Callable[[Plane, dict[str, Photo], str, int, np.random.Generator], tuple[Plane, Bitmap]]
+
+
+def make_demo(folder: str | os.PathLike[str], seed: int = 0, size: int = 160) -> Path:
+    """Write the demo data set, three categories in the MVTec layout, and return its folder.
+
+    `folder/<texture>` for brick, grass and gravel, each with 60 good training crops, 12 good test crops and 6 test
+    crops of each of four made defects: scratch, stain, cut_paste, hole. Crops are size x size 8-bit grey PNGs.
+    Training crops (half of them mirrored: the brick photograph leans outwards to both sides) and test crops come
+    from different parts of a photograph, so no test pixel was ever trained on. A mask is exact: every pixel in it
+    differs from the clean crop by at least `VISIBLE` grey levels, and no pixel outside it differs at all.
+    The same seed and size give the same files; files of the same name are overwritten.
+
+    Raises ModuleNotFoundError without scikit-image, ValueError for a size that the test area cannot hold.
+    """
+    photos = _photographs()
+    widest = min(photo.shape[1] - _split(photo) for photo in photos.values())
+    if not 32 <= size <= widest:
+        raise ValueError(f"size must be 32 to {widest} pixels (the test area's width), not {size}")
+    root = Path(folder)
+    for number, texture in enumerate(TEXTURES):
+        _make_category(root / texture, texture, photos, size, np.random.default_rng([seed, number]))
+    return root
+
+
+def _photographs() -> dict[str, Photo]:
+    try:
+        from skimage import data
+    except ImportError as error:
+        hint = 'the demo images come with scikit-image: pip install "uflow[demo]"'
+        raise ModuleNotFoundError(hint, name="skimage") from error
+    return {texture: np.asarray(getattr(data, texture)()) for texture in TEXTURES}
+
+
+def _split(photo: Photo) -> int:
+    """The column where the training area ends and the test area begins."""
+    return int(TRAIN_SHARE * photo.shape[1])
+
+
+def _make_category(folder: Path, texture: str, photos: dict[str, Photo], size: int, rng: np.random.Generator) -> None:
+    photo = photos[texture]
+    train, test = photo[:, : _split(photo)], photo[:, _split(photo) :]
+    for i in range(N_TRAIN):
+        crop = _crop(train, size, rng)
+        _save(crop[:, ::-1] if i % 2 else crop, folder / f"train/good/{i:03}.png")
+    for i in range(N_GOOD):
+        _save(_crop(test, size, rng), folder / f"test/good/{i:03}.png")
+    for defect in DEFECTS:
+        for i in range(N_DEFECTS):
+            clean = _crop(test, size, rng)
+            spoiled, where = _MAKERS[defect](clean.astype(np.float64), photos, texture, i, rng)
+            _save(_settle(clean, spoiled, where), folder / f"test/{defect}/{i:03}.png")
+            _save(np.where(where, np.uint8(255), np.uint8(0)), folder / f"ground_truth/{defect}/{i:03}_mask.png")
+
+
+def _crop(area: Photo, size: int, rng: np.random.Generator) -> Photo:
+    top = int(rng.integers(area.shape[0] - size + 1))
+    left = int(rng.integers(area.shape[1] - size + 1))
+    return area[top : top + size, left : left + size]
+
+
+def _save(pixels: Photo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+
+
+def _settle(clean: Photo, spoiled: Plane, where: Bitmap) -> Photo:
+    """Round to 8 bits and make the mask exact: at least VISIBLE levels of change in it, none outside."""
+    before = clean.astype(np.int64)
+    after = np.clip(np.rint(spoiled), 0, 255).astype(np.int64)
+    change = after - before
+    # Where a pasted pixel happens to resemble the old one, push it away, in its own direction if there is room.
+    up = np.where(change == 0, before < 128, change > 0)
+    up = (up & (before + VISIBLE <= 255)) | (before - VISIBLE < 0)
+    change = np.where(np.abs(change) < VISIBLE, np.where(up, VISIBLE, -VISIBLE), change)
+    return np.where(where, before + change, before).astype(np.uint8)
+
+
+# ---- shapes
+
+
+def _grid(size: int) -> tuple[Plane, Plane]:
+    rows, columns = np.mgrid[:size, :size].astype(np.float64)
+    return rows, columns
+
+
+def _centre(size: int, margin: float, rng: np.random.Generator) -> tuple[float, float]:
+    row, column = rng.uniform(margin, size - margin, 2)
+    return float(row), float(column)
+
+
+def _blob(size: int, radius: float, roughness: float, rng: np.random.Generator) -> Plane:
+    """How far each pixel lies inside a randomly lobed ellipse, in pixels along a ray from its centre; outside: < 0."""
+    row, column = _centre(size, radius * 1.1, rng)
+    rows, columns = _grid(size)
+    turn, flat = rng.uniform(0, np.pi), rng.uniform(0.6, 1.0)
+    y, x = rows - row, columns - column
+    along, across = x * np.cos(turn) + y * np.sin(turn), (y * np.cos(turn) - x * np.sin(turn)) / flat
+    angle = np.arctan2(across, along)
+    outline = np.ones_like(angle)
+    for lobes in range(2, 7):
+        outline += roughness / lobes * rng.normal() * np.cos(lobes * angle + rng.uniform(0, 2 * np.pi))
+    inside: Plane = radius * np.clip(outline, 0.4, 1.6) - np.hypot(along, across)
+    return inside
+
+
+def _noise(size: int, coarse: int, rng: np.random.Generator) -> Plane:
+    """Smooth noise in about [-1, 1] with details of `coarse` pixels."""
+    cells = max(size // coarse, 2)
+    small = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
+    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
+
+
+# ---- defects
+
+
+def _scratch(
+    clean: Plane, photos: dict[str, Photo], texture: str, number: int, rng: np.random.Generator
+) -> tuple[Plane, Bitmap]:
+    """A thin curved line of varying width; even ones bright with a dark edge, as fresh scratches are, odd ones dark."""
+    size = clean.shape[0]
+    half = 0.5 * size * rng.uniform(0.4, 0.8)
+    row, column = _centre(size, half * 0.8, rng)
+    direction, bend = rng.uniform(0, np.pi), rng.uniform(-0.3, 0.3) * half
+    t = np.linspace(-1, 1, 4 * size)
+    along, aside = half * t, bend * (1 - t * t) + rng.uniform(-0.05, 0.05) * half * np.sin(5 * t)
+    line_rows = row + along * np.sin(direction) + aside * np.cos(direction)
+    line_columns = column + along * np.cos(direction) - aside * np.sin(direction)
+    waves = sum(rng.uniform(0, 0.3) * np.sin(k * np.pi * t + rng.uniform(0, 6)) for k in (1, 2, 5))
+    width = size / 160 * rng.uniform(0.8, 1.5) * np.clip(1 + waves, 0.4, None) * np.sqrt(1.02 - t * t)
+
+    cover, edge = np.zeros_like(clean), np.zeros_like(clean)
+    rows, columns = _grid(size)
+    for y, x, reach in zip(line_rows, line_columns, width, strict=True):
+        cover = np.maximum(cover, np.clip(reach + 0.5 - np.hypot(rows - y, columns - x), 0, 1))
+        edge = np.maximum(edge, np.clip(reach + 0.5 - np.hypot(rows - y - 1.5, columns - x - 1), 0, 1))
+    grain = 12 * _noise(size, 3, rng)
+    if number % 2 == 0:
+        spoiled = clean * (1 - 0.4 * edge)
+        spoiled += cover * (225 + grain - spoiled)
+        return spoiled, np.maximum(cover, edge) > 0.3
+    return clean + 0.9 * cover * (25 + grain - clean), cover > 0.3
+
+
+def _stain(
+    clean: Plane, photos: dict[str, Photo], texture: str, number: int, rng: np.random.Generator
+) -> tuple[Plane, Bitmap]:
+    """A soft-edged spot: even ones darken, with the rim of a dried liquid, odd ones bleach what is under them."""
+    size = clean.shape[0]
+    inside = _blob(size, size * rng.uniform(0.10, 0.22), 0.35, rng) / (size / 160)
+    strength = 1 / (1 + np.exp(-inside / 1.5))  # an edge some 6 pixels wide in a crop of 160
+    strength *= 1 + 0.25 * _noise(size, 12, rng)
+    if number % 2 == 0:
+        rim = np.exp(-(((inside - 2.5) / 2) ** 2))
+        change = -rng.uniform(0.4, 0.55) * strength - 0.15 * rim
+    else:
+        change = rng.uniform(0.45, 0.65) * strength
+    return clean * (1 + change), np.abs(change) * clean.mean() >= VISIBLE
+
+
+def _cut_paste(
+    clean: Plane, photos: dict[str, Photo], texture: str, number: int, rng: np.random.Generator
+) -> tuple[Plane, Bitmap]:
+    """A patch of another texture (even ones), or of this one enlarged 1.6 to 2.4 times and turned, in its place."""
+    size = clean.shape[0]
+    if number % 2 == 0:
+        others = [name for name in TEXTURES if name != texture]
+        source, zoom = photos[others[number // 2 % len(others)]], 1.0
+    else:
+        source, zoom = photos[texture], rng.uniform(1.6, 2.4)
+    whole = Image.fromarray(source).rotate(rng.uniform(35, 145), Image.Resampling.BICUBIC)
+    reach = round(size / zoom)
+    # The turned photograph keeps its middle: a square of half its width has no black corner in it.
+    first, last = source.shape[0] // 4, source.shape[0] * 3 // 4 - reach
+    top, left = rng.integers(first, last + 1, 2).tolist()
+    box = (left, top, left + reach, top + reach)
+    patch = np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float64)
+
+    rows, columns = _grid(size)
+    height, width = size * rng.uniform(0.10, 0.20, 2)
+    row, column = _centre(size, 1.2 * max(height, width), rng)
+    turn = rng.uniform(-0.4, 0.4)
+    y, x = rows - row, columns - column
+    across, along = np.abs(y * np.cos(turn) - x * np.sin(turn)), np.abs(x * np.cos(turn) + y * np.sin(turn))
+    corner = 0.25 * min(height, width)  # a rectangle with rounded corners
+    outside = np.hypot(np.clip(across - height + corner, 0, None), np.clip(along - width + corner, 0, None))
+    cover = np.clip(corner + 0.5 - outside, 0, 1)
+    return clean + cover * (patch - clean), cover > 0.3
+
+
+def _hole(
+    clean: Plane, photos: dict[str, Photo], texture: str, number: int, rng: np.random.Generator
+) -> tuple[Plane, Bitmap]:
+    """A dark pit lit from the upper left: a black floor, a lighter lower right wall, a shadow around the rim."""
+    size = clean.shape[0]
+    inside = _blob(size, size * rng.uniform(0.05, 0.11), 0.15, rng) / (size / 160)
+    lit_row, lit_column = np.gradient(inside)
+    light = -(lit_row + lit_column) / np.maximum(np.hypot(lit_row, lit_column), 1e-9)  # 1 on the lower right side
+    floor = 18 + 6 * _noise(size, 4, rng)
+    wall = 45 * np.clip(light, 0, None) * np.exp(-(((inside - 2) / 1.5) ** 2))
+    cover = np.clip(inside + 0.5, 0, 1)
+    shadow = 0.45 * np.exp(-np.clip(-inside, 0, None) / 2.0)
+    around = clean * (1 - shadow * (inside < 0))
+    return around + cover * (floor + wall - around), (cover > 0.3) | (shadow * clean.mean() >= VISIBLE)
+
+
+_MAKERS: dict[str, Maker] = {"cut_paste": _cut_paste, "hole": _hole, "scratch": _scratch, "stain": _stain}

@@ -1,0 +1,43 @@
+"""Latents to an anomaly map: phase 3 of U-Flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import segmentation
+
+
+def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[int, int] = 256) -> np.ndarray:
+    """How anomalous each pixel is, from the likelihood of its latents.
+
+    ``1 - mean over scales of exp(-t_l / 2)``, t_l the mean of z^2 over the channels of a cell, each scale resized
+    bilinearly (align_corners=False) to `size` (U-Flow, JMIV 2024, doi 10.1007/s10851-024-01193-y).
+
+    Args:
+        latents: one (B, C, h, w) array or tensor a scale.
+        size: side, or (height, width), of the map.
+
+    Returns:
+        (B, height, width) float32 in [0, 1].
+
+    >>> anomaly_map([np.zeros((1, 4, 2, 2), np.float32)], size=3)[0, 0]
+    array([0., 0., 0.], dtype=float32)
+    """
+    energies = segmentation.energies(latents)
+    return anomaly_map_from_energies(energies, [z.shape[1] for z in latents], size)
+
+
+def anomaly_map_from_energies(
+    energies: Sequence[np.ndarray], dof: Sequence[float], size: int | tuple[int, int] = 256
+) -> np.ndarray:
+    """`anomaly_map` of energies ``e_l = sum of z^2`` already computed: (B, h, w) float32 a scale, and the channels."""
+    height, width = (size, size) if isinstance(size, int) else size
+    likelihood = torch.zeros(len(energies[0]), height, width)
+    for energy, channels in zip(energies, dof, strict=True):
+        p = torch.exp(torch.from_numpy(energy) / (-2 * channels))
+        likelihood += F.interpolate(p[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+    return np.asarray(1 - likelihood.numpy() / len(energies), dtype=np.float32)

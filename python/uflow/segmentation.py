@@ -1,0 +1,466 @@
+"""Latents -> log10 Number of False Alarms, mask and regions: phase 4 of the method, the a contrario segmentation.
+
+Equations: Tailanian, Pardo, Musé, "U-Flow", JMIV 2024, doi 10.1007/s10851-024-01193-y. All logs are log10.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core
+
+TailName = Literal["exact", "chernoff", "chernoff-unguarded", "binomial"]
+TestsName = Literal["total", "by-area"]
+
+_TAILS = {
+    "exact": _core.Tail.exact,
+    "chernoff": _core.Tail.chernoff,
+    "chernoff-unguarded": _core.Tail.chernoff_unguarded,
+    "binomial": _core.Tail.binomial,
+}
+
+
+@dataclass(frozen=True)
+class Background:
+    """Energies of one scale on normal parts: e ~ scale * chi2_dof, cells correlated over correlation_area cells.
+
+    The log-probability of a region of A cells is then (A / correlation_area) * log10 sf(e / scale; dof). The paper's
+    model is scale 1, dof the number of channels, correlation_area 1. The binomial tail uses correlation_area only.
+    """
+
+    scale: float
+    dof: float
+    correlation_area: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"Background.{name} must be positive and finite, got {value}")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected region of a mask; `bbox` is (top, left, bottom, right), half open, `centroid` (row, column)."""
+
+    area: int
+    bbox: tuple[int, int, int, int]
+    centroid: tuple[float, float]
+    log_nfa: float
+    score: float
+
+
+def max_tree(image: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Compute the max-tree of an image: the inclusion tree of the components of {image >= level}.
+
+    Args:
+        image: (H, W), finite; float32 and float64 as they are, other real dtypes are converted to float64.
+        connectivity: 4 or 8 neighbours.
+
+    Returns:
+        parent (H, W) int32, flat indices: the canonical pixel of the pixel's component or, for a canonical pixel, of
+        the component just below; the root is its own parent. order (H*W,) int32: root first, parents before children.
+
+    Raises:
+        ValueError: not 2-D, empty or not finite.
+
+    Berger et al. 2007, "Effective component tree computation"; the convention is scikit-image's.
+
+    >>> parent, order = max_tree([[0.0, 2.0, 1.0]])
+    >>> parent.tolist(), order.tolist()
+    ([[0, 2, 0]], [0, 2, 1])
+    """
+    array = np.asarray(image)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"max_tree needs a real image, got dtype {array.dtype}")
+    dtype = np.float32 if array.dtype in (np.float16, np.float32) else np.float64
+    return _core.max_tree(_contiguous(array, dtype), connectivity)
+
+
+def connected_components(mask: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32], int]:
+    """Label the connected components of a mask: (H, W) int32, 0 outside, 1..n in raster order, and n.
+
+    They are the nodes at level 1 of the max-tree of the mask.
+
+    Raises:
+        ValueError: not 2-D or empty.
+
+    >>> labels, n = connected_components([[1, 0, 1], [1, 0, 1]])
+    >>> labels.tolist(), n
+    ([[1, 0, 2], [1, 0, 2]], 2)
+    """
+    foreground = np.asarray(mask).astype(bool)
+    parent = max_tree(foreground.astype(np.float32), connectivity)[0].ravel()
+    flat = foreground.ravel()
+    pixels = np.flatnonzero(flat)
+    below = parent[pixels]
+    # A component's canonical pixel is its first in raster order, so that sorting these numbers the components.
+    canonical, label = np.unique(np.where(flat[below], below, pixels), return_inverse=True)
+    labels = np.zeros(flat.size, np.int32)
+    labels[pixels] = label.ravel() + 1
+    return labels.reshape(foreground.shape), len(canonical)
+
+
+def number_of_tests(sizes: Sequence[int]) -> float:
+    """Compute log10 N_T, N_T = sum_l n_l sum_{r=1..n_l} a b^r / r, the number of candidate regions of all scales.
+
+    Args:
+        sizes: number of cells n_l = H_l * W_l per scale.
+
+    a b^r / r counts the polyominoes of r cells, a = 0.316915, b = 4.062570 (the paper, section on the number of tests).
+
+    >>> round(number_of_tests([784, 196]), 5)
+    476.92371
+    """
+    return _core.log10_number_of_tests([operator.index(n) for n in sizes])
+
+
+def log_pfa_tree(
+    energy: Any,
+    dof: float,
+    tail: TailName = "chernoff",
+    exceedances: Any = None,
+    quantile: float = 0.9,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Compute, for one scale, log10 P_H0 of the region chosen at each cell, 0 where there is none.
+
+    Args:
+        energy: (B, H, W) sums of z^2, array or tensor; float32 and float64 as they are, others become float64.
+        dof: degrees of freedom of the energies, the number of channels C.
+        tail: "exact", "chernoff" (the paper), "chernoff-unguarded" (its code) or "binomial".
+        exceedances: (B, H, W) whole numbers, channels with z^2 >= tau; only and always for the binomial tail.
+        quantile: of chi2_1 that tau is.
+        threads: worker threads, default one per core; the result does not depend on it.
+
+    Returns:
+        (B, H, W) float32, <= 0, log10.
+
+    log P(R) = area * log10 P(chi2_C >= level) for a component R of an upper level set, or
+    log10 P(Bin(area * C, 1 - quantile) >= count); nested components are chosen among by prune and merge.
+
+    >>> log_pfa_tree(np.array([[[9.0, 1.0], [1.0, 1.0]]]), dof=1).round(2).tolist()
+    [[[-1.26, 0.0], [0.0, 0.0]]]
+    """
+    array = _numpy(energy)
+    _check(array, 3, "energy", "(B, H, W)")
+    _check_tail(tail, quantile)
+    if not (math.isfinite(dof) and dof > 0):
+        raise ValueError(f"dof must be positive and finite, got {dof}")
+    if (exceedances is not None) != (tail == "binomial"):
+        raise ValueError(f"exceedances go with tail='binomial' and only with it, got tail={tail!r}")
+    array = _contiguous(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64)
+    counts = None if exceedances is None else _counts(exceedances, array.shape, dof)
+    model = _core.Background(1.0, dof, 1.0, dof, 1 - quantile)
+    return _core.log_pfa(array, counts, _TAILS[tail], model, _threads(threads))
+
+
+def energies(latents: Sequence[Any]) -> list[NDArray[np.float32]]:
+    """Compute the energy e = sum_k z_k^2 of every cell, where the latents are, and bring it to the CPU.
+
+    Args:
+        latents: per scale (B, C, H, W) arrays or tensors of float16, float32 or float64 on any device.
+
+    Returns:
+        Per scale (B, H, W) float32.
+
+    Raises:
+        ValueError: an empty list, wrong or empty shapes, different batch sizes, values that are not finite.
+
+    >>> energies([np.full((1, 3, 1, 2), 2.0, np.float32)])[0].tolist()
+    [[[12.0, 12.0]]]
+    """
+    _check_latents(latents)
+    result = []
+    for scale, z in enumerate(latents):
+        energy = np.ascontiguousarray(_energy(z), np.float32)
+        if not np.isfinite(energy).all():
+            raise ValueError(f"latents of scale {scale}, shape {tuple(z.shape)}, hold values that are not finite")
+        result.append(energy)
+    return result
+
+
+def log_nfa(
+    latents: Sequence[Any],
+    size: int | tuple[int, int] = 256,
+    tail: TailName = "chernoff",
+    n_tests: TestsName = "total",
+    quantile: float = 0.9,
+    threads: int | None = None,
+    background: Sequence[Background] | None = None,
+) -> NDArray[np.float32]:
+    """Compute log10 of the Number of False Alarms at every pixel; `log_nfa < 0` is the mask (epsilon = 1).
+
+    Args:
+        latents: per scale (B, C, H, W) arrays or tensors of float16, float32 or float64 on any device.
+        size: of the result: a side or (H, W).
+        tail: see :func:`log_pfa_tree`.
+        n_tests: "total" (the paper: N_T for every region) or "by-area" (N(r) for a region of r cells).
+        quantile: of chi2_1 from which z^2 counts, for the binomial tail.
+        threads: worker threads, default one per core; the result does not depend on it.
+        background: one model of normal energies per scale; default the paper's, independent standard normals.
+
+    Returns:
+        (B, H, W) float32, log10.
+
+    Raises:
+        ValueError: an empty list, wrong or empty shapes, different batch sizes, values that are not finite.
+
+    log NFA = log N_T + min over scales of the bilinearly resized log P (the paper, sections on the NFA).
+
+    >>> z = np.ones((1, 64, 8, 8), np.float32)
+    >>> z[:, :, 2:5, 2:5] = 3
+    >>> nfa = log_nfa([z], size=16)
+    >>> nfa.shape, bool(nfa[0, 7, 7] < 0), bool(nfa[0, 0, 0] < 0)
+    ((1, 16, 16), True, False)
+    """
+    energy = energies(latents)
+    _check_tail(tail, quantile)
+    exceedances = _exceedances(latents, quantile) if tail == "binomial" else None
+    channels = [int(z.shape[1]) for z in latents]
+    return log_nfa_from_energies(energy, channels, size, tail, n_tests, quantile, threads, background, exceedances)
+
+
+def log_nfa_from_energies(
+    energies: Sequence[ArrayLike],
+    dof: Sequence[int],
+    size: int | tuple[int, int] = 256,
+    tail: TailName = "chernoff",
+    n_tests: TestsName = "total",
+    quantile: float = 0.9,
+    threads: int | None = None,
+    background: Sequence[Background] | None = None,
+    exceedances: Sequence[ArrayLike] | None = None,
+) -> NDArray[np.float32]:
+    """Compute log_nfa from energies: per scale (B, H, W), of `dof` channels each; see :func:`log_nfa`.
+
+    Args:
+        energies: as :func:`energies` returns them.
+        dof: channels per scale.
+        size, tail, n_tests, quantile, threads, background: as in :func:`log_nfa`.
+        exceedances: per scale (B, H, W) channels with z^2 >= tau; only and always for the binomial tail.
+
+    Returns:
+        (B, H, W) float32, log10.
+
+    >>> log_nfa_from_energies([np.full((2, 4, 4), 16.0)], dof=[16], size=(4, 6)).shape
+    (2, 4, 6)
+    """
+    arrays = [np.asarray(e) for e in energies]
+    if not arrays or len(dof) != len(arrays):
+        raise ValueError(
+            f"one dof per scale is needed and at least one scale, got {len(arrays)} scales, {len(dof)} dof"
+        )
+    for array in arrays:
+        _check(array, 3, "energies", "(B, H, W)")
+        if len(array) != len(arrays[0]):
+            raise ValueError(f"scales differ in batch size: energies of shapes {arrays[0].shape} and {array.shape}")
+    for channels in dof:
+        if operator.index(channels) < 1:
+            raise ValueError(f"dof must be at least 1, got {channels}")
+    _check_tail(tail, quantile)
+    if n_tests not in ("total", "by-area"):
+        raise ValueError(f"unknown n_tests {n_tests!r}; choose 'total' or 'by-area'")
+    if background is None:
+        background = [Background(1.0, float(channels), 1.0) for channels in dof]
+    if len(background) != len(arrays):
+        raise ValueError(f"one Background per scale is needed, got {len(background)} for {len(arrays)} scales")
+    if (exceedances is not None) != (tail == "binomial"):
+        raise ValueError(f"exceedances go with tail='binomial' and only with it, got tail={tail!r}")
+    counts = None
+    if exceedances is not None:
+        if len(exceedances) != len(arrays):
+            raise ValueError(f"one array of exceedances per scale is needed, got {len(exceedances)} for {len(arrays)}")
+        counts = [_counts(x, e.shape, c) for x, e, c in zip(exceedances, arrays, dof, strict=True)]
+    models = [
+        _core.Background(b.scale, b.dof, b.correlation_area, channels, 1 - quantile)
+        for b, channels in zip(background, dof, strict=True)
+    ]
+    return _core.log_nfa(
+        [_contiguous(array, np.float32) for array in arrays],
+        counts,
+        models,
+        *_size(size),
+        _TAILS[tail],
+        n_tests == "by-area",
+        _threads(threads),
+    )
+
+
+def log_nfa_block(
+    latents: Sequence[Any],
+    size: int | tuple[int, int] = 256,
+    window: int = 5,
+    quantile: float = 0.9,
+    continuous: bool = False,
+) -> NDArray[np.float64]:
+    """Compute log10 NFA by the older block test (arXiv 2211.12353 v1), from counts of z^2 >= tau in square windows.
+
+    Args:
+        latents: per scale, finest first, (B, C, H, W) arrays or tensors of float16, float32 or float64.
+        size: of the result: a side or (H, W).
+        window: side of the window at the finest scale; half of it at the next, and so on, at least 3.
+        quantile: of chi2_1 that tau is.
+        continuous: extend the binomial to real counts instead of rounding the mean count of a channel down.
+
+    Returns:
+        (B, H, W) float64, log10: sum over scales of log10 P(Bin(n, 1 - quantile) > count / C), n = (2h+1)^2,
+        resized bicubically with align_corners=True, plus log10 of the number of cells of all scales.
+
+    Raises:
+        ValueError: as :func:`log_nfa`, and a map not larger than half the window.
+
+    >>> log_nfa_block([np.zeros((1, 4, 8, 8), np.float32)], size=8).round(2).max()
+    np.float64(1.77)
+    """
+    energies(latents)  # checks that all is finite
+    _check_tail("binomial", quantile)
+    if operator.index(window) < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    counts, channels = _exceedances(latents, quantile), [int(z.shape[1]) for z in latents]
+    return _core.log_nfa_block(counts, channels, *_size(size), window, 1 - quantile, continuous, 0)
+
+
+def regions(mask: ArrayLike, log_nfa: ArrayLike, anomaly_map: ArrayLike) -> list[Region]:
+    """List the 4-connected regions of a mask, lowest log_nfa first.
+
+    Args:
+        mask: (H, W), true inside.
+        log_nfa: (H, W), log10; a region keeps its smallest.
+        anomaly_map: (H, W) scores; a region keeps its largest.
+
+    Raises:
+        ValueError: not 2-D, empty, or of different shapes.
+
+    >>> regions([[1, 0]], [[-3.0, 2.0]], [[0.9, 0.1]])
+    [Region(area=1, bbox=(0, 0, 1, 1), centroid=(0.0, 0.0), log_nfa=-3.0, score=0.9)]
+    """
+    nfa, score = np.asarray(log_nfa), np.asarray(anomaly_map)
+    shape = np.shape(mask)
+    if nfa.shape != shape or score.shape != shape:
+        raise ValueError(f"mask {shape}, log_nfa {nfa.shape} and anomaly_map {score.shape} must have the same shape")
+    labels, count = connected_components(mask)
+    if count == 0:
+        return []
+    pixels = np.flatnonzero(labels)
+    pixels = pixels[np.argsort(labels.ravel()[pixels], kind="stable")]  # region after region
+    area = np.bincount(labels.ravel())[1:]
+    first = np.cumsum(area) - area
+    rows, cols = np.divmod(pixels, shape[1])
+    top, left = np.minimum.reduceat(rows, first), np.minimum.reduceat(cols, first)
+    bottom, right = np.maximum.reduceat(rows, first) + 1, np.maximum.reduceat(cols, first) + 1
+    row, col = np.add.reduceat(rows, first) / area, np.add.reduceat(cols, first) / area
+    lowest = np.minimum.reduceat(nfa.ravel()[pixels], first)
+    highest = np.maximum.reduceat(score.ravel()[pixels], first)
+    return [
+        Region(
+            area=int(area[i]),
+            bbox=(int(top[i]), int(left[i]), int(bottom[i]), int(right[i])),
+            centroid=(float(row[i]), float(col[i])),
+            log_nfa=float(lowest[i]),
+            score=float(highest[i]),
+        )
+        for i in np.argsort(lowest, kind="stable")
+    ]
+
+
+# Below: tensors to arrays, and checks. Tensors are known by their module, so that torch is never imported here.
+
+
+def _is_tensor(x: Any) -> bool:
+    return type(x).__module__.startswith("torch")
+
+
+def _numpy(x: Any) -> NDArray[Any]:
+    return np.asarray(x.detach().cpu().numpy() if _is_tensor(x) else x)
+
+
+def _contiguous(array: ArrayLike, dtype: Any) -> NDArray[Any]:
+    return np.require(array, dtype, ["C", "A"])
+
+
+def _single(z: Any) -> Any:
+    """Latents as numbers to square: float16 and bfloat16 overflow and become float32."""
+    if _is_tensor(z):
+        z = z.detach()
+        return z if z.element_size() > 4 else z.float()
+    z = np.asarray(z)
+    return z if z.dtype == np.float64 else z.astype(np.float32, copy=False)
+
+
+def _energy(z: Any) -> NDArray[Any]:
+    z = _single(z)
+    if _is_tensor(z):
+        return _numpy(z.square().sum(1).float())
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what came out
+        return np.asarray(np.einsum("bchw,bchw->bhw", z, z), np.float32)
+
+
+def _exceedances(latents: Sequence[Any], quantile: float) -> list[NDArray[np.int32]]:
+    """Per scale (B, H, W): the number of channels with z^2 >= tau, the quantile of chi2_1."""
+    tau = _core.chi2_1_quantile(quantile)
+    counts = []
+    for z in map(_single, latents):
+        count = _numpy((z.square() >= tau).sum(1)) if _is_tensor(z) else (np.square(z) >= tau).sum(1)
+        counts.append(_contiguous(count, np.int32))
+    return counts
+
+
+def _check(array: Any, dims: int, name: str, want: str) -> None:
+    shape = tuple(array.shape)
+    if len(shape) != dims or 0 in shape:
+        raise ValueError(f"{name} must be {want} and not empty, got shape {shape}")
+    if not _is_tensor(array) and np.asarray(array).dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+
+
+def _check_latents(latents: Sequence[Any]) -> None:
+    if not isinstance(latents, list | tuple) or not latents:
+        what = "an empty one" if isinstance(latents, list | tuple) else type(latents).__name__
+        raise ValueError(f"latents must be a list of (B, C, H, W) arrays, one per scale, got {what}")
+    for z in latents:
+        if not hasattr(z, "shape") or not hasattr(z, "dtype"):
+            raise TypeError(f"latents must be numpy arrays or torch tensors, got {type(z).__name__}")
+        _check(z, 4, "latents", "(B, C, H, W)")
+        if "float" not in str(z.dtype):
+            raise TypeError(f"latents must be floating point, got {z.dtype}")
+        if len(z) != len(latents[0]):
+            raise ValueError(f"scales differ in batch size: shapes {tuple(latents[0].shape)} and {tuple(z.shape)}")
+
+
+def _check_tail(tail: str, quantile: float) -> None:
+    if tail not in _TAILS:
+        raise ValueError(f"unknown tail {tail!r}; choose one of {', '.join(_TAILS)}")
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
+
+
+def _counts(exceedances: Any, shape: tuple[int, ...], channels: float) -> NDArray[np.int32]:
+    counts = _numpy(exceedances)
+    if counts.shape != shape or counts.dtype.kind not in "iu":
+        raise ValueError(f"exceedances must be whole numbers of shape {shape}, got {counts.dtype} {counts.shape}")
+    if channels != int(channels) or counts.min() < 0 or counts.max() > channels:
+        low, high = counts.min(), counts.max()
+        raise ValueError(f"exceedances must lie in 0..dof, a whole number: got {low}..{high} for dof {channels}")
+    return _contiguous(counts, np.int32)
+
+
+def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = (size, size) if not isinstance(size, Sequence) else size
+        height, width = operator.index(height), operator.index(width)
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be a whole number or (height, width), got {size!r}") from None
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be positive, got {size}")
+    return height, width
+
+
+def _threads(threads: int | None) -> int:
+    return 0 if threads is None else operator.index(threads)

@@ -1,0 +1,57 @@
+"""Fixtures that several test files share: a tiny data set, a detector trained on it, and the folder of real images."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SETTINGS = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3}
+
+
+def texture(rng: np.random.Generator, size: tuple[int, int] = (80, 96)) -> np.ndarray:
+    """A grey grating with noise, (H, W, 3) uint8."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    wave = 110 + 40 * np.sin(0.5 * x + rng.uniform(0, 6)) * np.cos(0.3 * y) + rng.normal(0, 6, size)
+    return np.repeat(wave.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny data set in the MVTec layout: 30 good images to train on, 4 good and 4 with a bright square to test."""
+    root = tmp_path_factory.mktemp("data") / "grating"
+    rng = np.random.default_rng(0)
+    for folder in ("train/good", "test/good", "test/square", "ground_truth/square"):
+        (root / folder).mkdir(parents=True)
+    for i in range(30):
+        Image.fromarray(texture(rng)).save(root / f"train/good/{i:02}.png")
+    for i in range(4):
+        Image.fromarray(texture(rng)).save(root / f"test/good/{i:02}.png")
+        image, mask = texture(rng), np.zeros((80, 96), np.uint8)
+        mask[20:50, 30:60] = 255
+        image[mask > 0] = 255 - image[mask > 0] // 4
+        Image.fromarray(image).save(root / f"test/square/{i:02}.png")
+        Image.fromarray(mask).save(root / f"ground_truth/square/{i:02}_mask.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def detector(dataset: Path):
+    """A detector trained for a few seconds on `dataset`; tests must not change it."""
+    import uflow
+    from uflow.training import TrainingSettings
+
+    settings = TrainingSettings(epochs=12, batch_size=4)
+    return uflow.Detector.fit(
+        dataset / "train/good", image_size=64, settings=settings, alpha=0.2, device="cpu", progress=False
+    )
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """The folder with magnetic_tile, cookie and hazelnut_toy."""
+    folder = os.environ.get("UFLOW_DATA")
+    if not folder:
+        pytest.skip("needs real images: set UFLOW_DATA to a folder that holds magnetic_tile/, cookie/ and hazelnut_toy/")
+    return Path(folder)

@@ -1,0 +1,168 @@
+"""A slow twin of the C++ core, straight from the definitions: the oracle of test_core, _properties and _segmentation."""
+
+import mpmath
+import numpy as np
+import scipy.special
+
+
+def neighbours(connectivity):
+    four = [(-1, 0), (0, -1), (0, 1), (1, 0)]
+    return four if connectivity == 4 else [*four, (-1, -1), (-1, 1), (1, -1), (1, 1)]
+
+
+def components(mask, connectivity=4):
+    """Connected components of a mask by flooding, as frozensets of (row, col), in raster order."""
+    left = {tuple(p) for p in np.argwhere(mask).tolist()}
+    found = []
+    for start in sorted(left):
+        if start not in left:
+            continue
+        left.remove(start)
+        component, todo = [start], [start]
+        while todo:
+            row, col = todo.pop()
+            for dr, dc in neighbours(connectivity):
+                pixel = (row + dr, col + dc)
+                if pixel in left:
+                    left.remove(pixel)
+                    component.append(pixel)
+                    todo.append(pixel)
+        found.append(frozenset(component))
+    return found
+
+
+def max_tree(image, connectivity=4):
+    """Nodes {component: level} of the max-tree: all components of all upper level sets."""
+    nodes = {}
+    for level in np.unique(image):
+        for component in components(image >= level, connectivity):
+            nodes[component] = level.item()  # a component that survives to a higher level keeps the higher
+    return nodes
+
+
+def children_of(nodes):
+    """{component: components just above it}."""
+    children = {node: [] for node in nodes}
+    for node in nodes:
+        above = [other for other in nodes if other > node]
+        if above:
+            children[min(above, key=len)].append(node)
+    return children
+
+
+def prune_and_merge(children, value):
+    """Final regions by method.md's words: prune, merge, repeat until nothing changes, take the leaves."""
+    children = {node: list(kids) for node, kids in children.items()}
+
+    def parents():
+        return {kid: node for node, kids in children.items() for kid in kids}
+
+    changed = True
+    while changed:
+        changed = False
+        for leaf in [node for node, kids in children.items() if not kids]:
+            parent = parents()
+            branch = [leaf]
+            while branch[-1] in parent and len(children[parent[branch[-1]]]) == 1:
+                branch.append(parent[branch[-1]])
+            if len(branch) == 1:
+                continue
+            best = min(branch, key=lambda node: value[node])  # the first, nearest the leaf, when equal
+            if branch[-1] in parent:
+                siblings = children[parent[branch[-1]]]
+                siblings[siblings.index(branch[-1])] = best
+            for node in branch:
+                del children[node]
+            children[best] = []
+            changed = True
+        for node, kids in list(children.items()):
+            if len(kids) > 1 and not any(children[kid] for kid in kids) and value[node] <= min(value[k] for k in kids):
+                for kid in kids:
+                    del children[kid]
+                children[node] = []
+                changed = True
+    return [node for node, kids in children.items() if not kids]
+
+
+def log10_chi2_sf(x, dof):
+    with mpmath.workdps(40):
+        return float(mpmath.log10(mpmath.gammainc(mpmath.mpf(dof) / 2, mpmath.mpf(x) / 2, mpmath.inf, regularized=True)))
+
+
+def log10_chernoff(t, dof, guarded):
+    if guarded and t <= 1:
+        return 0.0
+    return -dof / 2 * (t - 1 - np.log(t)) / np.log(10)
+
+
+def log10_binomial_sf(k, n, p):
+    with mpmath.workdps(40):
+        p = mpmath.mpf(p)
+        terms = (mpmath.binomial(n, i) * p**i * (1 - p) ** (n - i) for i in range(int(k), int(n) + 1))
+        return float(mpmath.log10(mpmath.fsum(terms)))
+
+
+def node_log_p(component, level, tail, dof, scale=1.0, nu=None, area=1.0, exceedances=None, p=0.1):
+    nu = dof if nu is None else nu
+    if tail == "exact":
+        log_p = len(component) * log10_chi2_sf(level / scale, nu)
+    elif tail == "binomial":
+        log_p = log10_binomial_sf(sum(int(exceedances[c]) for c in component), len(component) * dof, p)
+    else:
+        log_p = len(component) * log10_chernoff(level / (scale * nu), nu, tail == "chernoff")
+    return log_p / area
+
+
+def log10_by_area(r, cells, scales):
+    return np.log10(scales * float(cells) ** 2 * 0.316915 / r) + r * np.log10(4.062570)
+
+
+def log_pfa(energy, dof, tail, by_area_scales=0, **model):
+    """(H, W) float64: log10 P (by area: plus log10 N(r)) of the final region of each cell."""
+    nodes = max_tree(energy)
+    value = {node: node_log_p(node, level, tail, dof, **model) for node, level in nodes.items()}
+    outside = 0.0
+    if by_area_scales:
+        outside = log10_by_area(1, energy.size, by_area_scales)
+        value = {node: v + log10_by_area(len(node), energy.size, by_area_scales) for node, v in value.items()}
+    result = np.full(energy.shape, outside)
+    for node in prune_and_merge(children_of(nodes), value):
+        result[tuple(np.array(sorted(node)).T)] = value[node]
+    return result
+
+
+def bilinear(image, height, width):
+    """torch's interpolate(mode="bilinear", align_corners=False) by its formula."""
+    out = np.empty((height, width))
+    rows, cols = image.shape
+    for i in range(height):
+        for j in range(width):
+            y, x = max(0.0, (i + 0.5) * rows / height - 0.5), max(0.0, (j + 0.5) * cols / width - 0.5)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, rows - 1), min(left + 1, cols - 1)
+            v, u = y - top, x - left
+            upper = (1 - u) * image[top, left] + u * image[top, right]
+            lower = (1 - u) * image[bottom, left] + u * image[bottom, right]
+            out[i, j] = (1 - v) * upper + v * lower
+    return out
+
+
+def log10_number_of_tests(sizes):
+    a, b = mpmath.mpf("0.316915"), mpmath.mpf("4.062570")
+    return float(mpmath.log10(sum(n * mpmath.fsum(a * b**r / r for r in range(1, n + 1)) for n in sizes)))
+
+
+def log_nfa(energies, dof, size, tail, by_area=False, models=None):
+    """(H, W) of one image, energies per scale (h, w)."""
+    models = models or [{}] * len(energies)
+    maps = [
+        bilinear(log_pfa(e, c, tail, len(energies) if by_area else 0, **m), *size)
+        for e, c, m in zip(energies, dof, models, strict=True)
+    ]
+    return np.min(maps, axis=0) + (0.0 if by_area else log10_number_of_tests([e.size for e in energies]))
+
+
+def log10_block_tail(count, n, channels, p):
+    """log10 P(Bin(n, p) > floor(count / channels)), by the regularised incomplete beta function."""
+    k = count // channels
+    return float(np.log10(scipy.special.betainc(k + 1, n - k, p)))

@@ -1,0 +1,114 @@
+"""The commands, as a user types them: what they write, what they say, and how they fail."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uflow import cli
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Call the command in an empty folder; returns its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        return (exit_info.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def model(detector, tmp_path: Path) -> Path:
+    detector.save(tmp_path / "grating.uflow")
+    return tmp_path / "grating.uflow"
+
+
+def test_train_writes_a_model_named_after_the_category(run, dataset: Path, tmp_path: Path) -> None:
+    code, out, err = run("train", dataset / "train/good", "--image-size", "64x96", "--epochs", 1, "--alpha", 0.2)
+    assert code == 0, err
+    assert "Wrote grating.uflow: 1 epochs" in out
+    assert [path.name for path in tmp_path.glob("grating*")] == ["grating.uflow"]  # the state file is gone
+    code, out, err = run("predict", "grating.uflow", dataset / "test/good/00.png")
+    assert code == 0, err
+    assert json.loads(out)["image"].endswith("00.png")
+
+
+def test_predict_writes_pictures_arrays_and_json_lines(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    code, out, err = run("predict", model, dataset / "test", "--output", "results", "--npy")
+    assert code == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert lines == [json.loads(line) for line in (tmp_path / "results/predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 8
+    square = next(line for line in lines if line["image"].endswith("square/02.png"))
+    assert square["is_anomalous"] is True
+    assert square["log_nfa"] < 0
+    assert set(square["regions"][0]) == {"area", "bbox", "centroid", "log_nfa", "score"}
+    stem = tmp_path / "results/square/02"
+    mask = np.asarray(Image.open(f"{stem}_mask.png"))
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask > 0).sum() == sum(region["area"] for region in square["regions"])
+    anomaly_map = np.load(f"{stem}_map.npy")
+    assert anomaly_map.dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(Image.open(f"{stem}_map.png")), (anomaly_map * 255).round())
+    np.testing.assert_array_equal(np.load(f"{stem}_log_nfa.npy") < 0, mask > 0)
+    assert Image.open(f"{stem}_overlay.png").size == (96, 80)
+    assert re.search(r"\d of 8 images have a detected region", err)
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    image = Image.open(dataset / "test/good/00.png")
+    image.save(tmp_path / "part.png")
+    image.save(tmp_path / "part.bmp")
+    assert run("predict", model, "part.*", "--output", "results")[0] == 0
+    assert {p.name for p in (tmp_path / "results").glob("*_mask.png")} == {"part.png_mask.png", "part.bmp_mask.png"}
+
+
+def test_evaluate_prints_a_table_and_saves_json(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    code, out, err = run("evaluate", model, dataset)
+    assert code == 0, err
+    saved = json.loads((tmp_path / "grating_evaluation.json").read_text())
+    assert saved["image_auroc"] == 1.0
+    for name in ("pixel AUROC", "AUPRO", "image AUROC", "mIoU", "mIoU best", "square"):
+        assert name in out
+    assert f"{saved['pixel_auroc']:.3f}" in out
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "demo"])
+def test_help_shows_a_runnable_example(run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: uflow {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "absent"], "absent"),
+        (["train", "empty"], "no images"),
+        (["train", "DATA", "--image-size", "wide"], "'wide' is not a list of whole numbers"),
+        (["train", "DATA", "--backbone", "resnet1"], "resnet1"),
+        (["train", "DATA", "--output", "no/such/folder.uflow"], "there is no folder"),
+        (["predict", "absent.uflow", "DATA"], "there is no model file absent.uflow"),
+        (["predict", "text.uflow", "DATA"], "text.uflow is not a uflow model file"),
+        (["evaluate", "MODEL", "empty"], "empty"),
+    ],
+)
+def test_bad_input_is_one_line(run, model: Path, dataset: Path, tmp_path: Path, arguments, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.uflow").write_text("hello")
+    places = {"DATA": dataset / "train/good", "MODEL": model}
+    code, _, err = run(*(places.get(argument, argument) for argument in arguments))
+    assert code == 1
+    assert err.startswith("uflow: error: ")
+    assert message in err
+    assert err.count("\n") == 1

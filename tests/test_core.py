@@ -1,0 +1,189 @@
+"""The compiled core: max-tree, component tree, selection, resizing; against definitions, scikit-image, Higra, torch."""
+
+import numpy as np
+import pytest
+import reference
+from skimage.morphology import max_tree as skimage_max_tree
+
+from uflow import _core
+
+higra = pytest.importorskip("higra", reason="Higra, a test dependency, is not installed")
+
+# The 4 x 4 image of csrc/tests/test_max_tree.cpp.
+HAND = np.array([[9, 3, 7, 7], [3, 3, 1, 1], [1, 1, 5, 1], [0, 1, 1, 1]], np.float32)
+SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 7), (8, 6)]
+DTYPES = [np.float32, np.float64]
+
+
+def image_of(shape, kind, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    if kind == "constant":
+        return np.full(shape, -1.5, dtype)
+    if kind == "levels":
+        return rng.integers(-2, 3, shape).astype(dtype)
+    return rng.normal(size=shape).astype(dtype)
+
+
+def node_sets(node_of, parent):
+    """The pixels of every node, descendants included."""
+    sets = [set() for _ in parent]
+    for pixel, node in np.ndenumerate(node_of):
+        sets[node].add(pixel)
+    for node in range(len(parent) - 1, 0, -1):
+        sets[parent[node]] |= sets[node]
+    return sets
+
+
+def test_hand_worked_image():
+    parent, order = _core.max_tree(HAND, 4)
+    assert order.tolist() == [12, 6, 7, 8, 9, 11, 13, 14, 15, 1, 4, 5, 10, 2, 3, 0]
+    assert parent.ravel().tolist() == [1, 6, 1, 2, 1, 1, 12, 6, 6, 6, 6, 6, 12, 6, 6, 6]
+    counts = np.array([[8, 2, 6, 5], [3, 1, 0, 0], [0, 0, 4, 0], [0, 0, 1, 0]], np.int32)
+    tree = _core.component_tree(HAND, 4, counts)
+    assert tree["level"].tolist() == [0, 1, 3, 5, 7, 9]
+    assert tree["parent"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert tree["area"].tolist() == [16, 15, 6, 1, 2, 1]
+    assert tree["exceedances"].tolist() == [30, 30, 25, 4, 11, 8]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("kind", ["constant", "levels", "noise"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_component_tree_equals_definition(shape, kind, connectivity, dtype):
+    image = image_of(shape, kind, dtype)
+    counts = np.random.default_rng(1).integers(0, 9, shape).astype(np.int32)
+    tree = _core.component_tree(image, connectivity, counts)
+    nodes = reference.max_tree(image, connectivity)
+    sets = [frozenset(s) for s in node_sets(tree["node_of"], tree["parent"])]
+    assert dict(zip(sets, tree["level"].tolist(), strict=True)) == nodes
+    assert tree["area"].tolist() == [len(s) for s in sets]
+    assert tree["exceedances"].tolist() == [sum(int(counts[p]) for p in s) for s in sets]
+    kids = reference.children_of(nodes)
+    for node in range(1, len(sets)):
+        assert sets[node] in kids[sets[tree["parent"][node]]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("kind", ["constant", "levels", "noise"])
+def test_max_tree_equals_scikit_image(kind, connectivity, dtype):
+    image = image_of((37, 53), kind, dtype)
+    parent, order = _core.max_tree(image, connectivity)
+    theirs, _ = skimage_max_tree(image, connectivity // 4)
+    flat = image.ravel()
+
+    def canonical(parent):  # per pixel, its component's canonical pixel
+        parent = np.asarray(parent).ravel()
+        return np.where(flat[parent] == flat, parent, np.arange(flat.size))
+
+    ours_of, theirs_of = canonical(parent), canonical(theirs)
+    pairs = set(zip(ours_of.tolist(), theirs_of.tolist(), strict=True))
+    assert len(pairs) == len(np.unique(ours_of)) == len(np.unique(theirs_of))  # the same partition
+    to_theirs = dict(pairs)
+    ours_up, theirs_up = parent.ravel(), np.asarray(theirs).ravel()
+    for ours, other in pairs:  # and the same parents
+        assert to_theirs[ours_of[ours_up[ours]]] == theirs_of[theirs_up[other]]
+    assert sorted(order.tolist()) == list(range(flat.size))
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("kind", ["constant", "levels", "noise"])
+def test_component_tree_equals_higra(kind, connectivity):
+    image = image_of((23, 31), kind, np.float64, seed=3)
+    graph = getattr(higra, f"get_{connectivity}_adjacency_implicit_graph")(image.shape)
+    theirs, altitudes = higra.component_tree_max_tree(graph, image)
+    inner = slice(theirs.num_leaves(), None)
+    tree = _core.component_tree(image, connectivity)
+
+    def rows(level, area, parent_level):
+        return sorted(zip(level.tolist(), area.tolist(), parent_level.tolist(), strict=True))
+
+    area = higra.attribute_area(theirs)
+    assert rows(tree["level"], tree["area"], tree["level"][tree["parent"]]) == rows(
+        altitudes[inner], area[inner].astype(int), altitudes[theirs.parents()][inner]
+    )
+
+
+def random_tree(rng, nodes):
+    return np.array([0] + [rng.integers(max(0, i - 4), i) for i in range(1, nodes)], np.int32)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 7, 20, 60])
+@pytest.mark.parametrize("values", ["few", "many"])
+def test_selection_equals_prune_and_merge(nodes, values):
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        parent = random_tree(rng, nodes)
+        value = -rng.integers(0, 4, nodes).astype(float) if values == "few" else -rng.random(nodes)
+        region = _core.select_regions(parent, value)
+        children = {i: [int(j) for j in range(1, nodes) if parent[j] == i] for i in range(nodes)}
+        final = set(reference.prune_and_merge(children, value.tolist()))
+        for node in range(nodes):
+            up = node
+            while up and up not in final:
+                up = int(parent[up])
+            assert region[node] == (up if up in final else -1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (14, 14), (29, 17), (256, 256)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (14, 14), (9, 11)])
+def test_resizing_equals_torch(shape, size):
+    torch = pytest.importorskip("torch", reason="the oracle is torch")
+    image = np.random.default_rng(0).normal(size=shape)
+    resized = _core.resize_bilinear(image, *size)
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(image)[None, None], size=size, mode="bilinear")
+    np.testing.assert_allclose(resized, theirs[0, 0].numpy(), rtol=1e-12, atol=1e-12)
+    if size[0] < 100:
+        np.testing.assert_allclose(resized, reference.bilinear(image, *size), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((3, 3), np.int32), np.zeros((4, 4), np.float32)[:, ::2], [[1.0, 2.0]]])
+def test_nothing_is_converted_silently(bad):
+    with pytest.raises(TypeError):
+        _core.max_tree(bad, 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "connectivity", "message"),
+    [
+        (np.zeros((0, 3)), 4, "image is empty, got shape \\(0, 3\\)"),
+        (np.zeros(3), 4, "image needs 2 dimensions"),
+        (np.array([[0, np.nan]]), 4, "not finite, at flat index 1"),
+        (np.array([[np.inf, 0]], np.float32), 4, "not finite, at flat index 0"),
+        (np.zeros((2, 2)), 6, "connectivity must be 4 or 8, got 6"),
+    ],
+)
+def test_bad_images(image, connectivity, message):
+    with pytest.raises(ValueError, match=message):
+        _core.max_tree(image, connectivity)
+
+
+def test_core_checks_what_it_would_index_with():
+    energy, model = np.ones((1, 2, 2), np.float32), _core.Background(1, 4, 1, 4, 0.1)
+    counts = np.zeros((1, 2, 2), np.int32)
+    with pytest.raises(ValueError, match="between 0 and the number of channels, got 5"):
+        _core.log_pfa(energy, counts + 5, _core.Tail.binomial, model, 1)
+    with pytest.raises(ValueError, match="same shape"):
+        _core.log_pfa(energy, np.zeros((1, 2, 3), np.int32), _core.Tail.binomial, model, 1)
+    with pytest.raises(ValueError, match="needs exceedances"):
+        _core.log_nfa([energy], None, [model], 4, 4, _core.Tail.binomial, False, 1)
+    with pytest.raises(ValueError, match="one background per scale"):
+        _core.log_nfa([energy, energy], None, [model], 4, 4, _core.Tail.exact, False, 1)
+    with pytest.raises(TypeError, match="C-contiguous"):
+        _core.log_nfa([energy.astype(np.float64)], None, [model], 4, 4, _core.Tail.exact, False, 1)
+    with pytest.raises(ValueError, match="got 99"):
+        _core.log_nfa_block([counts + 99], [4], 4, 4, 1, 0.1, False, 1)
+    with pytest.raises(ValueError, match="a parent must come before"):
+        _core.select_regions(np.array([0, 2, 0], np.int32), np.zeros(3))
+    with pytest.raises(ValueError, match="output size must be positive"):
+        _core.resize_bilinear(np.zeros((2, 2)), 0, 3)
+    with pytest.raises(ValueError, match="positive and finite"):
+        _core.log_pfa(energy, None, _core.Tail.exact, _core.Background(0, 4, 1, 4, 0.1), 1)
+
+
+def test_results_own_their_memory():
+    parent, order = _core.max_tree(HAND, 4)
+    assert parent.flags.owndata
+    assert order.flags.owndata
+    assert parent.flags.writeable

@@ -1,0 +1,501 @@
+"""data.py: every kind of image file and array, the MVTec layout, and files written whole or not at all."""
+
+import errno
+import io
+import logging
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from uflow import data
+from uflow.data import (
+    Sample,
+    atomic_write,
+    list_images,
+    read_image,
+    read_mask,
+    read_mvtec,
+    resize_image,
+    resize_mask,
+)
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+GREY = RGB[..., 0].copy()
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_said", set())
+
+
+def save(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(path, **options)
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+# ---- finding images
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.JPG", ".hidden.png", "deep/c.tif", "deep/er/d.webp", ".cache/e.png", "notes.txt"):
+        path = tmp_path / "parts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "parts"
+
+
+def names(paths: list[Path], tree: Path) -> list[str]:
+    return [path.relative_to(tree).as_posix() for path in paths]
+
+
+def test_list_images_of_a_folder_takes_what_is_directly_in_it(tree: Path) -> None:
+    assert names(list_images(tree), tree) == ["a.JPG", "b.png"]
+    assert list_images(str(tree)) == list_images(tree)
+
+
+def test_list_images_descends_where_there_are_only_folders(tree: Path) -> None:
+    (tree / "a.JPG").unlink()
+    (tree / "b.png").unlink()
+    assert names(list_images(tree), tree) == ["deep/c.tif", "deep/er/d.webp"]
+
+
+def test_list_images_of_patterns_files_and_lists(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert names(list_images(f"{tree}/*"), tree) == ["a.JPG", "b.png"]
+    assert names(list_images(f"{tree}/**/*.tif"), tree) == ["deep/c.tif"]
+    assert names(list_images(f"{tree}/**"), tree) == ["a.JPG", "b.png", "deep/c.tif", "deep/er/d.webp"]
+    assert names(list_images([tree / "deep", f"{tree}/b.*", tree / "b.png"]), tree) == ["b.png", "deep/c.tif"]
+    assert list_images(tree / "notes.txt") == [tree / "notes.txt"]  # named in full: reading it says what is wrong
+    monkeypatch.chdir(tree)
+    assert list_images("*.png") == [Path("b.png")]
+
+
+def test_list_images_takes_a_name_with_brackets_literally(tmp_path: Path) -> None:
+    path = save(tmp_path / "lot[1]" / "x[2].png", RGB)
+    assert list_images(path) == [path]
+    assert list_images(tmp_path / "lot[1]") == [path]
+
+
+def test_list_images_errors(tree: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder: '.*nowhere'") as error:
+        list_images(tree / "nowhere")
+    one_line(error)
+    for nothing in ("", f"{tree}/*.bmp"):
+        with pytest.raises(FileNotFoundError):
+            list_images(nothing)
+    (tree / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*empty \(\.png \.jpg .* are looked for\)") as error:
+        list_images(tree / "empty")
+    one_line(error)
+    with pytest.raises(ValueError, match="no images given"):
+        list_images([])
+
+
+# ---- reading images: files
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".webp"])
+def test_rgb_files(tmp_path: Path, suffix: str) -> None:
+    options = {"lossless": True} if suffix == ".webp" else {}
+    image = read_image(save(tmp_path / f"x{suffix}", RGB, **options))
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(image, RGB)
+
+
+def test_grey_is_repeated_and_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = read_image(save(tmp_path / "x.png", GREY))
+    np.testing.assert_array_equal(image, np.repeat(GREY[..., None], 3, axis=2))
+    read_image(save(tmp_path / "x.jpg", RGB))
+    assert not caplog.messages
+
+
+def write_16_bit_rgb(path: Path, values: np.ndarray) -> Path:
+    """A 16-bit RGB PNG by hand: Pillow reads them but cannot write them."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+def palette(with_transparency: bool) -> Image.Image:
+    image = Image.fromarray(RGB).quantize(8)
+    if with_transparency:
+        image.info["transparency"] = bytes([0, 128] + [255] * 6)
+    return image
+
+
+def conversions(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
+    """For each kind of file: where it is, and the RGB it stands for."""
+    sixteen = (GREY.astype(np.uint16) * 257).clip(0, 65400)
+    deep = (RGB.astype(np.uint16) << 8) | 7
+    alpha = np.dstack([RGB, GREY])
+    grey_alpha = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(RGB[..., 1])])
+    cmyk = Image.fromarray(RGB).convert("CMYK")
+    flat, clear = palette(False), palette(True)
+    bilevel = Image.fromarray(GREY > 99)
+    thrice = np.repeat(GREY[..., None], 3, axis=2)
+    return {
+        "16-bit I;16": (save(folder / "sixteen.png", sixteen), np.minimum(thrice, 254)),
+        "16-bit I;16 tiff": (save(folder / "sixteen.tif", sixteen), np.minimum(thrice, 254)),
+        "16-bit I": (save(folder / "int.tif", sixteen.astype(np.int32)), np.minimum(thrice, 254)),
+        "16-bit RGB": (write_16_bit_rgb(folder / "deep.png", deep), RGB),
+        "alpha RGBA": (save(folder / "rgba.png", alpha), RGB),
+        "alpha LA": (save(folder / "la.png", grey_alpha), thrice),
+        "CMYK": (save(folder / "cmyk.tif", cmyk), np.asarray(cmyk.convert("RGB"))),
+        "palette": (save(folder / "p.png", flat), np.asarray(flat.convert("RGB"))),
+        "palette clear": (save(folder / "clear.png", clear), np.asarray(flat.convert("RGB"))),
+        "1-bit": (save(folder / "one.png", bilevel), np.where(thrice > 99, 255, 0)),
+    }
+
+
+KINDS = "16-bit I;16, 16-bit I;16 tiff, 16-bit I, 16-bit RGB, alpha RGBA, alpha LA, CMYK, palette, palette clear, 1-bit"
+
+
+@pytest.mark.parametrize("kind", KINDS.split(", "))
+def test_conversions_are_right_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    path, expected = conversions(tmp_path)[kind]
+    word = kind.split()[0]
+    for _ in range(3):
+        np.testing.assert_array_equal(read_image(path), expected)
+    said = [record for record in caplog.records if word in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].name == "uflow"
+    assert said[0].levelno == logging.WARNING
+    assert path.name in said[0].getMessage()
+
+
+def test_only_the_first_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "pages.tif"
+    Image.fromarray(RGB).save(path, save_all=True, append_images=[Image.fromarray(255 - RGB)])
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert "several frames: the first is used" in caplog.text
+
+
+def test_orientation_is_left_as_stored(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees to look at"
+    np.testing.assert_array_equal(read_image(save(tmp_path / "x.png", RGB, exif=exif)), RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6, 0.9])
+def test_cut_short_files(tmp_path: Path, suffix: str, share: float) -> None:
+    whole = save(tmp_path / f"whole{suffix}", RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=f"cannot read .*cut{suffix}: ") as error:
+        read_image(path)
+    one_line(error)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_a_broken_checksum(tmp_path: Path) -> None:
+    content = bytearray(save(tmp_path / "x.png", RGB).read_bytes())
+    content[45] ^= 255
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*x\.png"):
+        read_image(tmp_path / "x.png")
+
+
+def test_files_that_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.png").write_text("not an image")
+    with pytest.raises(ValueError, match=r"cannot read .*notes\.png: its content is no known image format"):
+        read_image(tmp_path / "notes.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.png: the file is empty"):
+        read_image(tmp_path / "empty.png")
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.png"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_image(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"huge\.png: Image size .* exceeds limit") as error:
+        read_image(save(tmp_path / "huge.png", RGB))
+    one_line(error)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", RGB)
+    path.chmod(0)
+    with pytest.raises(ValueError, match=r"cannot read .*x\.png: Permission denied"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((4, 5), 0.5, np.float32), "32-bit floats"),
+        (np.full((4, 5), 70000, np.int32), r"32-bit integers \(70000..70000\) do not fit 16 bits"),
+        (np.full((4, 5), -1, np.int32), r"\(-1..-1\)"),
+    ],
+)
+def test_files_whose_white_is_unknown(tmp_path: Path, values: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"x\.tif: .*{message}") as error:
+        read_image(save(tmp_path / "x.tif", values))
+    one_line(error)
+
+
+# ---- reading images: PIL images and arrays
+
+
+def test_pil_images() -> None:
+    np.testing.assert_array_equal(read_image(Image.fromarray(RGB)), RGB)
+    np.testing.assert_array_equal(read_image(Image.fromarray(GREY))[..., 2], GREY)
+    with pytest.raises(ValueError, match="the PIL image: it is empty, 0x3 pixels"):
+        read_image(Image.new("RGB", (3, 0)))
+    buffer = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "png")
+    cut = Image.open(io.BytesIO(buffer.getvalue()[:-3000]))
+    with pytest.raises(ValueError, match="cannot read the PIL image: "):
+        read_image(cut)
+
+
+def test_arrays(caplog: pytest.LogCaptureFixture) -> None:
+    np.testing.assert_array_equal(read_image(RGB), RGB)
+    np.testing.assert_array_equal(read_image(RGB[::-1, ::2]), RGB[::-1, ::2])
+    for grey in (GREY, GREY[..., None]):
+        np.testing.assert_array_equal(read_image(grey), np.repeat(GREY[..., None], 3, axis=2))
+    assert not caplog.messages
+    for _ in range(2):
+        np.testing.assert_array_equal(read_image(np.dstack([RGB, GREY])), RGB)
+        np.testing.assert_array_equal(read_image(RGB.astype(np.uint16) * 257), RGB)
+    assert len(caplog.messages) == 2
+    assert read_image(np.array([[0, 128, 129, 65535]], np.uint16))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (RGB / 255.0, "float64; pass uint8"),
+        (np.full((4, 4, 3), np.nan, np.float32), r"shape \(4, 4, 3\) holds NaN or infinite"),
+        (np.full((4, 4), np.inf), "NaN or infinite"),
+        (GREY > 99, "the image array is bool; pass uint8"),
+        (RGB.astype(np.int64), "int64; pass uint8"),
+        (RGB.astype(complex), "complex128"),
+        (RGB[:0], r"empty: its shape is \(0, 9, 3\)"),
+        (RGB.transpose(2, 0, 1), r"not \(3, 6, 9\)"),
+        (RGB[None], r"not \(1, 6, 9, 3\)"),
+        (RGB[..., :2], r"not \(6, 9, 2\)"),
+        (GREY[0], r"not \(9,\)"),
+    ],
+)
+def test_bad_arrays(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        read_image(array)
+    one_line(error)
+
+
+@pytest.mark.parametrize("thing", [None, 3, [RGB]])
+def test_other_things_are_no_images(thing: object) -> None:
+    with pytest.raises(TypeError, match="must be a path, a PIL image or a numpy array, not"):
+        read_image(thing)
+
+
+# ---- resizing
+
+
+@pytest.mark.parametrize("size", [(32, 24), (100, 150), (61, 83)])
+def test_resize_image_equals_torchvision(size: tuple[int, int]) -> None:
+    transforms = pytest.importorskip("torchvision.transforms.functional")
+    image = RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    expected = transforms.to_tensor(transforms.resize(Image.fromarray(image), list(size))).numpy()
+    resized = resize_image(image, size)
+    assert resized.dtype == np.float32
+    assert resized.shape == (3, *size)
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-7)
+
+
+def test_resize_mask_is_bilinear_then_above_one_half() -> None:
+    mask = np.zeros((8, 8), bool)
+    mask[:, :4] = True
+    np.testing.assert_array_equal(resize_mask(mask, (4, 4)), np.tile([True, True, False, False], (4, 1)))
+    np.testing.assert_array_equal(resize_mask(mask, (8, 8)), mask)
+    stripe = np.zeros((512, 512), bool)
+    stripe[:, 100] = True  # half a pixel wide once it is halved: not above one half
+    assert not resize_mask(stripe, (256, 256)).any()
+    assert resize_mask(np.ones((5, 7), bool), (3, 2)).all()
+
+
+def test_resize_errors() -> None:
+    with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8, not \(6, 9\) uint8"):
+        resize_image(GREY, (2, 2))
+    with pytest.raises(ValueError, match=r"both at least 1, not \(0, 4\)"):
+        resize_image(RGB, (0, 4))
+    with pytest.raises(ValueError, match=r"must be \(H, W\) bool, not \(6, 9\) uint8"):
+        resize_mask(GREY, (2, 2))
+
+
+# ---- masks and the MVTec layout
+
+
+def test_read_mask(tmp_path: Path) -> None:
+    values = np.array([[0, 127, 128, 255]], np.uint8)
+    path = save(tmp_path / "mask.png", values)
+    assert read_mask(path).tolist() == [[False, False, True, True]]
+    assert read_mask(path, (1, 4)).dtype == np.bool_
+    assert read_mask(save(tmp_path / "rgb.png", np.dstack([values] * 3))).tolist() == [[False, False, True, True]]
+    assert read_mask(save(tmp_path / "one.png", values > 127)).tolist() == [[False, False, True, True]]
+    assert not read_mask(save(tmp_path / "none.png", 0 * values)).any()
+    with pytest.raises(ValueError, match=r"mask\.png is 1x4 pixels \(height x width\), its image is 6x9") as error:
+        read_mask(path, (6, 9))
+    one_line(error)
+    with pytest.raises(ValueError, match=r"ones\.png has values 0 to 1, none above 127: write defects as 255"):
+        read_mask(save(tmp_path / "ones.png", values // 255))
+
+
+@pytest.fixture
+def category(tmp_path: Path) -> Path:
+    root = tmp_path / "parts" / "nut"
+    for name in ("train/good/1.png", "train/good/0.png", "test/good/0.png", "test/bent/1.jpg", "test/bent/0.png"):
+        save(root / name, RGB)
+    save(root / "ground_truth/bent/0_mask.png", GREY)
+    save(root / "ground_truth/bent/1.png", GREY)
+    return root
+
+
+def test_read_mvtec(category: Path) -> None:
+    dataset = read_mvtec(category)
+    assert dataset.train == [category / "train/good/0.png", category / "train/good/1.png"]
+    assert dataset.test == [
+        Sample(category / "test/bent/0.png", "bent", category / "ground_truth/bent/0_mask.png"),
+        Sample(category / "test/bent/1.jpg", "bent", category / "ground_truth/bent/1.png"),
+        Sample(category / "test/good/0.png", "good", None),
+    ]
+    assert [sample.is_anomalous for sample in dataset.test] == [True, True, False]
+    assert read_mvtec(str(category)) == dataset
+
+
+def test_read_mvtec_errors(category: Path) -> None:
+    cases = [
+        (category / "gone", "no such folder: '.*gone'"),
+        (category.parent, r"has no folder train/good: give one of the categories in it \(nut\)"),
+        (category / "train/good", f"has no folder train/good: give {category}"),
+        (category / "ground_truth", "has no folder train/good: give .*nut"),
+    ]
+    for root, message in cases:
+        with pytest.raises(FileNotFoundError, match=message) as error:
+            read_mvtec(root)
+        one_line(error)
+    (category / "ground_truth/bent/1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"bent/1\.jpg has no mask: expected .*ground_truth/bent/1_mask\.png"):
+        read_mvtec(category)
+    (category / "test").rename(category / "untested")
+    with pytest.raises(FileNotFoundError, match="has no folder test: give the folder of one category"):
+        read_mvtec(category)
+    (category / "test").mkdir()
+    with pytest.raises(ValueError, match="test has no sub-folders"):
+        read_mvtec(category)
+    (category / "test" / "good").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*test/good"):
+        read_mvtec(category)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "good", "defective", "empty"),
+    [("magnetic_tile", 700, 252, 392, 4), ("hazelnut_toy", 28, 6, 17, 0)],
+)
+def test_real_data_sets(real_images: Path, name: str, train: int, good: int, defective: int, empty: int) -> None:
+    dataset = read_mvtec(real_images / name)
+    assert len(dataset.train) == train
+    assert sum(not sample.is_anomalous for sample in dataset.test) == good
+    bad = [sample for sample in dataset.test if sample.is_anomalous]
+    assert len(bad) == defective
+    masks = [read_mask(sample.mask, read_image(sample.path).shape[:2]) for sample in bad]
+    assert sum(not mask.any() for mask in masks) == empty  # the data set itself has a few defects without a mark
+
+
+# ---- writing files
+
+
+def test_atomic_write_replaces_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "model.uflow"
+    path.write_text("old")
+    with atomic_write(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == path.suffix
+        temporary.write_text("new")
+        reader = path.open()
+    with reader:
+        assert reader.read() == "old"  # who was reading it reads it to its end: the old file was not written over
+    assert path.read_text() == "new"
+    assert files_in(tmp_path) == ["model.uflow"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no"), KeyboardInterrupt()])
+def test_atomic_write_keeps_the_old_file_when_the_writer_fails(tmp_path: Path, failure: BaseException) -> None:
+    path = tmp_path / "model.uflow"
+    path.write_text("old")
+    with pytest.raises(type(failure)), atomic_write(path) as temporary:  # noqa: PT012
+        temporary.write_text("half of the n")
+        raise failure
+    assert path.read_text() == "old"
+    assert files_in(tmp_path) == ["model.uflow"]
+
+
+def test_atomic_write_on_a_full_disk(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the write really stops half-way."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "model.uflow"
+    path.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match=rf"^cannot write {path}: File too large$") as error:
+            write(path, bytes(20_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno == errno.EFBIG
+    one_line(error)
+    assert path.read_text() == "old"
+    assert files_in(tmp_path) == ["model.uflow"]
+
+
+def test_atomic_write_where_it_cannot(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^cannot write .*x\.json: No such file or directory$"):
+        write(tmp_path / "gone" / "x.json", b"{}")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"^cannot write .*folder: ") as error:
+        write(tmp_path / "folder", b"{}")
+    one_line(error)
+    with pytest.raises(OSError, match=r"cannot write .*x\.txt: No such file"), atomic_write(tmp_path / "x.txt"):
+        pass  # a writer that wrote nothing
+    assert files_in(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_atomic_write_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*x\.txt: Permission denied"):
+            write(tmp_path / "x.txt", b"x")
+    finally:
+        tmp_path.chmod(0o700)

@@ -1,0 +1,95 @@
+"""The made data set: readable, exact masks, deterministic, and no test pixel among the training pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uflow.data import read_mask, read_mvtec
+from uflow.demo import DEFECTS, N_DEFECTS, N_GOOD, N_TRAIN, TEXTURES, VISIBLE, _photographs, _split, make_demo
+
+pytest.importorskip("skimage")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_demo(tmp_path_factory.mktemp("demo") / "images")
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def find(crop: np.ndarray, photo: np.ndarray, known: np.ndarray | None = None) -> tuple[int, int] | None:
+    """Where the crop lies in the photograph, comparing only its known pixels; None if nowhere."""
+    height, width = crop.shape
+    rows, columns = (grid.ravel() for grid in np.mgrid[: photo.shape[0] - height + 1, : photo.shape[1] - width + 1])
+    pixels = np.argwhere(np.ones(crop.shape, bool) if known is None else known)
+    for y, x in np.random.default_rng(0).permutation(pixels)[:200]:
+        same = photo[rows + y, columns + x] == crop[y, x]
+        rows, columns = rows[same], columns[same]
+    for top, left in zip(rows, columns, strict=True):
+        window = photo[top : top + height, left : left + width]
+        if (window == crop).all() if known is None else (window == crop)[known].all():
+            return int(top), int(left)
+    return None
+
+
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_layout(root: Path, texture: str) -> None:
+    dataset = read_mvtec(root / texture)
+    assert len(dataset.train) == N_TRAIN
+    counts = {name: sum(sample.defect == name for sample in dataset.test) for name in ("good", *DEFECTS)}
+    assert counts == {"good": N_GOOD, **dict.fromkeys(DEFECTS, N_DEFECTS)}
+    assert {read(path).shape for path in dataset.train} == {(160, 160)}
+
+
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_masks_are_the_changed_pixels(root: Path, texture: str) -> None:
+    photo = _photographs()[texture]
+    for sample in read_mvtec(root / texture).test:
+        image = read(sample.path)
+        mask = read_mask(sample.mask, image.shape) if sample.mask else np.zeros(image.shape, bool)
+        place = find(image, photo, ~mask)
+        assert place is not None, sample.path
+        assert place[1] >= _split(photo)  # a test crop, out of the training area
+        clean = photo[place[0] : place[0] + 160, place[1] : place[1] + 160]
+        change = np.abs(image.astype(int) - clean.astype(int))
+        assert ((change > 0) == mask).all()
+        if sample.is_anomalous:
+            assert change[mask].min() >= VISIBLE
+            assert change[mask].mean() > 2 * VISIBLE
+            assert 0.002 < mask.mean() < 0.25
+
+
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_training_crops_lie_in_the_training_area(root: Path, texture: str) -> None:
+    photo = _photographs()[texture]
+    for i, path in enumerate(read_mvtec(root / texture).train):
+        crop = read(path)[:, ::-1] if i % 2 else read(path)
+        place = find(crop, photo)
+        assert place is not None
+        assert place[1] + 160 <= _split(photo)
+
+
+def test_the_seed_decides_everything(root: Path, tmp_path: Path) -> None:
+    files = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    same, other = make_demo(tmp_path / "same"), make_demo(tmp_path / "other", seed=1)
+    assert sorted(path.relative_to(same) for path in same.rglob("*.png")) == files
+    assert all((root / name).read_bytes() == (same / name).read_bytes() for name in files)
+    differing = sum((root / name).read_bytes() != (other / name).read_bytes() for name in files)
+    assert differing > 0.9 * len(files)
+
+
+def test_size(tmp_path: Path) -> None:
+    root = make_demo(tmp_path, size=64)
+    assert read(root / "grass/test/hole/000.png").shape == (64, 64)
+    with pytest.raises(ValueError, match=r"size must be 32 to 205 pixels .* not 300"):
+        make_demo(tmp_path, size=300)
+
+
+def test_without_scikit_image_the_hint_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "skimage", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "uflow\[demo\]"'):
+        make_demo(tmp_path)

@@ -1,0 +1,260 @@
+"""The detector end to end on a tiny data set: fit, predict, calibrate, evaluate, save, load, resume, bad input."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import uflow
+from uflow import checkpoints, data
+from uflow.detector import Detector, Prediction
+from uflow.training import TrainingSettings
+
+QUICK = TrainingSettings(epochs=2, batch_size=4)
+
+
+def fit(images, **options) -> Detector:
+    options = {"image_size": 64, "settings": QUICK, "device": "cpu", "progress": False, **options}
+    return Detector.fit(images, **options)
+
+
+def same(a: Prediction, b: Prediction) -> None:
+    np.testing.assert_allclose(a.anomaly_map, b.anomaly_map, atol=1e-4)
+    np.testing.assert_array_equal(a.mask, b.mask)
+
+
+def test_finds_what_is_not_good(detector: Detector, dataset: Path) -> None:
+    evaluation = detector.evaluate(dataset)
+    assert evaluation.image_auroc == 1.0
+    assert evaluation.pixel_auroc > 0.9
+    assert evaluation.aupro > 0.6
+    assert evaluation.miou > 0.3
+    assert evaluation.miou_best >= evaluation.miou
+    assert evaluation.flagged["square"] == {"images": 4, "share": 1.0}
+    assert evaluation.flagged["good"]["images"] == 4
+    assert json.loads(json.dumps(evaluation.to_dict())) == evaluation.to_dict()
+
+
+def test_prediction_has_the_size_of_the_image(detector: Detector, dataset: Path) -> None:
+    result = detector.predict(dataset / "test/square/00.png")
+    assert isinstance(result, Prediction)
+    for array, dtype in (
+        (result.anomaly_map, np.float32),
+        (result.log_nfa, np.float32),
+        (result.mask, np.bool_),
+    ):
+        assert array.shape == (80, 96)
+        assert array.dtype == dtype
+    assert result.score == result.anomaly_map.max()
+    assert result.is_anomalous
+    np.testing.assert_array_equal(result.mask, result.log_nfa < 0)
+    first = result.regions[0]
+    truth = data.read_mask(dataset / "ground_truth/square/00_mask.png")
+    row, column = first.centroid
+    assert truth[round(row), round(column)]
+    assert first.log_nfa == pytest.approx(result.log_nfa.min())
+    assert sum(region.area for region in result.regions) == result.mask.sum()
+
+
+def test_takes_files_patterns_folders_arrays_and_pictures(detector: Detector, dataset: Path) -> None:
+    folder = dataset / "test/good"
+    paths = sorted(folder.iterdir())
+    one_by_one = [detector.predict(path) for path in paths]
+    many = {
+        "list": detector.predict(paths, batch_size=3),
+        "folder": detector.predict(folder),
+        "pattern": detector.predict(str(folder / "*.png")),
+        "arrays": detector.predict([np.asarray(Image.open(path)) for path in paths]),
+        "pictures": detector.predict([Image.open(path) for path in paths]),
+    }
+    assert isinstance(many["list"], list)
+    for results in many.values():
+        for a, b in zip(one_by_one, results, strict=True):
+            same(a, b)
+    same(detector.predict(Image.open(paths[0])), one_by_one[0])
+    assert one_by_one[0].path == paths[0]
+
+
+def test_streams_in_bounded_memory(detector: Detector) -> None:
+    taken = 0
+
+    def camera():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield np.full((64, 64, 3), 128, np.uint8)
+
+    results = detector.predict(camera(), batch_size=4)
+    next(results)
+    assert taken == 4
+    for _ in range(4):
+        next(results)
+    assert taken == 8
+
+
+def test_saved_and_loaded_detectors_agree(detector: Detector, dataset: Path, tmp_path: Path) -> None:
+    detector.save(tmp_path / "grating.uflow")
+    loaded = uflow.load(tmp_path / "grating.uflow", device="cpu")
+    image = dataset / "test/square/01.png"
+    np.testing.assert_array_equal(detector.predict(image).log_nfa, loaded.predict(image).log_nfa)
+    assert (loaded.alpha, loaded.shift, loaded.background) == (detector.alpha, detector.shift, detector.background)
+    assert loaded.history == detector.history
+
+
+def test_calibration_keeps_its_promise_on_the_images_it_saw(detector: Detector, dataset: Path, tmp_path: Path) -> None:
+    detector.save(tmp_path / "model.uflow")
+    other = uflow.load(tmp_path / "model.uflow", device="cpu")
+    images = sorted((dataset / "train/good").iterdir())
+    other.calibrate(images, alpha=0.1)
+    flagged = sum(prediction.is_anomalous for prediction in other.predict(images))
+    assert (flagged + 1) / (len(images) + 1) <= 0.1
+    brighter = [np.asarray(Image.open(path)) // 2 + 100 for path in images]
+    other.calibrate(brighter, alpha=0.1)
+    assert sum(p.is_anomalous for p in other.predict(brighter)) <= 2
+
+
+def test_paper_test_is_kept_unchanged(dataset: Path) -> None:
+    detector = fit(dataset / "train/good", alpha=None)
+    assert (detector.tail, detector.n_tests, detector.background, detector.shift) == ("chernoff", "total", None, 0.0)
+    image = data.read_image(dataset / "test/square/00.png")
+    batch = torch.from_numpy(data.resize_image(image, (64, 64))[None])
+    with torch.inference_mode():
+        latents, _ = detector.flow(detector.backbone(batch))
+    expected = uflow.segmentation.log_nfa(latents, size=(80, 96))[0]
+    np.testing.assert_allclose(detector.predict(image).log_nfa, expected, atol=1e-3)
+
+
+def test_too_few_images_for_alpha_is_said(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="uflow"):
+        fit(dataset / "train/good", alpha=0.01)
+    assert "10 calibration images support alpha >= 0.0909, not 0.01" in caplog.text
+
+
+def test_a_killed_training_goes_on(dataset: Path, tmp_path: Path) -> None:
+    """A real SIGKILL in the middle; the same call then ends where an unbroken training ends."""
+    state_file, images = tmp_path / "state", str(dataset / "train/good")
+    call = (
+        "import uflow; from uflow.training import TrainingSettings;"
+        "uflow.Detector.fit({!r}, image_size=64, settings=TrainingSettings(epochs=400, batch_size=4, patience=400),"
+        "device='cpu', progress=False, state_file={!r})"
+    ).format(images, str(state_file))
+    with subprocess.Popen([sys.executable, "-c", call]) as process:
+        deadline = time.monotonic() + 120
+        while not (state_file.exists() and process.poll() is None) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGKILL)
+    tensors, config = checkpoints._load(state_file, "training state")
+    done = config["epoch"]
+    assert 1 <= done < 400
+    assert not list(tmp_path.glob(".uflow-*")), "a half-written file was left"
+
+    settings = TrainingSettings(epochs=400, batch_size=4, patience=400)
+    net = uflow.backbones.create_backbone("efficientnet_lite0", image_size=64)
+    run = uflow.detector._fingerprint(net, 4, settings, data.list_images(images), 0.15)
+    assert checkpoints.load_training_state(state_file, run).epoch == done
+    with pytest.raises(ValueError, match=r"belongs to another training \(other settings\)"):
+        fit(dataset / "train/good", state_file=state_file)
+
+
+def test_goes_on_from_its_state_file_to_the_same_end(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainingSettings(epochs=3, batch_size=4)
+    whole = fit(dataset / "train/good", settings=settings)
+    save = checkpoints.save_training_state
+
+    def save_then_die(path, state, run):
+        save(path, state, run)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_training_state", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset / "train/good", settings=settings, state_file=tmp_path / "state")
+    resumed = fit(dataset / "train/good", settings=settings, state_file=tmp_path / "state")
+    for name, tensor in whole.flow.state_dict().items():
+        assert torch.equal(tensor, resumed.flow.state_dict()[name]), name
+    assert resumed.shift == whole.shift
+
+
+# Bad input: each one clear line ---------------------------------------------------------------------------------------
+
+
+def test_cut_short_foreign_and_future_model_files(detector: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "model.uflow"
+    detector.save(path)
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], content[:4], b"", b"not a model at all" * 100):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"model\.uflow is not a uflow model file, or was cut short"):
+            uflow.load(path)
+    path.write_bytes(content.replace(b'\\"version\\": 1', b'\\"version\\": 9', 1))
+    with pytest.raises(ValueError, match=r"format version 9.*reads version 1"):
+        uflow.load(path)
+    with pytest.raises(FileNotFoundError, match=r"there is no model file .*absent\.uflow"):
+        uflow.load(tmp_path / "absent.uflow")
+
+
+def test_model_of_other_weights_is_refused(detector: Detector, tmp_path: Path) -> None:
+    detector.save(tmp_path / "model.uflow")
+    other = {name: tensor + 0.5 for name, tensor in detector.backbone.state_dict().items()}
+    assert other
+    import timm
+
+    weights = tmp_path / "other.pth"
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), weights)
+    with pytest.raises(ValueError, match=r"trained on efficientnet_lite0 weights from .*pass the right file as weights="):
+        uflow.load(tmp_path / "model.uflow", weights=weights)
+
+
+def test_no_permission_and_full_disk_leave_the_old_file(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.uflow"
+    detector.save(path)
+    before = path.read_bytes()
+
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match=r"cannot write .*model\.uflow: No space left on device"):
+            detector.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.uflow"]
+    with pytest.raises(OSError, match=r"cannot write .*absent/model\.uflow"):
+        detector.save(tmp_path / "absent/model.uflow")
+
+
+def test_bad_images(detector: Detector, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        detector.predict(np.full((64, 64, 3), np.nan))
+    with pytest.raises(ValueError, match=r"\(0, 5, 3\)"):
+        detector.predict(np.empty((0, 5, 3), np.uint8))
+    (tmp_path / "cut.png").write_bytes((dataset / "test/good/00.png").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"cut\.png"):
+        detector.predict(tmp_path / "cut.png")
+    with pytest.raises(ValueError, match="no images"):
+        (tmp_path / "empty").mkdir()
+        detector.predict(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        detector.predict("absent.png")
+    with pytest.raises(ValueError, match="at least 2 good images"):
+        fit([np.zeros((64, 64, 3), np.uint8)])
+    with pytest.raises(ValueError, match="alpha is a probability"):
+        detector.calibrate(dataset / "test/good", alpha=1.5)
+    with pytest.raises(ValueError, match="efficientnet_lite0"):
+        fit(dataset / "train/good", backbone="efficientnet_light0")

@@ -1,0 +1,226 @@
+"""metrics.py against scikit-learn, torchmetrics, and twins that try every threshold."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from uflow.metrics import aupro, auroc, best_iou, iou, mean_iou
+
+quick = settings(deadline=None, max_examples=60)
+
+
+def slow_aupro(maps: np.ndarray, masks: np.ndarray, max_fpr: float) -> float:
+    """The curve point by point, over every distinct score, then trapezoids up to the limit."""
+    regions = []
+    for index, mask in enumerate(masks):
+        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        regions += [maps[index][labels == label] for label in range(1, count + 1)]
+    normal = maps[~masks]
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        points.append(((normal >= threshold).mean(), np.mean([(region >= threshold).mean() for region in regions])))
+    area = 0.0
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x1 > max_fpr:
+            if x0 < max_fpr:
+                y1 = y0 + (y1 - y0) * (max_fpr - x0) / (x1 - x0)
+                area += (max_fpr - x0) * (y0 + y1) / 2
+            break
+        area += (x1 - x0) * (y0 + y1) / 2
+    return area / max_fpr
+
+
+def slow_best_iou(maps: np.ndarray, masks: np.ndarray) -> float:
+    thresholds = [*np.unique(maps), np.inf]
+    return max(mean_iou(maps >= threshold, masks) for threshold in thresholds)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Small stacks of maps with few or many ties, and masks of any density with at least one pixel of each class."""
+    shape = (draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.integers(2, 9)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = draw(st.sampled_from([1, 2, 3, 10, 10**6]))
+    masks = rng.random(shape) < draw(st.sampled_from([0.05, 0.3, 0.9]))
+    masks.flat[:2] = True, False
+    maps = rng.integers(0, levels, shape) / levels + draw(st.sampled_from([0.0, 0.4])) * masks
+    return maps.astype(draw(st.sampled_from([np.float32, np.float64]))), masks
+
+
+@quick
+@given(cases())
+def test_auroc_equals_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    maps, masks = case
+    assert auroc(maps, masks) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+
+
+@quick
+@given(cases())
+def test_auroc_equals_all_pairs(case: tuple[np.ndarray, np.ndarray]) -> None:
+    maps, masks = case
+    high, low = maps[masks][:, None], maps[~masks][None]
+    assert auroc(maps, masks) == pytest.approx(((high > low) + 0.5 * (high == low)).mean(), abs=1e-12)
+
+
+def test_auroc_equals_torchmetrics() -> None:
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    rng = np.random.default_rng(0)
+    labels = rng.random(3000) < 0.2
+    scores = (np.round(rng.random(3000), 2) * 0.8 + 0.2 * labels).astype(np.float32)
+    expected = functional.binary_auroc(torch.from_numpy(scores), torch.from_numpy(labels).long())
+    assert auroc(scores, labels) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_auroc_over_several_chunks(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    rng = np.random.default_rng(1)
+    labels, scores = rng.random(1000) < share, rng.integers(0, 50, 1000)
+    whole = auroc(scores, labels)
+    monkeypatch.setattr("uflow.metrics._CHUNK", 7)
+    assert auroc(scores, labels) == whole
+
+
+@quick
+@given(cases())
+def test_auroc_and_aupro_depend_on_the_order_only(case: tuple[np.ndarray, np.ndarray]) -> None:
+    maps, masks = case
+    ranks = np.unique(maps, return_inverse=True)[1].reshape(maps.shape)
+    assert auroc(ranks, masks) == auroc(maps, masks)
+    assert aupro(np.exp(ranks / ranks.size), masks) == pytest.approx(aupro(maps, masks), abs=1e-12)
+
+
+def test_auroc_known_values() -> None:
+    assert auroc([0, 1], [False, True]) == 1
+    assert auroc([1, 0], [0, 1]) == 0
+    assert auroc(np.ones((3, 4)), np.eye(3, 4)) == 0.5
+    assert auroc([-np.inf, np.inf, 0.0], [0, 1, 0]) == 1
+
+
+@quick
+@given(cases(), st.sampled_from([1e-3, 0.05, 0.3, 1.0]))
+def test_aupro_equals_every_threshold(case: tuple[np.ndarray, np.ndarray], max_fpr: float) -> None:
+    maps, masks = case
+    assert aupro(maps, masks, max_fpr) == pytest.approx(slow_aupro(maps, masks, max_fpr), abs=1e-9)
+
+
+def test_aupro_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    masks = ndimage.zoom(rng.random((3, 5, 5)) < 0.3, (1, 6, 6), order=0)
+    maps = np.round(rng.random(masks.shape), 2) + 0.5 * masks
+    expected = slow_aupro(maps, masks, 0.3)
+    monkeypatch.setattr("uflow.metrics._CHUNK", 11)
+    assert aupro(maps, masks) == pytest.approx(expected, abs=1e-12)
+
+
+def test_aupro_counts_regions_alike_and_joins_diagonals() -> None:
+    mask = np.zeros((1, 12, 12), bool)
+    mask[0, 0:6, 0:6] = True  # found
+    mask[0, 9, 9] = mask[0, 10, 10] = True  # one region through its corner, missed
+    maps = np.where(mask, 0.0, 0.5)
+    maps[0, 0:6, 0:6] = 1
+    assert aupro(maps, mask) == pytest.approx(0.5)
+
+
+def test_aupro_of_a_constant_map_is_half_the_limit() -> None:
+    mask = np.zeros((2, 8, 8), bool)
+    mask[0, 2:4, 2:4] = True
+    assert aupro(np.ones(mask.shape), mask, 1.0) == pytest.approx(0.5)
+    assert aupro(np.ones(mask.shape), mask, 0.3) == pytest.approx(0.15)
+
+
+def test_aupro_with_one_normal_pixel() -> None:
+    mask = np.array([[[1, 0]]])
+    assert aupro(np.array([[[0.9, 0.1]]]), mask) == 1
+    assert aupro(np.array([[[0.1, 0.9]]]), mask) == 0
+
+
+def test_iou() -> None:
+    assert iou(np.zeros((2, 2)), np.zeros((2, 2))) == 1
+    assert iou(np.ones((2, 2)), np.zeros((2, 2))) == 0
+    assert iou([[1, 1], [0, 0]], [[1, 0], [0, 0]]) == 0.5
+    assert mean_iou([np.ones((1, 2)), np.zeros((3, 3))], [np.array([[1, 0]]), np.zeros((3, 3))]) == 0.75
+
+
+@quick
+@given(cases(), st.booleans())
+def test_best_iou_equals_every_threshold(case: tuple[np.ndarray, np.ndarray], with_good_image: bool) -> None:
+    maps, masks = case
+    if with_good_image:
+        masks = masks.copy()
+        masks[-1] = False
+    best, threshold = best_iou(maps, masks)
+    assert best == pytest.approx(slow_best_iou(maps, masks), abs=1e-12)
+    assert mean_iou(maps >= threshold, masks) == best
+    assert np.isfinite(threshold)
+
+
+def test_best_iou_of_good_images_is_above_everything() -> None:
+    maps = np.random.default_rng(3).random((3, 4, 5)).astype(np.float32)
+    best, threshold = best_iou(maps, np.zeros(maps.shape, bool))
+    assert best == 1
+    assert not (maps >= threshold).any()
+
+
+def test_maps_of_different_sizes() -> None:
+    rng = np.random.default_rng(4)
+    maps = [rng.random((4, 6)), rng.random((5, 3))]
+    masks = [rng.random(one.shape) < 0.4 for one in maps]
+    whole = [np.full((5, 6), -1.0), np.full((5, 6), -1.0)]  # padded with normal pixels that are never found
+    for one, padded in zip(maps, whole, strict=True):
+        padded[: one.shape[0], : one.shape[1]] = one
+    assert 0 < aupro(maps, masks, 1.0) < 1
+    assert best_iou(maps, masks)[0] == pytest.approx(
+        best_iou(whole, [np.pad(m, ((0, 5 - m.shape[0]), (0, 6 - m.shape[1]))) for m in masks])[0]
+    )
+
+
+def test_inputs_are_not_changed() -> None:
+    rng = np.random.default_rng(5)
+    maps, masks = rng.random((2, 6, 6)).astype(np.float32), rng.random((2, 6, 6)) < 0.3
+    maps.flags.writeable = masks.flags.writeable = False
+    kept = maps.copy(), masks.copy()
+    auroc(maps, masks), aupro(maps, masks), best_iou(maps, masks), mean_iou(masks, masks)
+    assert (maps == kept[0]).all()
+    assert (masks == kept[1]).all()
+
+
+NAN_MAP = np.array([[[0.0, np.nan]]])
+PAIR = np.array([[[0, 1]]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: auroc([1, 2], [0, 1, 1]), r"same shape, not \(2,\) and \(3,\)"),
+        (lambda: auroc([1, 2], [0, 0]), "both classes, but all 2 labels are normal"),
+        (lambda: auroc([1, 2], [1, 1]), "labels are anomalous"),
+        (lambda: auroc([], []), "both classes"),
+        (lambda: auroc([np.nan, 2], [0, 1]), "1 NaN among 2"),
+        (lambda: auroc([1, 2], [0, 255]), "only 0 and 1"),
+        (lambda: auroc(["a", "b"], [0, 1]), "real numbers"),
+        (lambda: aupro(NAN_MAP, PAIR), "anomaly map 0 holds 1 NaN"),
+        (lambda: aupro(PAIR, PAIR * 0), "needs a defect, but all 1 masks are empty"),
+        (lambda: aupro(PAIR, PAIR * 0 + 1), "needs normal pixels"),
+        (lambda: aupro(PAIR, PAIR, 0), "above 0 and at most 1, not 0"),
+        (lambda: aupro(PAIR, PAIR, 1.5), "not 1.5"),
+        (lambda: aupro(PAIR, np.array([[[0, 1, 0]]])), r"not \(1, 2\) and \(1, 3\)"),
+        (lambda: aupro(PAIR, np.concatenate([PAIR, PAIR])), "not 1 and 2"),
+        (lambda: aupro(PAIR[0], PAIR[0]), r"must be \(H, W\) and not empty, not \(2,\)"),
+        (lambda: best_iou(NAN_MAP, PAIR), "NaN"),
+        (lambda: best_iou([], []), "at least one"),
+        (lambda: iou([[1]], [[1, 0]]), "same shape"),
+        (lambda: iou([[2]], [[1]]), "only 0 and 1"),
+        (lambda: mean_iou([], []), "at least one"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)

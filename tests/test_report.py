@@ -1,0 +1,68 @@
+"""Pictures show what they should: outlines on the border of the mask, files complete, figures of the right shape."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uflow import report
+from uflow.detector import Evaluation, Prediction
+
+
+@pytest.fixture
+def prediction() -> Prediction:
+    anomaly_map = np.zeros((40, 60), np.float32)
+    anomaly_map[10:20, 30:50] = 0.9
+    mask = anomaly_map > 0.5
+    log_nfa = np.where(mask, -3, 5).astype(np.float32)
+    return Prediction(0.9, True, anomaly_map, log_nfa, mask, [], np.full((40, 60, 3), 100, np.uint8))
+
+
+def test_outline_is_the_inner_border() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 3:8] = True
+    border = report.outline(mask)
+    expected = mask.copy()
+    expected[3:6, 4:7] = False
+    np.testing.assert_array_equal(border, expected)
+    whole = report.outline(np.ones((4, 4), bool))
+    assert whole.sum() == 12  # the border of the picture is a border
+
+
+def test_overlay_outlines_regions_and_leaves_normal_pixels(prediction: Prediction) -> None:
+    picture = np.asarray(report.overlay(prediction))
+    np.testing.assert_array_equal(picture[10, 30:50], np.tile(report.OUTLINE, (20, 1)))
+    assert (picture[:8] == 100).all()
+    assert picture[15, 40, 0] > 180  # hot
+
+
+def test_write_prediction_leaves_no_temporary_file(prediction: Prediction, tmp_path: Path) -> None:
+    written = report.write_prediction(prediction, tmp_path / "new/part", arrays=True)
+    assert sorted(written) == sorted((tmp_path / "new").iterdir())
+    assert len(written) == 5
+
+
+def test_figure_has_a_row_for_each_image(prediction: Prediction, tmp_path: Path) -> None:
+    for rows in (1, 3):
+        report.write_figure([("scratch", prediction, prediction.mask)] * rows, tmp_path / f"{rows}.png")
+    one, three = (Image.open(tmp_path / f"{rows}.png") for rows in (1, 3))
+    assert three.height == 3 * one.height
+    reds = (np.asarray(one.convert("RGB")) == (255, 0, 0)).all(-1).sum()
+    assert reds > 20  # the truth's outline
+
+
+def test_table_gives_shares_of_good_and_defective_images() -> None:
+    flagged = {"good": {"images": 4, "share": 0.25}, "a": {"images": 1, "share": 1.0}, "b": {"images": 3, "share": 0.0}}
+    evaluation = Evaluation(0.9, 0.8, 0.7, 0.4, 0.5, -2.0, flagged)
+    header, row = report.table({"tile": evaluation})
+    assert dict(zip(header, row, strict=True)) == {
+        "category": "tile",
+        "pixel AUROC": "0.900",
+        "AUPRO": "0.800",
+        "image AUROC": "0.700",
+        "mIoU": "0.400",
+        "mIoU best": "0.500",
+        "good flagged": "25.0%",
+        "defective flagged": "25.0%",
+    }

@@ -1,0 +1,38 @@
+"""The anomaly map equals its formula, for arrays and tensors, any size."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from uflow.scoring import anomaly_map
+
+
+@pytest.mark.parametrize("size", [16, (16, 24), (5, 7)])
+def test_equals_the_formula(size: int | tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents = [torch.randn(2, 6, 8, 12, generator=generator), torch.randn(2, 10, 4, 6, generator=generator)]
+    target = (size, size) if isinstance(size, int) else size
+    likelihood = [
+        F.interpolate(torch.exp(-0.5 * z.square().mean(1, keepdim=True)), target, mode="bilinear") for z in latents
+    ]
+    expected = 1 - torch.cat(likelihood, 1).mean(1)
+    result = anomaly_map(latents, size)
+    assert result.shape == (2, *target)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(result, anomaly_map([z.numpy() for z in latents], size))
+
+
+def test_lies_between_0_and_1_and_rises_with_energy() -> None:
+    z = np.zeros((1, 4, 3, 3), np.float32)
+    z[0, :, 1, 1] = 40.0
+    result = anomaly_map([z], 3)[0]
+    assert result.min() == 0.0
+    assert result.argmax() == 4
+    assert result[1, 1] == pytest.approx(1.0)
+
+
+def test_bad_latents_are_refused() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        anomaly_map([np.zeros((4, 3, 3), np.float32)])

@@ -1,0 +1,131 @@
+"""The training loop: it learns, selects by held-out images, resumes as if never broken, and stops clearly."""
+
+import numpy as np
+import pytest
+import torch
+
+from uflow import training
+from uflow.flow import UFlow
+from uflow.training import FeatureCache, TrainingError, TrainingSettings, TrainingState, train
+
+SHAPES = [(4, 8, 8), (8, 4, 4)]
+TRAIN, HELD_OUT = list(range(24)), list(range(24, 32))
+
+
+@pytest.fixture
+def features() -> FeatureCache:
+    """Correlated features of 32 images, far from standard normal."""
+    rng = np.random.default_rng(0)
+    cache = FeatureCache(32, SHAPES)
+    for array in cache.arrays:
+        mix = rng.normal(size=(array.shape[1],) * 2)
+        array[:] = 3 * np.einsum("dc,nchw->ndhw", mix, rng.normal(size=array.shape)) + 1
+    return cache
+
+
+def make_flow() -> UFlow:
+    return UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, seed=1)
+
+
+def test_learns_and_keeps_the_epoch_best_on_held_out_images(features: FeatureCache) -> None:
+    flow = make_flow()
+    state = train(flow, features, TRAIN, HELD_OUT, TrainingSettings(epochs=15, batch_size=8, learning_rate=0.01))
+    held_out = [epoch["held_out_nll"] for epoch in state.history]
+    assert held_out[-1] < held_out[0] - 1
+    assert state.best_epoch == 1 + int(np.argmin(held_out))
+    with torch.inference_mode():
+        latents, log_det = flow(features.batch(HELD_OUT))
+        nll = float(flow.nll(latents, log_det).mean()) / (4 * 64 + 8 * 16)
+    assert nll == pytest.approx(min(held_out), rel=1e-5)
+    assert not flow.training
+
+
+def test_rate_decays_linearly_to_its_final_share(features: FeatureCache) -> None:
+    settings = TrainingSettings(epochs=4, batch_size=8, learning_rate=1e-3, final_rate=0.4)
+    state = train(make_flow(), features, TRAIN, HELD_OUT, settings)
+    assert [e["learning_rate"] for e in state.history] == pytest.approx([1e-3, 8e-4, 6e-4, 4e-4])
+
+
+def test_resumed_run_equals_an_unbroken_one(features: FeatureCache) -> None:
+    settings = TrainingSettings(epochs=5, batch_size=8, learning_rate=5e-3, seed=3)
+    whole = train(make_flow(), features, TRAIN, HELD_OUT, settings)
+
+    class Killed(Exception):
+        pass
+
+    saved: list[TrainingState] = []
+
+    def kill_after_two(state: TrainingState) -> None:
+        saved.append(state)
+        if state.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(make_flow(), features, TRAIN, HELD_OUT, settings, on_epoch=kill_after_two)
+    resumed = train(make_flow(), features, TRAIN, HELD_OUT, settings, state=saved[-1])
+    assert resumed.epoch == 5
+    for name, tensor in whole.weights.items():
+        assert torch.equal(tensor, resumed.weights[name]), name
+    assert [e["held_out_nll"] for e in resumed.history] == [e["held_out_nll"] for e in whole.history]
+
+
+def test_stops_early_when_held_out_images_no_longer_gain(features: FeatureCache) -> None:
+    settings = TrainingSettings(epochs=200, batch_size=8, learning_rate=0.02, patience=3)
+    state = train(make_flow(), features, TRAIN[:8], HELD_OUT, settings)
+    assert state.epoch == state.best_epoch + 3 < 200
+
+
+def test_seed_decides_the_result(features: FeatureCache) -> None:
+    runs = [
+        train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8, seed=seed))
+        for seed in (0, 0, 1)
+    ]
+    first, same, other = (run.history[-1]["held_out_nll"] for run in runs)
+    assert first == same
+    assert first != other
+
+
+def test_bfloat16_learns_nearly_the_same(features: FeatureCache) -> None:
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        settings = TrainingSettings(epochs=5, batch_size=8, learning_rate=5e-3, precision=precision)
+        results[precision] = train(make_flow(), features, TRAIN, HELD_OUT, settings).history[-1]["held_out_nll"]
+    assert results["bfloat16"] != results["float32"]
+    assert results["bfloat16"] == pytest.approx(results["float32"], abs=0.05)
+
+
+def test_non_finite_loss_stops_with_advice(features: FeatureCache) -> None:
+    features.arrays[0][5, 0, 0, 0] = np.nan
+    with pytest.raises(TrainingError, match=r"became nan in epoch 1; try a lower learning rate"):
+        train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"precision": "float8"}, "precision"),
+    ],
+)
+def test_bad_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings(**settings)
+
+
+def test_cache_larger_than_its_share_of_memory_is_on_disk(tmp_path) -> None:
+    with FeatureCache(3, SHAPES, memory_share=0.0, folder=tmp_path) as cache:
+        assert all(isinstance(array, np.memmap) for array in cache.arrays)
+        cache.arrays[1][2] = 7
+        assert cache.batch([2, 0])[1][0].eq(7).all()
+        assert len(list(tmp_path.glob("*/scale*.npy"))) == 2
+    assert not list(tmp_path.iterdir())
+    assert not any(isinstance(array, np.memmap) for array in FeatureCache(3, SHAPES).arrays)
+
+
+def test_cache_larger_than_the_disk_says_so(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(TrainingError, match="set TMPDIR to a larger disk"):
+        FeatureCache(3, SHAPES, memory_share=0.0, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
