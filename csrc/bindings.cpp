@@ -304,6 +304,19 @@ double log10_number_of_tests(const std::vector<std::int64_t>& cells) {
     return uflow::log10_number_of_tests(cells.data(), cells.size());
 }
 
+Array<double> log10_polyominoes(const Array<double>& r) {
+    Array<double> result(r.size());
+    std::transform(r.data(), r.data() + r.size(), result.mutable_data(), uflow::log10_polyominoes);
+    return result;
+}
+
+Array<double> log10_number_of_tests_by_area(const Array<double>& r, std::int64_t cells, std::size_t scales) {
+    Array<double> result(r.size());
+    std::transform(r.data(), r.data() + r.size(), result.mutable_data(),
+                   [&](double area) { return uflow::log10_number_of_tests_by_area(area, cells, scales); });
+    return result;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -342,8 +355,8 @@ PYBIND11_MODULE(_core, m) {
     m.def("log10_binomial_sf", &log10_binomial_sf, "k"_a.noconvert(), "n"_a.noconvert(), "p"_a.noconvert());
     m.def("chi2_1_quantile", &uflow::chi2_1_quantile, "q"_a);
     m.def("block_tail_table", &block_tail_table, "n"_a, "channels"_a, "p"_a, "continuous"_a);
-    m.def("log10_polyominoes", &uflow::log10_polyominoes, "r"_a);
+    m.def("log10_polyominoes", &log10_polyominoes, "r"_a.noconvert());
     m.def("log10_number_of_tests", &log10_number_of_tests, "cells"_a);
-    m.def("log10_number_of_tests_by_area", &uflow::log10_number_of_tests_by_area, "r"_a, "cells"_a,
+    m.def("log10_number_of_tests_by_area", &log10_number_of_tests_by_area, "r"_a.noconvert(), "cells"_a,
           "scales"_a);
 }

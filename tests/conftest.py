@@ -53,5 +53,7 @@ def real_images() -> Path:
     """The folder with magnetic_tile, cookie and hazelnut_toy."""
     folder = os.environ.get("UFLOW_DATA")
     if not folder:
-        pytest.skip("needs real images: set UFLOW_DATA to a folder that holds magnetic_tile/, cookie/ and hazelnut_toy/")
+        pytest.skip(
+            "needs real images: set UFLOW_DATA to a folder that holds magnetic_tile/, cookie/ and hazelnut_toy/"
+        )
     return Path(folder)

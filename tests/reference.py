@@ -1,4 +1,4 @@
-"""A slow twin of the C++ core, straight from the definitions: the oracle of test_core, _properties and _segmentation."""
+"""A slow twin of the C++ core, straight from the definitions: the oracle of the other tests."""
 
 import mpmath
 import numpy as np
@@ -86,7 +86,9 @@ def prune_and_merge(children, value):
 
 def log10_chi2_sf(x, dof):
     with mpmath.workdps(40):
-        return float(mpmath.log10(mpmath.gammainc(mpmath.mpf(dof) / 2, mpmath.mpf(x) / 2, mpmath.inf, regularized=True)))
+        return float(
+            mpmath.log10(mpmath.gammainc(mpmath.mpf(dof) / 2, mpmath.mpf(x) / 2, mpmath.inf, regularized=True))
+        )
 
 
 def log10_chernoff(t, dof, guarded):

@@ -12,6 +12,11 @@ from PIL import Image
 from uflow import cli
 
 
+def read_png(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """Call the command in an empty folder; returns its exit code, standard output and standard error."""
@@ -54,19 +59,19 @@ def test_predict_writes_pictures_arrays_and_json_lines(run, model: Path, dataset
     assert square["log_nfa"] < 0
     assert set(square["regions"][0]) == {"area", "bbox", "centroid", "log_nfa", "score"}
     stem = tmp_path / "results/square/02"
-    mask = np.asarray(Image.open(f"{stem}_mask.png"))
+    mask = read_png(f"{stem}_mask.png")
     assert set(np.unique(mask)) == {0, 255}
     assert (mask > 0).sum() == sum(region["area"] for region in square["regions"])
     anomaly_map = np.load(f"{stem}_map.npy")
     assert anomaly_map.dtype == np.float32
-    np.testing.assert_array_equal(np.asarray(Image.open(f"{stem}_map.png")), (anomaly_map * 255).round())
+    np.testing.assert_array_equal(read_png(f"{stem}_map.png"), (anomaly_map * 255).round())
     np.testing.assert_array_equal(np.load(f"{stem}_log_nfa.npy") < 0, mask > 0)
-    assert Image.open(f"{stem}_overlay.png").size == (96, 80)
+    assert read_png(f"{stem}_overlay.png").shape == (80, 96, 3)
     assert re.search(r"\d of 8 images have a detected region", err)
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(run, model: Path, dataset: Path, tmp_path: Path) -> None:
-    image = Image.open(dataset / "test/good/00.png")
+    image = Image.fromarray(read_png(dataset / "test/good/00.png"))
     image.save(tmp_path / "part.png")
     image.save(tmp_path / "part.bmp")
     assert run("predict", model, "part.*", "--output", "results")[0] == 0

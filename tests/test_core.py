@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import reference
 from skimage.morphology import max_tree as skimage_max_tree
 
+import reference
 from uflow import _core
 
 higra = pytest.importorskip("higra", reason="Higra, a test dependency, is not installed")
@@ -187,3 +187,10 @@ def test_results_own_their_memory():
     assert parent.flags.owndata
     assert order.flags.owndata
     assert parent.flags.writeable
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_of_both_signs_are_one_level(dtype):
+    parent, order = _core.max_tree(np.array([[0.0, -0.0, 0.0, -0.0]], dtype), 4)
+    assert parent.tolist() == [[0, 0, 0, 0]]
+    assert order.tolist() == [0, 1, 2, 3]

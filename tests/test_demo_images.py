@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from uflow.data import read_mask, read_mvtec
-from uflow.demo import DEFECTS, N_DEFECTS, N_GOOD, N_TRAIN, TEXTURES, VISIBLE, _photographs, _split, make_demo
+from uflow.demo import DEFECTS, N_DEFECTS, N_GOOD, N_TRAIN, TEXTURES, VISIBLE, _areas, _photographs, make_demo
 
 pytest.importorskip("skimage")
+
+SIZE = 128
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def test_layout(root: Path, texture: str) -> None:
     assert len(dataset.train) == N_TRAIN
     counts = {name: sum(sample.defect == name for sample in dataset.test) for name in ("good", *DEFECTS)}
     assert counts == {"good": N_GOOD, **dict.fromkeys(DEFECTS, N_DEFECTS)}
-    assert {read(path).shape for path in dataset.train} == {(160, 160)}
+    assert {read(path).shape for path in dataset.train} == {(SIZE, SIZE)}
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
@@ -53,8 +55,9 @@ def test_masks_are_the_changed_pixels(root: Path, texture: str) -> None:
         mask = read_mask(sample.mask, image.shape) if sample.mask else np.zeros(image.shape, bool)
         place = find(image, photo, ~mask)
         assert place is not None, sample.path
-        assert place[1] >= _split(photo)  # a test crop, out of the training area
-        clean = photo[place[0] : place[0] + 160, place[1] : place[1] + 160]
+        left, test, _ = (area.shape[1] for area in _areas(photo))
+        assert left <= place[1] <= left + test - SIZE  # out of the training areas
+        clean = photo[place[0] : place[0] + SIZE, place[1] : place[1] + SIZE]
         change = np.abs(image.astype(int) - clean.astype(int))
         assert ((change > 0) == mask).all()
         if sample.is_anomalous:
@@ -64,13 +67,14 @@ def test_masks_are_the_changed_pixels(root: Path, texture: str) -> None:
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
-def test_training_crops_lie_in_the_training_area(root: Path, texture: str) -> None:
+def test_training_crops_lie_in_the_training_areas(root: Path, texture: str) -> None:
     photo = _photographs()[texture]
     for i, path in enumerate(read_mvtec(root / texture).train):
         crop = read(path)[:, ::-1] if i % 2 else read(path)
         place = find(crop, photo)
         assert place is not None
-        assert place[1] + 160 <= _split(photo)
+        left, test, _ = (area.shape[1] for area in _areas(photo))
+        assert place[1] + SIZE <= left or place[1] >= left + test
 
 
 def test_the_seed_decides_everything(root: Path, tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_the_seed_decides_everything(root: Path, tmp_path: Path) -> None:
 def test_size(tmp_path: Path) -> None:
     root = make_demo(tmp_path, size=64)
     assert read(root / "grass/test/hole/000.png").shape == (64, 64)
-    with pytest.raises(ValueError, match=r"size must be 32 to 205 pixels .* not 300"):
+    with pytest.raises(ValueError, match=r"size must be 32 to 144 pixels .* not 300"):
         make_demo(tmp_path, size=300)
 
 

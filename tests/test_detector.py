@@ -213,7 +213,9 @@ def test_model_of_other_weights_is_refused(detector: Detector, tmp_path: Path) -
 
     weights = tmp_path / "other.pth"
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), weights)
-    with pytest.raises(ValueError, match=r"trained on efficientnet_lite0 weights from .*pass the right file as weights="):
+    with pytest.raises(
+        ValueError, match=r"trained on efficientnet_lite0 weights from .*pass the right file as weights="
+    ):
         uflow.load(tmp_path / "model.uflow", weights=weights)
 
 

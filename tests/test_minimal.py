@@ -45,6 +45,8 @@ def test_regions():
 
 def test_version_and_no_torch():
     assert uflow.__version__
-    code = "import sys, uflow, uflow.segmentation; uflow.segmentation.number_of_tests([4]); print('torch' in sys.modules)"
+    code = (
+        "import sys, uflow, uflow.segmentation; uflow.segmentation.number_of_tests([4]); print('torch' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

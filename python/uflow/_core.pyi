@@ -1,4 +1,4 @@
-from typing import TypedDict, overload
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,31 +14,19 @@ class Background:
         self, scale: float, dof: float, correlation_area: float, channels: float, exceedance: float
     ) -> None: ...
 
-class _ComponentTree32(TypedDict):
+class _ComponentTree(TypedDict):
     parent: NDArray[np.int32]
     area: NDArray[np.int32]
-    level: NDArray[np.float32]
-    exceedances: NDArray[np.int64]
-    node_of: NDArray[np.int32]
-
-class _ComponentTree64(TypedDict):
-    parent: NDArray[np.int32]
-    area: NDArray[np.int32]
-    level: NDArray[np.float64]
+    level: NDArray[Any]  # the dtype of the image
     exceedances: NDArray[np.int64]
     node_of: NDArray[np.int32]
 
 def max_tree(
     image: NDArray[np.float32] | NDArray[np.float64], connectivity: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]: ...
-@overload
 def component_tree(
-    image: NDArray[np.float32], connectivity: int, exceedances: NDArray[np.int32] | None = None
-) -> _ComponentTree32: ...
-@overload
-def component_tree(
-    image: NDArray[np.float64], connectivity: int, exceedances: NDArray[np.int32] | None = None
-) -> _ComponentTree64: ...
+    image: NDArray[np.float32] | NDArray[np.float64], connectivity: int, exceedances: NDArray[np.int32] | None = None
+) -> _ComponentTree: ...
 def select_regions(parent: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.int32]: ...
 def log_pfa(
     energy: NDArray[np.float32] | NDArray[np.float64],
@@ -75,6 +63,6 @@ def log10_binomial_sf(
 ) -> NDArray[np.float64]: ...
 def chi2_1_quantile(q: float) -> float: ...
 def block_tail_table(n: int, channels: int, p: float, continuous: bool) -> NDArray[np.float64]: ...
-def log10_polyominoes(r: float) -> float: ...
+def log10_polyominoes(r: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def log10_number_of_tests(cells: list[int]) -> float: ...
-def log10_number_of_tests_by_area(r: float, cells: int, scales: int) -> float: ...
+def log10_number_of_tests_by_area(r: NDArray[np.float64], cells: int, scales: int) -> NDArray[np.float64]: ...

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import itertools
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -183,7 +185,7 @@ def create_backbone(
         indices = _stride_indices(name, entry.archs[0], wished)
         channels = _probe(name, entry.archs[0], indices, size, wished)
         files = _weight_files(name, entry, weights)
-        extractor = _Pyramid(entry.archs[0], indices)
+        extractor = _Pyramid(entry.archs[0], _timm_model(entry.archs[0], features_only=True, out_indices=indices))
 
     digest = hashlib.sha256()
     for arch, net, (path, _) in zip(entry.archs, extractor.nets, files, strict=True):
@@ -200,12 +202,9 @@ class _Pyramid(nn.Module):
 
     layer_norm = True
 
-    def __init__(self, arch: str, indices: Sequence[int]) -> None:
+    def __init__(self, arch: str, net: Any) -> None:
         super().__init__()
         self.archs = (arch,)
-        # The random start is overwritten by the weights: do not let it move the caller's random numbers.
-        with torch.random.fork_rng(devices=[]):
-            net = _timm_model(arch, features_only=True, out_indices=tuple(indices))
         self.nets = nn.ModuleList([net.to(memory_format=torch.channels_last)])  # about twice as fast on CPUs
         self.channels_last_maps = getattr(net, "output_fmt", None) == "NHWC"
 
@@ -234,6 +233,7 @@ class _MultiScaleCait(nn.Module):
             with torch.device("meta"):
                 net = _timm_model(arch, img_size=(image_size[0] >> i, image_size[1] >> i))
             net.prune_intermediate_layers([last], prune_norm=False, prune_head=True)
+            net.cls_token = None  # older timm leaves it
             self.nets.append(net.to_empty(device="cpu"))
             self.channels += (net.embed_dim,)
 
@@ -258,8 +258,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _timm_model(arch: str, **options: Any) -> Any:
-    with _quiet():
+    # The random start is overwritten by the weights: do not let it move the caller's random numbers.
+    with _quiet(), torch.random.fork_rng(devices=[]):
         return timm.create_model(arch, pretrained=False, **options).eval()
+
+
+def _skeleton(arch: str, **options: Any) -> Any:
+    """A timm net for its names and shapes only: without values, where that works."""
+    try:
+        with torch.device("meta"):
+            return _timm_model(arch, **options)
+    except RuntimeError:  # timm 1.0.20, for one, needs values while it builds some nets
+        return _timm_model(arch, **options)
 
 
 def _config(arch: str) -> Any:
@@ -298,8 +308,7 @@ def _by(size: Sequence[int]) -> str:
 def _stride_indices(name: str, arch: str, wished: Sequence[int]) -> list[int]:
     """Which of the timm model's maps have the wished strides."""
     try:
-        with torch.device("meta"):
-            net = _timm_model(arch, features_only=True)
+        net = _skeleton(arch, features_only=True)
     except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"backbone {name!r} has no feature maps in timm ({_one_line(error)})") from error
     reductions = [int(r) for r in net.feature_info.reduction()]
@@ -314,8 +323,9 @@ def _stride_indices(name: str, arch: str, wished: Sequence[int]) -> list[int]:
 def _probe(name: str, arch: str, indices: Sequence[int], size: Size, strides: Sequence[int]) -> tuple[int, ...]:
     """Channels of each map, after a dry run without values that checks that the maps are image / stride."""
     try:
-        with torch.device("meta"), torch.no_grad():
-            maps = _Pyramid(arch, indices)(torch.zeros(1, 3, *size))
+        net = _skeleton(arch, features_only=True, out_indices=list(indices))
+        with torch.no_grad():
+            maps = _Pyramid(arch, net)(torch.zeros(1, 3, *size, device=next(net.parameters()).device))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"backbone {name!r} cannot take {_by(size)} images ({_one_line(error)})") from error
     for found, stride in zip(maps, strides, strict=True):
@@ -427,12 +437,14 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _load(net: nn.Module, arch: str, path: Path, digest: hashlib._Hash) -> None:
     """Fill `net`, a part of timm's `arch`, from the file, and add what was used to the digest."""
-    with torch.device("meta"):
-        whole = _timm_model(arch).state_dict()  # the entries' names, order and shapes in a file
-    # Feature nets rename entries: "stages_0.x" or "model.stages.0.x" for "stages.0.x". Counters are of no use here.
+    whole = _skeleton(arch).state_dict()  # the entries' names, order and shapes in a file
+    # Feature nets rename entries: "stages_0.x", "model.stages.0.x" or "body.stages.0.x" for "stages.0.x".
     flat = {key.replace(".", "_"): key for key in whole}
-    keys = {key: key.replace(".", "_") for key in net.state_dict() if not key.endswith("num_batches_tracked")}
-    names = {key: flat.get(k) or flat[k.removeprefix("model_")] for key, k in keys.items()}
+    names = {}
+    for key in net.state_dict():
+        if not key.endswith("num_batches_tracked"):  # a counter, of no use here
+            flat_key = key.replace(".", "_")
+            names[key] = flat.get(flat_key) or flat[re.sub("^(model|body)_", "", flat_key)]
 
     tensors = _read(path)
     if arch in _PACKAGED and not set(names.values()) <= set(tensors):
@@ -446,9 +458,10 @@ def _load(net: nn.Module, arch: str, path: Path, digest: hashlib._Hash) -> None:
             shapes = f"{tuple(tensor.shape)}, not {tuple(whole[name].shape)}"
             raise ValueError(f"{path} does not hold the weights of {arch}: {name!r} is {shapes}")
         tensor = tensor.to(whole[name].dtype).contiguous()
-        if not torch.isfinite(tensor).all():
+        values = tensor.numpy()
+        if not np.isfinite(values).all():
             raise ValueError(f"{path} is damaged: {name!r} holds NaN or infinite values")
-        digest.update(tensor.numpy().data)
+        digest.update(values.data)
         if name == "pos_embed" and isinstance(grid := getattr(net.patch_embed, "grid_size", None), tuple):
             tensor = resample_abs_pos_embed(tensor, list(grid), num_prefix_tokens=0)
         state[key] = tensor

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["DEFECTS", "TEXTURES", "VISIBLE", "make_demo"]
+if TYPE_CHECKING:
+    from .detector import Evaluation
+
+__all__ = ["DEFECTS", "TEXTURES", "VISIBLE", "make_demo", "run"]
 
 TEXTURES = ("brick", "grass", "gravel")
 DEFECTS = ("cut_paste", "hole", "scratch", "stain")
 VISIBLE = 6  # grey levels: a pixel belongs to a defect if it changed by at least this much, and no other pixel changed
 
-TRAIN_SHARE = 0.6  # training crops come from the left 60 % of a photograph, test crops from the rest
-N_TRAIN, N_GOOD, N_DEFECTS = 60, 12, 6  # images per texture; defects: of each kind
+# Test crops come from the middle of a photograph, training crops from both sides: light and perspective change over the
+# picture, and a good part under test must not be stranger than those learnt from.
+TEST_BAND = (0.36, 0.64)
+N_TRAIN, N_GOOD, N_DEFECTS = 80, 12, 6  # images per texture; defects: of each kind
 
 Photo = NDArray[np.uint8]
 Plane = NDArray[np.float64]
@@ -27,10 +33,10 @@ Bitmap = NDArray[np.bool_]
 Maker = Callable[[Plane, dict[str, Photo], str, int, np.random.Generator], tuple[Plane, Bitmap]]
 
 
-def make_demo(folder: str | os.PathLike[str], seed: int = 0, size: int = 160) -> Path:
+def make_demo(folder: str | os.PathLike[str], seed: int = 0, size: int = 128) -> Path:
     """Write the demo data set, three categories in the MVTec layout, and return its folder.
 
-    `folder/<texture>` for brick, grass and gravel, each with 60 good training crops, 12 good test crops and 6 test
+    `folder/<texture>` for brick, grass and gravel, each with 80 good training crops, 12 good test crops and 6 test
     crops of each of four made defects: scratch, stain, cut_paste, hole. Crops are size x size 8-bit grey PNGs.
     Training crops (half of them mirrored: the brick photograph leans outwards to both sides) and test crops come
     from different parts of a photograph, so no test pixel was ever trained on. A mask is exact: every pixel in it
@@ -40,13 +46,44 @@ def make_demo(folder: str | os.PathLike[str], seed: int = 0, size: int = 160) ->
     Raises ModuleNotFoundError without scikit-image, ValueError for a size that the test area cannot hold.
     """
     photos = _photographs()
-    widest = min(photo.shape[1] - _split(photo) for photo in photos.values())
+    widest = min(area.shape[1] for photo in photos.values() for area in _areas(photo))
     if not 32 <= size <= widest:
-        raise ValueError(f"size must be 32 to {widest} pixels (the test area's width), not {size}")
+        raise ValueError(f"size must be 32 to {widest} pixels (the width of the test area), not {size}")
     root = Path(folder)
     for number, texture in enumerate(TEXTURES):
         _make_category(root / texture, texture, photos, size, np.random.default_rng([seed, number]))
     return root
+
+
+def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> dict[str, Evaluation]:
+    """Make the demo data set in `folder`/data, train on each texture, evaluate, save the models and draw pictures.
+
+    Writes `<texture>.uflow`, `<texture>.png` (a good crop and one of each defect with truth, anomaly map and mask) and
+    `evaluation.json` into `folder`, and returns the evaluations by texture.
+    """
+    from . import report  # here, so that making images needs no PyTorch
+    from .data import read_image, read_mask, read_mvtec
+    from .detector import Detector, Prediction
+    from .training import TrainingSettings
+
+    folder = Path(folder)
+    root = make_demo(folder / "data", seed)
+    evaluations = {}
+    for texture in TEXTURES:
+        print(f"{texture}: learning from {N_TRAIN} good crops")
+        detector = Detector.fit(root / texture / "train/good", settings=TrainingSettings(seed=seed), device=device)
+        detector.save(folder / f"{texture}.uflow")
+        evaluations[texture] = detector.evaluate(root / texture)
+        first = {sample.defect: sample for sample in reversed(read_mvtec(root / texture).test)}
+        rows = []
+        for defect, sample in sorted(first.items()):
+            prediction = detector.predict(read_image(sample.path))
+            assert isinstance(prediction, Prediction)
+            truth = np.zeros(prediction.mask.shape, bool) if sample.mask is None else read_mask(sample.mask)
+            rows.append((defect.replace("_", " "), prediction, truth))
+        report.write_figure(rows, folder / f"{texture}.png")
+    report.write_json({name: result.to_dict() for name, result in evaluations.items()}, folder / "evaluation.json")
+    return evaluations
 
 
 def _photographs() -> dict[str, Photo]:
@@ -58,16 +95,17 @@ def _photographs() -> dict[str, Photo]:
     return {texture: np.asarray(getattr(data, texture)()) for texture in TEXTURES}
 
 
-def _split(photo: Photo) -> int:
-    """The column where the training area ends and the test area begins."""
-    return int(TRAIN_SHARE * photo.shape[1])
+def _areas(photo: Photo) -> tuple[Photo, Photo, Photo]:
+    """The left training area, the test area and the right training area."""
+    first, last = (round(share * photo.shape[1]) for share in TEST_BAND)
+    return photo[:, :first], photo[:, first:last], photo[:, last:]
 
 
 def _make_category(folder: Path, texture: str, photos: dict[str, Photo], size: int, rng: np.random.Generator) -> None:
     photo = photos[texture]
-    train, test = photo[:, : _split(photo)], photo[:, _split(photo) :]
+    left, test, right = _areas(photo)
     for i in range(N_TRAIN):
-        crop = _crop(train, size, rng)
+        crop = _crop(left if i % 4 < 2 else right, size, rng)
         _save(crop[:, ::-1] if i % 2 else crop, folder / f"train/good/{i:03}.png")
     for i in range(N_GOOD):
         _save(_crop(test, size, rng), folder / f"test/good/{i:03}.png")

