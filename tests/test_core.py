@@ -1,10 +1,13 @@
 """The compiled core: max-tree, component tree, selection, resizing; against definitions, scikit-image, Higra, torch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from skimage.morphology import max_tree as skimage_max_tree
 
 import reference
+import uflow
 from uflow import _core
 
 higra = pytest.importorskip("higra", reason="Higra, a test dependency, is not installed")
@@ -194,3 +197,9 @@ def test_zeros_of_both_signs_are_one_level(dtype):
     parent, order = _core.max_tree(np.array([[0.0, -0.0, 0.0, -0.0]], dtype), 4)
     assert parent.tolist() == [[0, 0, 0, 0]]
     assert order.tolist() == [0, 1, 2, 3]
+
+
+def test_only_segmentation_imports_the_extension():
+    folder = Path(uflow.__file__).parent
+    importers = {path.name for path in folder.glob("*.py") if "import _core" in path.read_text()}
+    assert importers == {"segmentation.py"}

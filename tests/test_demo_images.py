@@ -7,7 +7,18 @@ import pytest
 from PIL import Image
 
 from uflow.data import read_mask, read_mvtec
-from uflow.demo import DEFECTS, N_DEFECTS, N_GOOD, N_TRAIN, TEXTURES, VISIBLE, _areas, _photographs, make_demo
+from uflow.demo import (
+    DEFECTS,
+    N_CALIBRATION,
+    N_DEFECTS,
+    N_GOOD,
+    N_TRAIN,
+    TEXTURES,
+    VISIBLE,
+    _areas,
+    _photographs,
+    make_demo,
+)
 
 pytest.importorskip("skimage")
 
@@ -21,6 +32,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
+
+
+def borders(photo: np.ndarray) -> tuple[int, int, int]:
+    """Where the middle begins (column), where the test area begins in it (row), where the middle ends."""
+    areas = _areas(photo)
+    left = areas["left"].shape[1]
+    return left, areas["calibration"].shape[0], left + areas["test"].shape[1]
 
 
 def find(crop: np.ndarray, photo: np.ndarray, known: np.ndarray | None = None) -> tuple[int, int] | None:
@@ -55,8 +73,9 @@ def test_masks_are_the_changed_pixels(root: Path, texture: str) -> None:
         mask = read_mask(sample.mask, image.shape) if sample.mask else np.zeros(image.shape, bool)
         place = find(image, photo, ~mask)
         assert place is not None, sample.path
-        left, test, _ = (area.shape[1] for area in _areas(photo))
-        assert left <= place[1] <= left + test - SIZE  # out of the training areas
+        left, top, right = borders(photo)
+        assert left <= place[1] <= right - SIZE  # out of the training areas
+        assert place[0] >= top  # and of the calibration area
         clean = photo[place[0] : place[0] + SIZE, place[1] : place[1] + SIZE]
         change = np.abs(image.astype(int) - clean.astype(int))
         assert ((change > 0) == mask).all()
@@ -73,8 +92,21 @@ def test_training_crops_lie_in_the_training_areas(root: Path, texture: str) -> N
         crop = read(path)[:, ::-1] if i % 2 else read(path)
         place = find(crop, photo)
         assert place is not None
-        left, test, _ = (area.shape[1] for area in _areas(photo))
-        assert place[1] + SIZE <= left or place[1] >= left + test
+        left, _, right = borders(photo)
+        assert place[1] + SIZE <= left or place[1] >= right
+
+
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_calibration_crops_lie_in_the_calibration_area(root: Path, texture: str) -> None:
+    photo = _photographs()[texture]
+    crops = sorted((root / texture / "calibration").iterdir())
+    assert len(crops) == N_CALIBRATION
+    left, top, right = borders(photo)
+    for path in crops:
+        place = find(read(path), photo)
+        assert place is not None
+        assert place[0] + SIZE <= top
+        assert left <= place[1] <= right - SIZE
 
 
 def test_the_seed_decides_everything(root: Path, tmp_path: Path) -> None:

@@ -144,16 +144,17 @@ def test_a_killed_training_goes_on(dataset: Path, tmp_path: Path) -> None:
     state_file, images = tmp_path / "state", str(dataset / "train/good")
     call = (
         "import uflow; from uflow.training import TrainingSettings;"
-        "uflow.Detector.fit({!r}, image_size=64, settings=TrainingSettings(epochs=400, batch_size=4, patience=400),"
-        "device='cpu', progress=False, state_file={!r})"
-    ).format(images, str(state_file))
+        f"uflow.Detector.fit({images!r}, image_size=64,"
+        "settings=TrainingSettings(epochs=400, batch_size=4, patience=400),"
+        f"device='cpu', progress=False, state_file={str(state_file)!r})"
+    )
     with subprocess.Popen([sys.executable, "-c", call]) as process:
         deadline = time.monotonic() + 120
         while not (state_file.exists() and process.poll() is None) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)
         os.kill(process.pid, signal.SIGKILL)
-    tensors, config = checkpoints._load(state_file, "training state")
+    _, config = checkpoints._load(state_file, "training state")
     done = config["epoch"]
     assert 1 <= done < 400
     assert not list(tmp_path.glob(".uflow-*")), "a half-written file was left"
@@ -249,8 +250,8 @@ def test_bad_images(detector: Detector, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((dataset / "test/good/00.png").read_bytes()[:300])
     with pytest.raises(ValueError, match=r"cut\.png"):
         detector.predict(tmp_path / "cut.png")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no images"):
-        (tmp_path / "empty").mkdir()
         detector.predict(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="absent"):
         detector.predict("absent.png")

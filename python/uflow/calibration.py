@@ -7,9 +7,9 @@ epsilon false alarms" does not hold by itself. Both parts below are learnt from 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .segmentation import Background
 
@@ -52,7 +52,7 @@ def correlation_area(energies: np.ndarray, radius: int = 3) -> float:
     return area
 
 
-def conformal_shift(log_nfa_minima: Sequence[float], alpha: float) -> float:
+def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
     """The least shift of log10 NFA that keeps the chance of flagging a good image at most `alpha`.
 
     Conformal risk control (Angelopoulos et al., arXiv 2208.02814) with the loss "this image has a region with

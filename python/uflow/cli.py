@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track
@@ -139,7 +140,7 @@ def evaluate(
 
     evaluation = load(model, device=device, weights=weights).evaluate(root, progress=True)
     _print_table(report.table({root.resolve().name: evaluation}))
-    kinds = [["images", "", "flagged"]]
+    kinds = [["test", "images", "flagged"]]
     kinds += [[kind, f"{c['images']:.0f}", f"{c['share']:.1%}"] for kind, c in evaluation.flagged.items()]
     _print_table(kinds)
     output = output or Path(f"{model.stem}_evaluation.json")
@@ -167,7 +168,9 @@ def demo(
 
 
 def _print_table(rows: list[list[str]]) -> None:
-    table = Table(*rows[0])
+    table = Table(box=SIMPLE_HEAD)
+    for i, name in enumerate(rows[0]):
+        table.add_column(name, no_wrap=i == 0, justify="right" if i else "left")
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)

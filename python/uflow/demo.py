@@ -21,9 +21,11 @@ DEFECTS = ("cut_paste", "hole", "scratch", "stain")
 VISIBLE = 6  # grey levels: a pixel belongs to a defect if it changed by at least this much, and no other pixel changed
 
 # Test crops come from the middle of a photograph, training crops from both sides: light and perspective change over the
-# picture, and a good part under test must not be stranger than those learnt from.
-TEST_BAND = (0.36, 0.64)
-N_TRAIN, N_GOOD, N_DEFECTS = 80, 12, 6  # images per texture; defects: of each kind
+# picture, and a good part under test must not be stranger than those learnt from. Training crops overlap each other, so
+# those that training holds out are too familiar to set the threshold: good crops from the top of the middle do.
+MIDDLE = (0.36, 0.64)
+TOP = 0.4
+N_TRAIN, N_CALIBRATION, N_GOOD, N_DEFECTS = 100, 40, 12, 6  # images per texture; defects: of each kind
 
 Photo = NDArray[np.uint8]
 Plane = NDArray[np.float64]
@@ -36,17 +38,17 @@ Maker = Callable[[Plane, dict[str, Photo], str, int, np.random.Generator], tuple
 def make_demo(folder: str | os.PathLike[str], seed: int = 0, size: int = 128) -> Path:
     """Write the demo data set, three categories in the MVTec layout, and return its folder.
 
-    `folder/<texture>` for brick, grass and gravel, each with 80 good training crops, 12 good test crops and 6 test
-    crops of each of four made defects: scratch, stain, cut_paste, hole. Crops are size x size 8-bit grey PNGs.
-    Training crops (half of them mirrored: the brick photograph leans outwards to both sides) and test crops come
-    from different parts of a photograph, so no test pixel was ever trained on. A mask is exact: every pixel in it
-    differs from the clean crop by at least `VISIBLE` grey levels, and no pixel outside it differs at all.
+    `folder/<texture>` for brick, grass and gravel, each with 100 good training crops, 40 good crops to calibrate on
+    (`calibration`), 12 good test crops and 6 test crops of each of four made defects: scratch, stain, cut_paste, hole.
+    Crops are size x size 8-bit grey PNGs. Training crops (half of them mirrored: the brick photograph leans outwards
+    to both sides), calibration crops and test crops come from different parts of a photograph. A mask is exact: every
+    pixel in it differs from the clean crop by at least `VISIBLE` grey levels, and no pixel outside it differs at all.
     The same seed and size give the same files; files of the same name are overwritten.
 
     Raises ModuleNotFoundError without scikit-image, ValueError for a size that the test area cannot hold.
     """
     photos = _photographs()
-    widest = min(area.shape[1] for photo in photos.values() for area in _areas(photo))
+    widest = min(area.shape[1] for photo in photos.values() for area in _areas(photo).values())
     if not 32 <= size <= widest:
         raise ValueError(f"size must be 32 to {widest} pixels (the width of the test area), not {size}")
     root = Path(folder)
@@ -71,7 +73,9 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
     evaluations = {}
     for texture in TEXTURES:
         print(f"{texture}: learning from {N_TRAIN} good crops")
-        detector = Detector.fit(root / texture / "train/good", settings=TrainingSettings(seed=seed), device=device)
+        settings = TrainingSettings(seed=seed)
+        detector = Detector.fit(root / texture / "train/good", settings=settings, alpha=None, device=device)
+        detector.calibrate(root / texture / "calibration")
         detector.save(folder / f"{texture}.uflow")
         evaluations[texture] = detector.evaluate(root / texture)
         first = {sample.defect: sample for sample in reversed(read_mvtec(root / texture).test)}
@@ -95,17 +99,22 @@ def _photographs() -> dict[str, Photo]:
     return {texture: np.asarray(getattr(data, texture)()) for texture in TEXTURES}
 
 
-def _areas(photo: Photo) -> tuple[Photo, Photo, Photo]:
-    """The left training area, the test area and the right training area."""
-    first, last = (round(share * photo.shape[1]) for share in TEST_BAND)
-    return photo[:, :first], photo[:, first:last], photo[:, last:]
+def _areas(photo: Photo) -> dict[str, Photo]:
+    """The parts of a photograph that crops come from."""
+    first, last = (round(share * photo.shape[1]) for share in MIDDLE)
+    top = round(TOP * photo.shape[0])
+    middle = photo[:, first:last]
+    return {"left": photo[:, :first], "calibration": middle[:top], "test": middle[top:], "right": photo[:, last:]}
 
 
 def _make_category(folder: Path, texture: str, photos: dict[str, Photo], size: int, rng: np.random.Generator) -> None:
     photo = photos[texture]
-    left, test, right = _areas(photo)
+    areas = _areas(photo)
+    test = areas["test"]
+    for i in range(N_CALIBRATION):
+        _save(_crop(areas["calibration"], size, rng), folder / f"calibration/{i:03}.png")
     for i in range(N_TRAIN):
-        crop = _crop(left if i % 4 < 2 else right, size, rng)
+        crop = _crop(areas["left" if i % 4 < 2 else "right"], size, rng)
         _save(crop[:, ::-1] if i % 2 else crop, folder / f"train/good/{i:03}.png")
     for i in range(N_GOOD):
         _save(_crop(test, size, rng), folder / f"test/good/{i:03}.png")
@@ -191,7 +200,7 @@ def _scratch(
     line_rows = row + along * np.sin(direction) + aside * np.cos(direction)
     line_columns = column + along * np.cos(direction) - aside * np.sin(direction)
     waves = sum(rng.uniform(0, 0.3) * np.sin(k * np.pi * t + rng.uniform(0, 6)) for k in (1, 2, 5))
-    width = size / 160 * rng.uniform(0.8, 1.5) * np.clip(1 + waves, 0.4, None) * np.sqrt(1.02 - t * t)
+    width = size / 160 * rng.uniform(1.8, 2.8) * np.clip(1 + waves, 0.4, None) * np.sqrt(1.02 - t * t)
 
     cover, edge = np.zeros_like(clean), np.zeros_like(clean)
     rows, columns = _grid(size)
@@ -211,34 +220,29 @@ def _stain(
 ) -> tuple[Plane, Bitmap]:
     """A soft-edged spot: even ones darken, with the rim of a dried liquid, odd ones bleach what is under them."""
     size = clean.shape[0]
-    inside = _blob(size, size * rng.uniform(0.10, 0.22), 0.35, rng) / (size / 160)
+    inside = _blob(size, size * rng.uniform(0.14, 0.24), 0.35, rng) / (size / 160)
     strength = 1 / (1 + np.exp(-inside / 1.5))  # an edge some 6 pixels wide in a crop of 160
     strength *= 1 + 0.25 * _noise(size, 12, rng)
     if number % 2 == 0:
         rim = np.exp(-(((inside - 2.5) / 2) ** 2))
-        change = -rng.uniform(0.4, 0.55) * strength - 0.15 * rim
+        change = -rng.uniform(0.5, 0.65) * strength - 0.15 * rim
     else:
-        change = rng.uniform(0.45, 0.65) * strength
+        change = rng.uniform(0.7, 0.9) * strength
     return clean * (1 + change), np.abs(change) * clean.mean() >= VISIBLE
 
 
 def _cut_paste(
     clean: Plane, photos: dict[str, Photo], texture: str, number: int, rng: np.random.Generator
 ) -> tuple[Plane, Bitmap]:
-    """A patch of another texture (even ones), or of this one enlarged 1.6 to 2.4 times and turned, in its place."""
+    """A patch of another texture, turned and pasted in."""
     size = clean.shape[0]
-    if number % 2 == 0:
-        others = [name for name in TEXTURES if name != texture]
-        source, zoom = photos[others[number // 2 % len(others)]], 1.0
-    else:
-        source, zoom = photos[texture], rng.uniform(1.6, 2.4)
+    others = [name for name in TEXTURES if name != texture]
+    source = photos[others[number % len(others)]]
     whole = Image.fromarray(source).rotate(rng.uniform(35, 145), Image.Resampling.BICUBIC)
-    reach = round(size / zoom)
     # The turned photograph keeps its middle: a square of half its width has no black corner in it.
-    first, last = source.shape[0] // 4, source.shape[0] * 3 // 4 - reach
+    first, last = source.shape[0] // 4, source.shape[0] * 3 // 4 - size
     top, left = rng.integers(first, last + 1, 2).tolist()
-    box = (left, top, left + reach, top + reach)
-    patch = np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC, box=box), dtype=np.float64)
+    patch = np.asarray(whole.crop((left, top, left + size, top + size)), dtype=np.float64)
 
     rows, columns = _grid(size)
     height, width = size * rng.uniform(0.10, 0.20, 2)
@@ -257,7 +261,7 @@ def _hole(
 ) -> tuple[Plane, Bitmap]:
     """A dark pit lit from the upper left: a black floor, a lighter lower right wall, a shadow around the rim."""
     size = clean.shape[0]
-    inside = _blob(size, size * rng.uniform(0.05, 0.11), 0.15, rng) / (size / 160)
+    inside = _blob(size, size * rng.uniform(0.09, 0.14), 0.15, rng) / (size / 160)
     lit_row, lit_column = np.gradient(inside)
     light = -(lit_row + lit_column) / np.maximum(np.hypot(lit_row, lit_column), 1e-9)  # 1 on the lower right side
     floor = 18 + 6 * _noise(size, 4, rng)

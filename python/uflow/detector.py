@@ -168,15 +168,8 @@ class Detector:
         count = min(max(math.ceil(held_out * len(sources)), 10), max(len(sources) // 3, 1))
         held, kept = sorted(order[:count].tolist()), sorted(order[count:].tolist())
 
-        sizes: list[tuple[int, int]] = []
-
-        def inputs() -> Iterator[np.ndarray]:
-            for source in sources:
-                image = data.read_image(source)
-                sizes.append(image.shape[:2])
-                yield data.resize_image(image, net.image_size)
-
-        with training.compute_features(net, inputs(), len(sources), device=target, progress=progress) as features:
+        inputs = (data.resize_image(data.read_image(source), net.image_size) for source in sources)
+        with training.compute_features(net, inputs, len(sources), device=target, progress=progress) as features:
             state, save_state = None, None
             if state_file is not None:
                 state_file = Path(state_file)
@@ -197,8 +190,7 @@ class Detector:
                     detector._energies_of_features(features.batch(held[i : i + 16], target))
                     for i in range(0, count, 16)
                 ]
-                joined = [np.concatenate(scale) for scale in zip(*energies, strict=True)]
-                detector._calibrate(joined, [sizes[i] for i in held], alpha)
+                detector._calibrate([np.concatenate(scale) for scale in zip(*energies, strict=True)], alpha)
         return detector
 
     def calibrate(
@@ -216,20 +208,20 @@ class Detector:
         Returns:
             self, calibrated.
         """
-        energies: list[list[np.ndarray]] = []
-        sizes: list[tuple[int, int]] = []
-        for batch in _batches((data.read_image(source) for source in _sources(images)), batch_size):
-            energies.append(self._energies(batch))
-            sizes.extend(image.shape[:2] for image in batch)
-        self._calibrate([np.concatenate(scale) for scale in zip(*energies, strict=True)], sizes, alpha)
+        batches = _batches((data.read_image(source) for source in _sources(images)), batch_size)
+        energies = [self._energies(batch) for batch in batches]
+        self._calibrate([np.concatenate(scale) for scale in zip(*energies, strict=True)], alpha)
         return self
 
-    def _calibrate(self, energies: list[np.ndarray], sizes: list[tuple[int, int]], alpha: float) -> None:
+    def _calibrate(self, energies: list[np.ndarray], alpha: float) -> None:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
         self.tail, self.n_tests, self.shift, self.alpha = "exact", "by-area", 0.0, alpha
         self.background = [calibration.fit_background(e) for e in energies]
-        minima = [float(self._log_nfa([e[i : i + 1] for e in energies], size).min()) for i, size in enumerate(sizes)]
+        # At the size of a scale's own grid its cells are not interpolated: this is the lowest log NFA of any cell, and
+        # no map of any size falls below it.
+        lowest = [self._log_nfa(energies, e.shape[1:]).min(axis=(1, 2)) for e in energies]
+        minima = np.minimum.reduce(lowest)
         self.shift = calibration.conformal_shift(minima, alpha)
         supported = calibration.supported_alpha(len(minima))
         if supported > alpha:

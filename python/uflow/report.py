@@ -110,13 +110,16 @@ COLUMNS = {
 
 
 def table(evaluations: dict[str, Evaluation]) -> list[list[str]]:
-    """Header and one row a category: the figures, and the share of good and of defective images flagged."""
+    """Header, a row a category, and their mean: figures, and the share of good and of defective images flagged."""
     rows = [["category", *COLUMNS, "good flagged", "defective flagged"]]
     for name, evaluation in evaluations.items():
         figures = [f"{getattr(evaluation, field):.3f}" for field in COLUMNS.values()]
         good = evaluation.flagged.get("good")
         defects = [kind for kind in evaluation.flagged.items() if kind[0] != "good"]
         rows.append([name, *figures, _share([good] if good else []), _share([counts for _, counts in defects])])
+    if len(evaluations) > 1:
+        means = [np.mean([getattr(e, field) for e in evaluations.values()]) for field in COLUMNS.values()]
+        rows.append(["mean", *(f"{mean:.3f}" for mean in means), "", ""])
     return rows
 
 
