@@ -16,7 +16,7 @@ def test_background_recovers_a_scaled_chi_square() -> None:
 
 def test_correlation_area_of_blocks_is_their_area() -> None:
     blocks = np.random.default_rng(0).normal(size=(200, 16, 16)).repeat(2, axis=1).repeat(2, axis=2)
-    assert correlation_area(blocks) == pytest.approx(4.0, rel=0.1)
+    assert correlation_area(blocks, radius=2) == pytest.approx(4.0, rel=0.1)
 
 
 def test_constant_energies_are_refused() -> None:

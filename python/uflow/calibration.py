@@ -19,7 +19,8 @@ def fit_background(energies: np.ndarray) -> Background:
 
     Energies are modelled as ``e ~ scale * chi2_dof`` by their two first moments, ``scale = var / (2 mean)`` and
     ``dof = 2 mean^2 / var`` (Satterthwaite 1946), and neighbouring cells as equal in groups of
-    `correlation_area` = sum over lags of the autocorrelation, summed over the lags within 3 cells.
+    `correlation_area`, the sum of the autocorrelation over the lags to the 8 neighbours. (Farther lags measure how
+    images differ as wholes, and with them the test loses its eye for small defects.)
 
     Args:
         energies: (N, h, w) energies of N normal images, ``sum over channels of z^2``.
@@ -34,7 +35,7 @@ def fit_background(energies: np.ndarray) -> Background:
     return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=correlation_area(e))
 
 
-def correlation_area(energies: np.ndarray, radius: int = 3) -> float:
+def correlation_area(energies: np.ndarray, radius: int = 1) -> float:
     """Sum of the autocorrelation of (N, h, w) maps over lags up to `radius` cells, negative values as 0; at least 1.
 
     The variance of the mean over a large region of A cells is about ``var * correlation_area / A``.

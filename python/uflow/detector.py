@@ -68,8 +68,9 @@ class Prediction:
 class Evaluation:
     """Figures on a test set at 256 x 256, as in the paper; see `metrics` for each one's definition.
 
-    `flagged` holds, per kind of image ("good" and each defect), how many images there are and the share that has a
-    detected region; `miou_best` is mIoU at the one threshold of log_nfa that maximises it on this very test set.
+    `flagged` holds, per kind of image ("good" and each defect), how many images there are and the share that `predict`
+    finds a region in, at the image's own size; `miou_best` is mIoU at the one threshold of log_nfa that maximises it on
+    this very test set.
     """
 
     pixel_auroc: float
@@ -168,8 +169,15 @@ class Detector:
         count = min(max(math.ceil(held_out * len(sources)), 10), max(len(sources) // 3, 1))
         held, kept = sorted(order[:count].tolist()), sorted(order[count:].tolist())
 
-        inputs = (data.resize_image(data.read_image(source), net.image_size) for source in sources)
-        with training.compute_features(net, inputs, len(sources), device=target, progress=progress) as features:
+        sizes: list[tuple[int, int]] = []
+
+        def inputs() -> Iterator[np.ndarray]:
+            for source in sources:
+                image = data.read_image(source)
+                sizes.append((image.shape[0], image.shape[1]))
+                yield data.resize_image(image, net.image_size)
+
+        with training.compute_features(net, inputs(), len(sources), device=target, progress=progress) as features:
             state, save_state = None, None
             if state_file is not None:
                 state_file = Path(state_file)
@@ -190,7 +198,8 @@ class Detector:
                     detector._energies_of_features(features.batch(held[i : i + 16], target))
                     for i in range(0, count, 16)
                 ]
-                detector._calibrate([np.concatenate(scale) for scale in zip(*energies, strict=True)], alpha)
+                joined = [np.concatenate(scale) for scale in zip(*energies, strict=True)]
+                detector._calibrate(joined, [sizes[i] for i in held], alpha)
         return detector
 
     def calibrate(
@@ -198,7 +207,8 @@ class Detector:
     ) -> Detector:
         """Learn the threshold from good images, without training: for another camera, or a model made elsewhere.
 
-        The images must not have been trained on. See `calibration` for what is computed.
+        The images must not have been trained on, and have the size of those to be predicted. See `calibration` for what
+        is computed.
 
         Args:
             images: good images, as for `fit`.
@@ -208,21 +218,22 @@ class Detector:
         Returns:
             self, calibrated.
         """
-        batches = _batches((data.read_image(source) for source in _sources(images)), batch_size)
-        energies = [self._energies(batch) for batch in batches]
-        self._calibrate([np.concatenate(scale) for scale in zip(*energies, strict=True)], alpha)
+        energies: list[list[np.ndarray]] = []
+        sizes: list[tuple[int, int]] = []
+        for batch in _batches((data.read_image(source) for source in _sources(images)), batch_size):
+            energies.append(self._energies(batch))
+            sizes.extend((image.shape[0], image.shape[1]) for image in batch)
+        self._calibrate([np.concatenate(scale) for scale in zip(*energies, strict=True)], sizes, alpha)
         return self
 
-    def _calibrate(self, energies: list[np.ndarray], alpha: float) -> None:
+    def _calibrate(self, energies: list[np.ndarray], sizes: list[tuple[int, int]], alpha: float) -> None:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
         self.tail, self.n_tests, self.shift, self.alpha = "exact", "by-area", 0.0, alpha
         self.background = [calibration.fit_background(e) for e in energies]
-        # At the size of a scale's own grid its cells are not interpolated: this is the lowest log NFA of any cell, and
-        # no map of any size falls below it.
-        lowest = [self._log_nfa(energies, e.shape[1:]).min(axis=(1, 2)) for e in energies]
-        minima = np.minimum.reduce(lowest)
-        self.shift = calibration.conformal_shift(minima, alpha)
+        # At each image's own size, as it will be predicted: interpolation moves the lowest value of a map a little.
+        minima = [float(self._log_nfa([e[i : i + 1] for e in energies], size).min()) for i, size in enumerate(sizes)]
+        self.shift = calibration.conformal_shift(minima, alpha) + 1e-3  # room for float32 rounding between batches
         supported = calibration.supported_alpha(len(minima))
         if supported > alpha:
             log.warning(
@@ -309,6 +320,7 @@ class Detector:
         shape = (len(samples), size, size)
         anomaly_maps, log_nfa = np.empty(shape, np.float32), np.empty(shape, np.float32)
         truth = np.zeros(shape, bool)
+        flags = np.zeros(len(samples), bool)
         done = 0
         for batch in _batches(track(samples, "Evaluating", disable=not progress), batch_size):
             images = [data.read_image(sample.path) for sample in batch]
@@ -317,12 +329,13 @@ class Detector:
             anomaly_maps[rows] = scoring.anomaly_map_from_energies(energies, self.flow.latent_channels, size)
             log_nfa[rows] = self._log_nfa(energies, size)
             for i, (sample, image) in enumerate(zip(batch, images, strict=True)):
+                own_size = self._log_nfa([e[i : i + 1] for e in energies], (image.shape[0], image.shape[1]))
+                flags[done + i] = own_size.min() < 0
                 if sample.mask is not None:
                     mask = data.read_mask(sample.mask, image.shape[:2])
                     truth[done + i] = data.resize_mask(mask, (size, size))
             done += len(batch)
         labels = np.array([sample.is_anomalous for sample in samples])
-        flags = np.asarray((log_nfa < 0).any(axis=(1, 2)))
         kinds = sorted({sample.defect for sample in samples}, key=lambda kind: (kind != "good", kind))
         of_kind = {kind: np.array([sample.defect == kind for sample in samples]) for kind in kinds}
         miou_best, threshold = metrics.best_iou(-log_nfa, truth)

@@ -1,0 +1,48 @@
+"""Reprints the README's table of results: train on each category's good images, evaluate on its test images.
+
+python benchmarks/accuracy.py data/magnetic_tile data/cookie data/hazelnut_toy
+"""
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+import uflow
+from uflow import report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("roots", nargs="+", type=Path, help="folders in the MVTec layout")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/accuracy.json"))
+    arguments = parser.parse_args()
+
+    evaluations, seconds = {}, {}
+    for root in arguments.roots:
+        started = time.perf_counter()
+        settings = uflow.training.TrainingSettings(seed=arguments.seed)
+        detector = uflow.Detector.fit(root / "train/good", settings=settings)
+        seconds[root.name] = round(time.perf_counter() - started)
+        evaluations[root.name] = detector.evaluate(root, progress=True)
+
+    header, *rows = report.table(evaluations)
+    print("|", " | ".join([*header, "training"]), "|")
+    print("|", " | ".join(["---"] * (len(header) + 1)), "|")
+    for row in rows:
+        print("|", " | ".join([*row, f"{seconds[row[0]]} s" if row[0] in seconds else ""]), "|")
+    for name, evaluation in evaluations.items():
+        kinds = (f"{kind} {c['share']:.0%} of {c['images']}" for kind, c in evaluation.flagged.items())
+        print(f"{name}: flagged {', '.join(kinds)}")
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"uflow {uflow.__version__}, seed {arguments.seed}, {machine}")
+    content = {name: {**e.to_dict(), "training_seconds": seconds[name]} for name, e in evaluations.items()}
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    report.write_json({"machine": machine, "seed": arguments.seed, "categories": content}, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
