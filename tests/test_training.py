@@ -44,6 +44,7 @@ def test_learns_and_keeps_the_epoch_best_on_held_out_images(features: FeatureCac
     held_out = [epoch["held_out_nll"] for epoch in state.history]
     assert held_out[-1] < held_out[0] - 1
     assert state.best_epoch == 1 + int(np.argmin(held_out))
+    assert state.best_nll == min(held_out)
     with torch.inference_mode():
         latents, log_det = flow(features.batch(HELD_OUT))
         nll = float(flow.nll(latents, log_det).mean()) / (4 * 64 + 8 * 16)
@@ -51,10 +52,35 @@ def test_learns_and_keeps_the_epoch_best_on_held_out_images(features: FeatureCac
     assert not flow.training
 
 
-def test_rate_decays_linearly_to_its_final_share(features: FeatureCache) -> None:
-    settings = TrainingSettings(epochs=4, batch_size=8, learning_rate=1e-3, final_rate=0.4)
+def test_rate_warms_up_and_decays_linearly(features: FeatureCache) -> None:
+    settings = TrainingSettings(epochs=4, batch_size=24, learning_rate=1e-3, final_rate=0.4, warm_up=0.5)
     state = train(make_flow(), features, TRAIN, HELD_OUT, settings)
-    assert [e["learning_rate"] for e in state.history] == pytest.approx([1e-3, 8e-4, 6e-4, 4e-4])
+    assert [e["learning_rate"] for e in state.history] == pytest.approx([5e-4, 8.5e-4, 7e-4, 5.5e-4])
+    paper = TrainingSettings(epochs=2, batch_size=24, learning_rate=1e-3, final_rate=0.4, warm_up=0)
+    state = train(make_flow(), features, TRAIN, HELD_OUT, paper)
+    assert [e["learning_rate"] for e in state.history] == pytest.approx([1e-3, 7e-4])
+
+
+def test_whitening_is_learnt_from_the_training_images(features: FeatureCache) -> None:
+    flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, whiten=True)
+    training.fit_whitening(flow, features, TRAIN)
+    for whiten, volume in zip(flow.whitenings, features.batch(TRAIN), strict=True):
+        white = whiten(volume)[0].transpose(0, 1).flatten(1)
+        whiten.fit(volume.mean((0, 2, 3)), volume.transpose(0, 1).flatten(1).cov())
+        torch.testing.assert_close(white, whiten(volume)[0].transpose(0, 1).flatten(1), rtol=1e-2, atol=1e-2)
+        assert white.mean(1).abs().max() < 1e-4
+    state = train(flow, features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8))
+    plain = train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8))
+    assert state.best_nll < plain.best_nll - 0.5
+
+
+def test_a_start_that_training_only_spoils_is_kept(features: FeatureCache) -> None:
+    flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, whiten=True)
+    settings = TrainingSettings(epochs=3, batch_size=2, learning_rate=0.5, warm_up=0)
+    state = train(flow, features, TRAIN[:4], HELD_OUT, settings)
+    assert state.best_epoch == 0
+    assert state.best_nll < min(e["held_out_nll"] for e in state.history)
+    assert not flow.state_dict()["stages.0.0.subnet.2.weight"].any()
 
 
 def test_resumed_run_equals_an_unbroken_one(features: FeatureCache) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import backbones, checkpoints, data, flow, metrics, scoring, segmentation, training
+    from . import backbones, calibration, checkpoints, data, flow, metrics, scoring, segmentation, training
     from .detector import Detector, Prediction, load
 
 try:
@@ -25,6 +25,7 @@ __all__ = [
     "Prediction",
     "__version__",
     "backbones",
+    "calibration",
     "checkpoints",
     "data",
     "flow",

@@ -35,7 +35,12 @@ def save_training_state(path: Path, state: TrainingState, run: dict[str, Any]) -
     """Write what an interrupted training needs to go on; `run` says which training it is."""
     groups = {"weights": state.weights, "best_weights": state.best_weights, "optimizer": state.optimizer}
     tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-    numbers = {"epoch": state.epoch, "best_epoch": state.best_epoch, "history": state.history}
+    numbers = {
+        "epoch": state.epoch,
+        "best_epoch": state.best_epoch,
+        "best_nll": state.best_nll,
+        "history": state.history,
+    }
     _save(path, "training state", tensors, {"run": run, **numbers})
 
 
@@ -51,7 +56,9 @@ def load_training_state(path: Path, run: dict[str, Any]) -> TrainingState:
     for key, tensor in tensors.items():
         group, name = key.split("/", 1)
         groups[group][name] = tensor
-    return TrainingState(epoch=config["epoch"], best_epoch=config["best_epoch"], history=config["history"], **groups)
+    numbers: dict[str, Any] = {name: config[name] for name in ("epoch", "best_epoch", "best_nll", "history")}
+    weights, best_weights, optimizer = groups.values()
+    return TrainingState(**numbers, weights=weights, best_weights=best_weights, optimizer=optimizer)
 
 
 def _save(path: Path, kind: str, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:

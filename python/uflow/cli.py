@@ -78,11 +78,7 @@ def train(
     )
     detector.save(output)
     state_file.unlink()
-    best = min(epoch["held_out_nll"] for epoch in detector.history)
-    console.print(
-        f"Wrote [bold]{output}[/]: {len(detector.history)} epochs, held-out likelihood {best:.3f} nats a dimension. "
-        f"Next: uflow predict {output} IMAGES"
-    )
+    console.print(f"Wrote [bold]{output}[/]: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
 
 
 @app.command(epilog="Example: uflow predict tile.uflow new_parts/ --output results")

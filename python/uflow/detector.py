@@ -162,8 +162,8 @@ class Detector:
             raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
         target = resolve_device(device)
         net = create_backbone(backbone, image_size=image_size, strides=strides, weights=weights).to(target)
-        affine = net.layer_norm
-        flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=affine, seed=settings.seed)
+        affine, whiten = net.layer_norm and net.published, not net.published
+        flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=affine, whiten=whiten, seed=settings.seed)
 
         order = np.random.default_rng(settings.seed).permutation(len(sources))
         count = min(max(math.ceil(held_out * len(sources)), 10), max(len(sources) // 3, 1))
@@ -229,6 +229,8 @@ class Detector:
     def _calibrate(self, energies: list[np.ndarray], sizes: list[tuple[int, int]], alpha: float) -> None:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
+        if not energies:
+            raise ValueError("calibration needs good images, got none")
         self.tail, self.n_tests, self.shift, self.alpha = "exact", "by-area", 0.0, alpha
         self.background = [calibration.fit_background(e) for e in energies]
         # At each image's own size, as it will be predicted: interpolation moves the lowest value of a map a little.
@@ -364,7 +366,7 @@ class Detector:
                 "weights_source": self.backbone.weights_source,
                 "weights_sha256": self.backbone.weights_sha256,
             },
-            "flow": {"steps": self.flow.steps, "affine": len(self.flow.affines) > 0},
+            "flow": {"steps": self.flow.steps, "affine": self.flow.affine, "whiten": self.flow.whiten},
             "segmentation": {
                 "tail": self.tail,
                 "n_tests": self.n_tests,
