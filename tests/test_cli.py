@@ -1,8 +1,10 @@
 """The commands, as a user types them: what they write, what they say, and how they fail."""
 
+import inspect
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from PIL import Image
 
 from uflow import cli
+from uflow.detector import Detector
+from uflow.training import TrainingSettings
 
 
 def read_png(path: str | Path) -> np.ndarray:
@@ -86,6 +90,17 @@ def test_evaluate_prints_a_table_and_saves_json(run, model: Path, dataset: Path,
     for name in ("pixel AUROC", "AUPRO", "image AUROC", "mIoU", "mIoU best", "square"):
         assert name in out
     assert f"{saved['pixel_auroc']:.3f}" in out
+
+
+def test_defaults_shown_are_those_of_the_library() -> None:
+    shown = {name: parameter.default for name, parameter in inspect.signature(cli.train).parameters.items()}
+    used = asdict(TrainingSettings())
+    assert {name: shown[name] for name in shown.keys() & used.keys()} == {
+        name: used[name] for name in ("epochs", "batch_size", "learning_rate", "seed")
+    }
+    library = inspect.signature(Detector.fit).parameters
+    for name in ("backbone", "held_out", "alpha", "device"):
+        assert shown[name] == library[name].default
 
 
 @pytest.mark.parametrize("command", ["train", "predict", "evaluate", "demo"])

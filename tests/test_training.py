@@ -61,26 +61,27 @@ def test_rate_warms_up_and_decays_linearly(features: FeatureCache) -> None:
     assert [e["learning_rate"] for e in state.history] == pytest.approx([1e-3, 7e-4])
 
 
-def test_whitening_is_learnt_from_the_training_images(features: FeatureCache) -> None:
-    flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, whiten=True)
-    training.fit_whitening(flow, features, TRAIN)
-    for whiten, volume in zip(flow.whitenings, features.batch(TRAIN), strict=True):
-        white = whiten(volume)[0].transpose(0, 1).flatten(1)
-        whiten.fit(volume.mean((0, 2, 3)), volume.transpose(0, 1).flatten(1).cov())
-        torch.testing.assert_close(white, whiten(volume)[0].transpose(0, 1).flatten(1), rtol=1e-2, atol=1e-2)
-        assert white.mean(1).abs().max() < 1e-4
-    state = train(flow, features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8))
-    plain = train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8))
-    assert state.best_nll < plain.best_nll - 0.5
+def test_training_starts_from_standardised_channels(features: FeatureCache) -> None:
+    shapes = [s[0] for s in SHAPES], [s[1:] for s in SHAPES]
+    flow = UFlow(*shapes, steps=2, affine=True)
+    training.standardise(flow, features, TRAIN)
+    for affine, volume in zip(flow.affines, features.batch(TRAIN), strict=True):
+        y = affine(volume)[0]
+        torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(y.shape[1]), rtol=0, atol=1e-4)
+        torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.ones(y.shape[1]), rtol=1e-4, atol=0)
+    settings = TrainingSettings(epochs=2, batch_size=8)
+    state = train(UFlow(*shapes, steps=2, affine=True), features, TRAIN, HELD_OUT, settings)
+    assert state.best_nll < train(make_flow(), features, TRAIN, HELD_OUT, settings).best_nll - 0.5
 
 
 def test_a_start_that_training_only_spoils_is_kept(features: FeatureCache) -> None:
-    flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, whiten=True)
+    flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, affine=True)
     settings = TrainingSettings(epochs=3, batch_size=2, learning_rate=0.5, warm_up=0)
     state = train(flow, features, TRAIN[:4], HELD_OUT, settings)
     assert state.best_epoch == 0
     assert state.best_nll < min(e["held_out_nll"] for e in state.history)
-    assert not flow.state_dict()["stages.0.0.subnet.2.weight"].any()
+    assert all(torch.equal(tensor, state.best_weights[name]) for name, tensor in flow.state_dict().items())
+    assert not all(torch.equal(tensor, state.weights[name]) for name, tensor in flow.state_dict().items())
 
 
 def test_resumed_run_equals_an_unbroken_one(features: FeatureCache) -> None:

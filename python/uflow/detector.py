@@ -162,8 +162,7 @@ class Detector:
             raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
         target = resolve_device(device)
         net = create_backbone(backbone, image_size=image_size, strides=strides, weights=weights).to(target)
-        affine, whiten = net.layer_norm and net.published, not net.published
-        flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=affine, whiten=whiten, seed=settings.seed)
+        flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=net.layer_norm, seed=settings.seed)
 
         order = np.random.default_rng(settings.seed).permutation(len(sources))
         count = min(max(math.ceil(held_out * len(sources)), 10), max(len(sources) // 3, 1))
@@ -366,7 +365,7 @@ class Detector:
                 "weights_source": self.backbone.weights_source,
                 "weights_sha256": self.backbone.weights_sha256,
             },
-            "flow": {"steps": self.flow.steps, "affine": self.flow.affine, "whiten": self.flow.whiten},
+            "flow": {"steps": self.flow.steps, "affine": self.flow.affine},
             "segmentation": {
                 "tail": self.tail,
                 "n_tests": self.n_tests,

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Affine", "CouplingStep", "Split", "UFlow", "Upsample", "Whiten"]
+__all__ = ["Affine", "CouplingStep", "Split", "UFlow", "Upsample"]
 
 
 def _accurate(x: Tensor) -> Tensor:
@@ -183,6 +183,12 @@ class Affine(nn.Module):
         self.weight = nn.Parameter(torch.ones(*shape))
         self.bias = nn.Parameter(torch.zeros(*shape))
 
+    @torch.no_grad()
+    def standardise(self, mean: Tensor, std: Tensor) -> None:
+        """Start from features of this mean and standard deviation per channel (C,): they come out as 0 and 1."""
+        self.weight.copy_((1 / std.clamp(min=1e-6)).view(-1, 1, 1).expand_as(self.weight))
+        self.bias.copy_((-mean).view(-1, 1, 1) * self.weight)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats."""
         return self.weight * x + self.bias, _accurate(self.weight).abs().log().sum().expand(len(x))
@@ -190,53 +196,6 @@ class Affine(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         """The x (B, C, H, W) for which forward(x) is y."""
         return (y - self.bias) / self.weight
-
-
-class Whiten(nn.Module):
-    """A 1 x 1 convolution that decorrelates the channels of normal features: y = W (x - mean).
-
-    W is the symmetric inverse square root of the features' covariance, shrunk towards a multiple of the identity so
-    that few images do; log|det J| = H W ln|det W|. It is set by `fit`, from data, and not trained: the flow starts as
-    the Gaussian that fits the features. Before `fit` it is the identity.
-
-    >>> x = 3 * torch.randn(100, 2, 4, 4) + 1
-    >>> whiten = Whiten(2)
-    >>> whiten.fit(x.mean((0, 2, 3)), 9 * torch.eye(2))
-    >>> y, log_det = whiten(x)
-    >>> round(float(log_det[0]), 3) == round(-16 * math.log(9), 3), abs(float(y.std()) - 1) < 0.1
-    (True, True)
-    """
-
-    weight: Tensor
-    bias: Tensor
-    log_det: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.eye(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("log_det", torch.zeros(()))  # of W
-
-    def fit(self, mean: Tensor, covariance: Tensor, shrinkage: float = 0.1) -> None:
-        """Whiten features of this mean (C,) and covariance (C, C), of which `shrinkage` goes to its mean variance."""
-        variances, axes = torch.linalg.eigh(covariance.double())
-        variances = (1 - shrinkage) * variances.clamp(min=0) + shrinkage * variances.mean().clamp(min=1e-12)
-        weight = axes @ variances.rsqrt().diag() @ axes.T
-        self.weight.copy_(weight)
-        self.bias.copy_(-weight @ mean.double())
-        self.log_det.copy_(-0.5 * variances.log().sum())
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats."""
-        with torch.autocast(x.device.type, enabled=False):
-            y = F.conv2d(x, self.weight[:, :, None, None], self.bias)
-        return y, (x[0, 0].numel() * _accurate(self.log_det)).expand(len(x))
-
-    def inverse(self, y: Tensor) -> Tensor:
-        """The x (B, C, H, W) for which forward(x) is y."""
-        centred = (y - self.bias[:, None, None]).flatten(2)
-        x: Tensor = torch.linalg.solve(self.weight, centred)
-        return x.reshape(y.shape)
 
 
 class UFlow(nn.Module):
@@ -252,7 +211,6 @@ class UFlow(nn.Module):
         steps: coupling steps in a stage.
         clamp: bound of the coupling's log-scale.
         affine: give each scale's features an `Affine` of their own (the trained half of a LayerNorm).
-        whiten: give each scale's features a `Whiten` of their own, and start with couplings that change nothing.
         seed: decides all weights and permutations; the global random state is not used.
 
     Raises:
@@ -271,13 +229,10 @@ class UFlow(nn.Module):
         steps: int = 4,
         clamp: float = 2.0,
         affine: bool = False,
-        whiten: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if affine and whiten:
-            raise ValueError("a flow starts with affine or with whiten, not with both")
-        self.affine, self.whiten = affine, whiten
+        self.affine = affine
         self.channels = tuple(int(c) for c in channels)
         self.sizes = tuple((int(h), int(w)) for h, w in sizes)
         if not 1 <= len(self.channels) == len(self.sizes):
@@ -306,14 +261,9 @@ class UFlow(nn.Module):
         self.affines = nn.ModuleList(
             Affine((c, *size)) for c, size in zip(self.channels, self.sizes, strict=True) if affine
         )
-        self.whitenings = nn.ModuleList(Whiten(c) for c in self.channels if whiten)
         self.stages = nn.ModuleList(Stage(c, steps, clamp, generator) for c in self.volumes)
         self.splits = nn.ModuleList(Split(c) for c in self.volumes[1:])
         self.upsample = Upsample()
-        if whiten:
-            for step in (step for stage in self.stages for step in cast(Stage, stage)):
-                for weight in cast(CouplingStep, step).subnet[-1].parameters():
-                    nn.init.zeros_(weight)
 
     @property
     def latent_channels(self) -> tuple[int, ...]:
@@ -332,10 +282,9 @@ class UFlow(nn.Module):
         up: Tensor | None = None
         for level in reversed(range(len(self.sizes))):
             x = features[level]
-            for first in (self.affines, self.whitenings):
-                if first:
-                    x, log_det = first[level](x)
-                    log_dets.append(log_det)
+            if self.affines:
+                x, log_det = self.affines[level](x)
+                log_dets.append(log_det)
             if up is not None:
                 x = torch.cat([x, up], dim=1)
             x, log_det = self.stages[level](x)
@@ -358,10 +307,7 @@ class UFlow(nn.Module):
         for level in range(len(self.sizes)):
             x = cast(Stage, self.stages[level]).inverse(x)
             x, up = torch.split(x, [self.channels[level], self.volumes[level] - self.channels[level]], dim=1)
-            for first in (self.affines, self.whitenings):
-                if first:
-                    x = cast(Affine | Whiten, first[level]).inverse(x)
-            features.append(x)
+            features.append(cast(Affine, self.affines[level]).inverse(x) if self.affines else x)
             if level + 1 < len(self.sizes):
                 x = cast(Split, self.splits[level]).inverse(self.upsample.inverse(up), latents[level + 1])
         return features

@@ -19,7 +19,7 @@ from rich.text import Text
 from torch import Tensor
 
 from .backbones import Backbone
-from .flow import UFlow, Whiten
+from .flow import Affine, UFlow
 
 
 class TrainingError(RuntimeError):
@@ -97,10 +97,10 @@ def train(
     """Maximise the likelihood of the features of good images, and keep the epoch best on held-out good images.
 
     The loss is ``flow.nll`` (0.5 * sum of squared latents - log|det J|) averaged over the batch (U-Flow, JMIV 2024);
-    what is shown and kept in the history is divided by the number of dimensions. A `UFlow` with `whiten` first gets
-    its whitening from the training images. The rate warms up and decays linearly, weight decay is Adam's. The order of
-    images in epoch e depends on ``(seed, e)`` alone, so a run resumed from `state` goes the way an unbroken run would
-    have gone.
+    what is shown and kept in the history is divided by the number of dimensions. A `UFlow` with `affine` starts with
+    every channel of the training images at mean 0 and variance 1. The rate warms up and decays linearly, weight decay
+    is Adam's. The order of images in epoch e depends on ``(seed, e)`` alone, so a run resumed from `state` goes the way
+    an unbroken run would have gone.
 
     Args:
         flow: the flow, trained in place; holds the best weights at the end.
@@ -132,8 +132,7 @@ def train(
         return flow.nll([z.float() for z in latents], log_det).mean()
 
     if state is None:
-        if flow.whiten:
-            fit_whitening(flow, features, train_indices)
+        standardise(flow, features, train_indices)
         start = _copy(flow.state_dict())
         state = TrainingState(
             epoch=0, best_epoch=0, best_nll=held_out_nll(), weights=start, best_weights=start, optimizer={}
@@ -198,20 +197,15 @@ def train(
     return state
 
 
-@torch.no_grad()
-def fit_whitening(flow: UFlow, features: FeatureCache, indices: Sequence[int]) -> None:
-    """Set each `Whiten` of the flow from the mean and covariance of the features of some images, in float64."""
-    for whiten, array in zip(flow.whitenings, features.arrays, strict=True):
-        channels = array.shape[1]
-        total, squares = np.zeros(channels), np.zeros((channels, channels))
+def standardise(flow: UFlow, features: FeatureCache, indices: Sequence[int]) -> None:
+    """Set each `Affine` of the flow so that the channels of some images' features come out with mean 0, variance 1."""
+    for affine, array in zip(flow.affines, features.arrays, strict=False):  # a flow without affine has none
+        sums = np.zeros((2, array.shape[1]))
         for index in indices:
-            cells = array[index].reshape(channels, -1).astype(np.float64)
-            total += cells.sum(axis=1)
-            squares += cells @ cells.T
-        count = len(indices) * array[0, 0].size
-        mean = total / count
-        covariance = squares / count - np.outer(mean, mean)
-        cast(Whiten, whiten).fit(torch.from_numpy(mean), torch.from_numpy(covariance))
+            cells = array[index].astype(np.float64)
+            sums += cells.sum(axis=(1, 2)), np.square(cells).sum(axis=(1, 2))
+        mean, square = torch.from_numpy(sums / (len(indices) * array[0, 0].size))
+        cast(Affine, affine).standardise(mean, (square - mean.square()).clamp(min=0).sqrt())
 
 
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
