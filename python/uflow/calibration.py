@@ -15,12 +15,12 @@ from .segmentation import Background
 
 
 def fit_background(energies: np.ndarray) -> Background:
-    """Scaled chi-square and correlation area of the energy maps of normal images at one scale.
+    """The scaled chi-square that fits the energies of normal images at one scale.
 
-    Energies are modelled as ``e ~ scale * chi2_dof`` by their two first moments, ``scale = var / (2 mean)`` and
-    ``dof = 2 mean^2 / var`` (Satterthwaite 1946), and neighbouring cells as equal in groups of
-    `correlation_area`, the sum of the autocorrelation over the lags to the 8 neighbours. (Farther lags measure how
-    images differ as wholes, and with them the test loses its eye for small defects.)
+    ``e ~ scale * chi2_dof`` by the two first moments, ``scale = var / (2 mean)`` and ``dof = 2 mean^2 / var``
+    (Satterthwaite 1946): heavier tails than standard normal latents have. Cells count as independent
+    (`correlation_area` 1): what their correlation does to the number of false alarms is left to the shift, which
+    finds it out; divided by their correlation area, small defects lose more than false alarms do.
 
     Args:
         energies: (N, h, w) energies of N normal images, ``sum over channels of z^2``.
@@ -32,25 +32,7 @@ def fit_background(energies: np.ndarray) -> Background:
     mean, var = float(e.mean()), float(e.var())
     if not (mean > 0 and var > 0):
         raise ValueError(f"the energies of the calibration images do not vary (mean {mean:g}, variance {var:g})")
-    return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=correlation_area(e))
-
-
-def correlation_area(energies: np.ndarray, radius: int = 1) -> float:
-    """Sum of the autocorrelation of (N, h, w) maps over lags up to `radius` cells, negative values as 0; at least 1.
-
-    The variance of the mean over a large region of A cells is about ``var * correlation_area / A``.
-    """
-    x = energies - energies.mean()
-    variance = float((x * x).mean())
-    area = 1.0
-    for dy in range(0, min(radius, x.shape[1] - 1) + 1):
-        for dx in range(-min(radius, x.shape[2] - 1), min(radius, x.shape[2] - 1) + 1):
-            if dy == 0 and dx <= 0:  # lag and minus lag are the same: half of them, twice
-                continue
-            a = x[:, dy:, max(dx, 0) : x.shape[2] + min(dx, 0)]
-            b = x[:, : x.shape[1] - dy, max(-dx, 0) : x.shape[2] + min(-dx, 0)]
-            area += 2 * max(float((a * b).mean()) / variance, 0.0)
-    return area
+    return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=1.0)
 
 
 def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
