@@ -157,6 +157,10 @@ class Detector:
             uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
         """
         settings = settings or TrainingSettings()
+        if alpha is not None:
+            _check_alpha(alpha)
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out is a share of the images between 0 and 1, got {held_out}")
         sources = _sources(images)
         if len(sources) < 2:
             raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
@@ -217,6 +221,7 @@ class Detector:
         Returns:
             self, calibrated.
         """
+        _check_alpha(alpha)
         energies: list[list[np.ndarray]] = []
         sizes: list[tuple[int, int]] = []
         for batch in _batches((data.read_image(source) for source in _sources(images)), batch_size):
@@ -226,8 +231,6 @@ class Detector:
         return self
 
     def _calibrate(self, energies: list[np.ndarray], sizes: list[tuple[int, int]], alpha: float) -> None:
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
         if not energies:
             raise ValueError("calibration needs good images, got none")
         self.tail, self.n_tests, self.shift, self.alpha = "exact", "by-area", 0.0, alpha
@@ -411,10 +414,19 @@ def load(path: str | Path, device: str = "auto", weights: str | Path | Sequence[
 def resolve_device(device: str | torch.device) -> torch.device:
     """ "auto" is CUDA where there is one, then MPS, then the CPU."""
     if device != "auto":
-        return torch.device(device)
+        chosen = torch.device(device)
+        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not available.get(chosen.type, True):
+            raise ValueError(f"device {str(device)!r} is not available here; use 'auto' or 'cpu'")
+        return chosen
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
 
 
 def _sources(images: str | Path | Sequence[ImageLike]) -> list[ImageLike]:
