@@ -121,7 +121,7 @@ def test_the_seed_decides_everything(root: Path, tmp_path: Path) -> None:
 def test_size(tmp_path: Path) -> None:
     root = make_demo(tmp_path, size=64)
     assert read(root / "grass/test/hole/000.png").shape == (64, 64)
-    with pytest.raises(ValueError, match=r"size must be 32 to 144 pixels .* not 300"):
+    with pytest.raises(ValueError, match=r"size must be 32 to 154 pixels .* not 300"):
         make_demo(tmp_path, size=300)
 
 

@@ -23,8 +23,8 @@ VISIBLE = 6  # grey levels: a pixel belongs to a defect if it changed by at leas
 # Test crops come from the middle of a photograph, training crops from both sides: light and perspective change over the
 # picture, and a good part under test must not be stranger than those learnt from. Training crops overlap each other, so
 # those that training holds out are too familiar to set the threshold: good crops from the top of the middle do.
-MIDDLE = (0.36, 0.64)
-TOP = 0.4
+MIDDLE = (0.3, 0.7)
+TOP = 0.5
 N_TRAIN, N_CALIBRATION, N_GOOD, N_DEFECTS = 100, 40, 12, 6  # images per texture; defects: of each kind
 
 Photo = NDArray[np.uint8]

@@ -22,7 +22,8 @@ OUTLINE = (0, 255, 255)  # cyan: rare on parts, and far from every colour of the
 def overlay(prediction: Prediction) -> Image.Image:
     """The image under its anomaly map, detected regions outlined in cyan; as large as the image."""
     colours = mpl.colormaps["inferno"](prediction.anomaly_map)[..., :3] * 255
-    weight = 0.7 * prediction.anomaly_map[..., None]  # normal pixels keep their look
+    # Normal pixels, about 1 - exp(-1/2) = 0.39, keep their look.
+    weight = 0.7 * np.clip(2 * prediction.anomaly_map - 1, 0, 1)[..., None]
     blend = (1 - weight) * prediction.image + weight * colours
     blend[outline(prediction.mask)] = OUTLINE
     return Image.fromarray(blend.astype(np.uint8))
