@@ -186,8 +186,10 @@ class Affine(nn.Module):
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:
         """Start from features of this mean and standard deviation per channel (C,): they come out as 0 and 1."""
-        self.weight.copy_((1 / std.clamp(min=1e-6)).view(-1, 1, 1).expand_as(self.weight))
-        self.bias.copy_((-mean).view(-1, 1, 1) * self.weight)
+        weight = 1 / std.clamp(min=1e-6)
+        # float32 before they move: not every device has float64.
+        self.weight.copy_(weight.to(self.weight.dtype).view(-1, 1, 1).expand_as(self.weight))
+        self.bias.copy_((-mean * weight).to(self.bias.dtype).view(-1, 1, 1).expand_as(self.bias))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats."""
@@ -211,7 +213,7 @@ class UFlow(nn.Module):
         steps: coupling steps in a stage.
         clamp: bound of the coupling's log-scale.
         affine: give each scale's features an `Affine` of their own (the trained half of a LayerNorm).
-        seed: decides all weights and permutations; the global random state is not used.
+        seed: alone decides all weights and permutations.
 
     Raises:
         ValueError: when the scales do not fit together.
