@@ -293,5 +293,6 @@ def test_magnetic_tiles(real_images: Path) -> None:
     assert evaluation.pixel_auroc >= 0.78
     assert evaluation.image_auroc >= 0.92
     good = evaluation.flagged["good"]
-    assert good["share"] <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / good["images"])
+    # Two standard errors: of the share among the test images, and of the threshold from 105 calibration images.
+    assert good["share"] <= 0.05 + 2 * np.sqrt(0.05 * 0.95 * (1 / good["images"] + 1 / 105))
     assert evaluation.miou >= 0.9 * evaluation.miou_best
