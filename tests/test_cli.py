@@ -82,6 +82,17 @@ def test_images_of_one_name_do_not_overwrite_each_other(run, model: Path, datase
     assert {p.name for p in (tmp_path / "results").glob("*_mask.png")} == {"part.png_mask.png", "part.bmp_mask.png"}
 
 
+def test_folders_alike_below_different_parents_are_kept_apart(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    image = Image.fromarray(read_png(dataset / "test/good/00.png"))
+    for line in ("left", "right"):
+        (tmp_path / line / "shots").mkdir(parents=True)
+        image.save(tmp_path / line / "shots/1.png")
+    code, _, err = run("predict", model, "left/shots", "right/shots", "--output", "results")
+    assert code == 0, err
+    masks = {path.relative_to(tmp_path / "results").as_posix() for path in (tmp_path / "results").rglob("*_mask.png")}
+    assert masks == {"left/shots/1_mask.png", "right/shots/1_mask.png"}
+
+
 def test_evaluate_prints_a_table_and_saves_json(run, model: Path, dataset: Path, tmp_path: Path) -> None:
     code, out, err = run("evaluate", model, dataset)
     assert code == 0, err

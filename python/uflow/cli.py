@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -57,7 +58,7 @@ def train(
     from .detector import Detector
     from .training import TrainingSettings
 
-    output = output or Path(_category(images)).with_suffix(".uflow")
+    output = output or Path(f"{_category(images)}.uflow")
     if not output.resolve().parent.is_dir():
         raise FileNotFoundError(f"cannot write {output}: there is no folder {output.resolve().parent}")
     state_file = output.with_name(output.name + ".state")
@@ -195,15 +196,11 @@ def _category(images: str) -> str:
 
 def _stems(paths: list[Path]) -> list[Path]:
     """Output names: the path below the folder that all images share, without suffix where that is unambiguous."""
-    parents = [path.resolve().parent for path in paths]
-    shared = Path(*_shared_parts([parent.parts for parent in parents]))
-    relative = [path.resolve().relative_to(shared) for path in paths]
+    whole = [path.resolve() for path in paths]
+    shared = os.path.commonpath([path.parent for path in whole])
+    relative = [path.relative_to(shared) for path in whole]
     bare = [path.with_suffix("") for path in relative]
     return [name if bare.count(name) == 1 else path for name, path in zip(bare, relative, strict=True)]
-
-
-def _shared_parts(all_parts: list[tuple[str, ...]]) -> list[str]:
-    return [parts[0] for parts in zip(*all_parts, strict=False) if len(set(parts)) == 1]
 
 
 def main() -> None:
