@@ -42,3 +42,9 @@ def test_share_of_new_images_flagged_is_at_most_alpha() -> None:
 def test_too_few_images_support_a_larger_alpha_only() -> None:
     assert supported_alpha(9) == pytest.approx(0.1)
     assert conformal_shift([2.0, -1.0, 5.0], alpha=0.05) == 1.0  # flags none of the three
+
+
+@pytest.mark.parametrize(("minima", "alpha"), [([], 0.1), ([1.0, np.nan], 0.1), ([[1.0]], 0.1), ([1.0, 2.0], 1.0)])
+def test_bad_minima_and_alpha_are_refused(minima: list, alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"one finite number for each image|alpha is a probability"):
+        conformal_shift(minima, alpha)

@@ -122,6 +122,21 @@ def test_calibration_keeps_its_promise_on_the_images_it_saw(detector: Detector, 
     assert sum(p.is_anomalous for p in other.predict(brighter)) <= 2
 
 
+def test_a_calibration_that_fails_changes_nothing(
+    detector: Detector, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("tail", "n_tests", "background", "shift", "alpha")
+    before = [getattr(detector, name) for name in names]
+
+    def fail(energies):
+        raise ValueError("the energies do not vary")
+
+    monkeypatch.setattr(uflow.calibration, "fit_background", fail)
+    with pytest.raises(ValueError, match="do not vary"):
+        detector.calibrate(dataset / "test/good", alpha=0.3)
+    assert [getattr(detector, name) for name in names] == before
+
+
 def test_paper_test_is_kept_unchanged(dataset: Path) -> None:
     detector = fit(dataset / "train/good", alpha=None)
     assert (detector.tail, detector.n_tests, detector.background, detector.shift) == ("chernoff", "total", None, 0.0)

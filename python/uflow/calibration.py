@@ -50,12 +50,24 @@ def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
         The shift to add to log10 NFA. Where n is too small (``alpha < 1 / (n + 1)``) the shift that flags none of the
         n images, which promises ``1 / (n + 1)``; `supported_alpha` tells.
 
+    Raises:
+        ValueError: no images, values that are not finite, or an alpha outside (0, 1).
+
     >>> conformal_shift([-3.0, -1.0, 0.5, 2.0], alpha=0.4)
     1.0
     """
     minima = np.sort(np.asarray(log_nfa_minima, np.float64))
+    if minima.ndim != 1 or len(minima) == 0 or not np.isfinite(minima).all():
+        raise ValueError(f"conformal_shift needs one finite number for each image, got shape {minima.shape}")
+    check_alpha(alpha)
     allowed = max(math.floor(alpha * (len(minima) + 1) - 1 + 1e-9), 0)
     return -float(minima[min(allowed, len(minima) - 1)]) + 0.0
+
+
+def check_alpha(alpha: float) -> None:
+    """ValueError unless `alpha` is a probability in (0, 1)."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
 
 
 def supported_alpha(count: int) -> float:

@@ -64,8 +64,8 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
     `evaluation.json` into `folder`, and returns the evaluations by texture.
     """
     from . import report  # here, so that making images needs no PyTorch
-    from .data import read_image, read_mask, read_mvtec
-    from .detector import Detector, Prediction
+    from .data import read_mask, read_mvtec
+    from .detector import Detector
     from .training import TrainingSettings
 
     folder = Path(folder)
@@ -81,8 +81,7 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
         first = {sample.defect: sample for sample in reversed(read_mvtec(root / texture).test)}
         rows = []
         for defect, sample in sorted(first.items()):
-            prediction = detector.predict(read_image(sample.path))
-            assert isinstance(prediction, Prediction)
+            prediction = next(detector.stream([sample.path]))
             truth = np.zeros(prediction.mask.shape, bool) if sample.mask is None else read_mask(sample.mask)
             rows.append((defect.replace("_", " "), prediction, truth))
         report.write_figure(rows, folder / f"{texture}.png")

@@ -7,9 +7,8 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from .training import TrainingSettings, TrainingState
 log = logging.getLogger("uflow")
 
 ImageLike = str | Path | Image.Image | np.ndarray
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ class Detector:
         """
         settings = settings or TrainingSettings()
         if alpha is not None:
-            _check_alpha(alpha)
+            calibration.check_alpha(alpha)
         if not 0 < held_out < 1:
             raise ValueError(f"held_out is a share of the images between 0 and 1, got {held_out}")
         sources = _sources(images)
@@ -172,6 +170,17 @@ class Detector:
         count = min(max(math.ceil(held_out * len(sources)), 10), max(len(sources) // 3, 1))
         held, kept = sorted(order[:count].tolist()), sorted(order[count:].tolist())
 
+        state, save_state = None, None
+        if state_file is not None:
+            state_file = Path(state_file)
+            run = _fingerprint(net, flow_steps, settings, sources, held_out)
+            if state_file.exists():
+                state = checkpoints.load_training_state(state_file, run)
+                log.info("going on from %s after epoch %d", state_file, state.epoch)
+
+            def save_state(state: TrainingState) -> None:
+                checkpoints.save_training_state(state_file, state, run)
+
         sizes: list[tuple[int, int]] = []
 
         def inputs() -> Iterator[np.ndarray]:
@@ -181,28 +190,14 @@ class Detector:
                 yield data.resize_image(image, net.image_size)
 
         with training.compute_features(net, inputs(), len(sources), device=target, progress=progress) as features:
-            state, save_state = None, None
-            if state_file is not None:
-                state_file = Path(state_file)
-                run = _fingerprint(net, flow_steps, settings, sources, held_out)
-                if state_file.exists():
-                    state = checkpoints.load_training_state(state_file, run)
-                    log.info("going on from %s after epoch %d", state_file, state.epoch)
-
-                def save_state(state: TrainingState) -> None:
-                    checkpoints.save_training_state(state_file, state, run)
-
             state = training.train(
                 flow, features, kept, held, settings, device=target, state=state, on_epoch=save_state, progress=progress
             )
             detector = cls(net, flow, device=target, history=state.history)
             if alpha is not None:
-                energies = [
-                    detector._energies_of_features(features.batch(held[i : i + 16], target))
-                    for i in range(0, count, 16)
-                ]
-                joined = [np.concatenate(scale) for scale in zip(*energies, strict=True)]
-                detector._calibrate(joined, [sizes[i] for i in held], alpha)
+                chunks = training.batches(held, 16)
+                energies = [detector._energies_of_features(features.batch(chunk, target)) for chunk in chunks]
+                detector._calibrate(energies, [sizes[i] for i in held], alpha)
         return detector
 
     def calibrate(
@@ -221,20 +216,22 @@ class Detector:
         Returns:
             self, calibrated.
         """
-        _check_alpha(alpha)
+        calibration.check_alpha(alpha)
         energies: list[list[np.ndarray]] = []
         sizes: list[tuple[int, int]] = []
-        for batch in _batches((data.read_image(source) for source in _sources(images)), batch_size):
+        for batch in training.batches((data.read_image(source) for source in _sources(images)), batch_size):
             energies.append(self._energies(batch))
             sizes.extend((image.shape[0], image.shape[1]) for image in batch)
-        self._calibrate([np.concatenate(scale) for scale in zip(*energies, strict=True)], sizes, alpha)
+        self._calibrate(energies, sizes, alpha)
         return self
 
-    def _calibrate(self, energies: list[np.ndarray], sizes: list[tuple[int, int]], alpha: float) -> None:
-        if not energies:
+    def _calibrate(self, batches: list[list[np.ndarray]], sizes: list[tuple[int, int]], alpha: float) -> None:
+        """Calibrate on the energies of images, in batches, and the images' sizes."""
+        if not batches:
             raise ValueError("calibration needs good images, got none")
-        self.tail, self.n_tests, self.shift, self.alpha = "exact", "by-area", 0.0, alpha
-        self.background = [calibration.fit_background(e) for e in energies]
+        energies = [np.concatenate(scale) for scale in zip(*batches, strict=True)]
+        background = [calibration.fit_background(e) for e in energies]  # first: if it fails, nothing has changed
+        self.tail, self.n_tests, self.background, self.shift, self.alpha = "exact", "by-area", background, 0.0, alpha
         # At each image's own size, as it will be predicted: interpolation moves the lowest value of a map a little.
         minima = [float(self._log_nfa([e[i : i + 1] for e in energies], size).min()) for i, size in enumerate(sizes)]
         self.shift = calibration.conformal_shift(minima, alpha) + 1e-3  # room for float32 rounding between batches
@@ -271,7 +268,7 @@ class Detector:
 
     def stream(self, images: Iterable[ImageLike], batch_size: int = 8) -> Iterator[Prediction]:
         """Predict images one after another, holding no more than `batch_size` of them."""
-        for sources in _batches(images, batch_size):
+        for sources in training.batches(images, batch_size):
             batch = [data.read_image(source) for source in sources]
             energies = self._energies(batch)
             for i, (source, image) in enumerate(zip(sources, batch, strict=True)):
@@ -302,10 +299,13 @@ class Detector:
         return segmentation.energies(self.flow(features)[0])
 
     def _log_nfa(self, energies: list[np.ndarray], size: tuple[int, int] | int) -> np.ndarray:
-        channels = self.flow.latent_channels
-        background = self.background
         raw = segmentation.log_nfa_from_energies(
-            energies, channels, size, tail=self.tail, n_tests=self.n_tests, background=background
+            energies,
+            self.flow.latent_channels,
+            size,
+            tail=self.tail,
+            n_tests=self.n_tests,
+            background=self.background,
         )
         return raw + np.float32(self.shift)
 
@@ -326,7 +326,7 @@ class Detector:
         truth = np.zeros(shape, bool)
         flags = np.zeros(len(samples), bool)
         done = 0
-        for batch in _batches(track(samples, "Evaluating", disable=not progress), batch_size):
+        for batch in training.batches(track(samples, "Evaluating", disable=not progress), batch_size):
             images = [data.read_image(sample.path) for sample in batch]
             energies = self._energies(images)
             rows = slice(done, done + len(batch))
@@ -424,21 +424,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
-
-
 def _sources(images: str | Path | Sequence[ImageLike]) -> list[ImageLike]:
     if isinstance(images, str | Path):
         return list(data.list_images(images))
     return list(images)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _fingerprint(

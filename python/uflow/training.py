@@ -6,10 +6,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .flow import Affine, UFlow
+
+T = TypeVar("T")
 
 
 class TrainingError(RuntimeError):
@@ -122,7 +125,7 @@ def train(
     def held_out_nll() -> float:
         flow.eval()
         with torch.inference_mode():
-            chunks = _chunks(held_out_indices, settings.batch_size)
+            chunks = batches(held_out_indices, settings.batch_size)
             total = sum(float(mean_nll(chunk)) * len(chunk) for chunk in chunks)
         return float(total / len(held_out_indices) / dimensions)
 
@@ -225,8 +228,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict(whole)
 
 
-def _chunks(indices: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [indices[i : i + size] for i in range(0, len(indices), size)]
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one perhaps shorter; never more than one of them read ahead."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 class FeatureCache:
@@ -296,17 +302,13 @@ def compute_features(
     try:
         with _progress_bar(progress) as bar, torch.inference_mode():
             task = bar.add_task("Features", total=count)
-            batch: list[np.ndarray] = []
             done = 0
-            for image in images:
-                batch.append(image)
-                if len(batch) == batch_size or done + len(batch) == count:
-                    features = backbone(torch.from_numpy(np.stack(batch)).to(device))
-                    for array, feature in zip(cache.arrays, features, strict=True):
-                        array[done : done + len(batch)] = feature.float().cpu().numpy()
-                    done += len(batch)
-                    bar.advance(task, len(batch))
-                    batch = []
+            for batch in batches(images, batch_size):
+                features = backbone(torch.from_numpy(np.stack(batch)).to(device))
+                for array, feature in zip(cache.arrays, features, strict=True):
+                    array[done : done + len(batch)] = feature.float().cpu().numpy()
+                done += len(batch)
+                bar.advance(task, len(batch))
     except BaseException:
         cache.close()
         raise
