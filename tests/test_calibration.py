@@ -17,6 +17,8 @@ def test_background_recovers_a_scaled_chi_square() -> None:
 def test_constant_energies_are_refused() -> None:
     with pytest.raises(ValueError, match="do not vary"):
         fit_background(np.full((3, 4, 4), 2.0))
+    with pytest.raises(ValueError, match="not finite: mean nan"):
+        fit_background(np.full((3, 4, 4), np.nan))
 
 
 def test_shift_is_the_least_that_keeps_the_promise() -> None:

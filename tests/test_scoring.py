@@ -36,3 +36,5 @@ def test_lies_between_0_and_1_and_rises_with_energy() -> None:
 def test_bad_latents_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         anomaly_map([np.zeros((4, 3, 3), np.float32)])
+    with pytest.raises(ValueError, match="size must be positive, got 0"):
+        anomaly_map([np.zeros((1, 4, 3, 3), np.float32)], size=0)

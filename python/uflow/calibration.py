@@ -26,12 +26,14 @@ def fit_background(energies: np.ndarray) -> Background:
         energies: (N, h, w) energies of N normal images, ``sum over channels of z^2``.
 
     Raises:
-        ValueError: the energies do not vary, so that nothing can be fitted.
+        ValueError: the energies do not vary, so that nothing can be fitted, or are not finite.
     """
     e = np.asarray(energies, np.float64)
     mean, var = float(e.mean()), float(e.var())
-    if not (mean > 0 and var > 0):
-        raise ValueError(f"the energies of the calibration images do not vary (mean {mean:g}, variance {var:g})")
+    if not (0 < mean < math.inf and 0 < var < math.inf):
+        raise ValueError(
+            f"the calibration images' energies do not vary or are not finite: mean {mean:g}, variance {var:g}"
+        )
     return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=1.0)
 
 

@@ -35,7 +35,7 @@ def anomaly_map_from_energies(
     energies: Sequence[np.ndarray], dof: Sequence[float], size: int | tuple[int, int] = 256
 ) -> np.ndarray:
     """`anomaly_map` of energies ``e_l = sum of z^2`` already computed: (B, h, w) float32 a scale, and the channels."""
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = segmentation.output_size(size)
     likelihood = torch.zeros(len(energies[0]), height, width)
     for energy, channels in zip(energies, dof, strict=True):
         p = torch.exp(torch.from_numpy(energy) / (-2 * channels))

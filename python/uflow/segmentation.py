@@ -286,7 +286,7 @@ def log_nfa_from_energies(
         [_contiguous(array, np.float32) for array in arrays],
         counts,
         models,
-        *_size(size),
+        *output_size(size),
         _TAILS[tail],
         n_tests == "by-area",
         _threads(threads),
@@ -324,7 +324,7 @@ def log_nfa_block(
     if operator.index(window) < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     counts, channels = _exceedances(latents, quantile), [int(z.shape[1]) for z in latents]
-    return _core.log_nfa_block(counts, channels, *_size(size), window, 1 - quantile, continuous, 0)
+    return _core.log_nfa_block(counts, channels, *output_size(size), window, 1 - quantile, continuous, 0)
 
 
 def regions(mask: ArrayLike, log_nfa: ArrayLike, anomaly_map: ArrayLike) -> list[Region]:
@@ -451,7 +451,8 @@ def _counts(exceedances: Any, shape: tuple[int, ...], channels: float) -> NDArra
     return _contiguous(counts, np.int32)
 
 
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+def output_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) from a side or (height, width); ValueError where it is neither or not positive."""
     try:
         height, width = (size, size) if not isinstance(size, Sequence) else size
         height, width = operator.index(height), operator.index(width)
