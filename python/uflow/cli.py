@@ -6,8 +6,10 @@ import logging
 import os
 import sys
 import time
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -163,6 +165,62 @@ def demo(
     console.print(f"Done in {time.perf_counter() - started:.0f} s. Pictures: {', '.join(pictures)}")
 
 
+@app.command(epilog="Example: uflow benchmark --shape 816x28x28 --shape 192x14x14 --threads 1,2 --json speed.json")
+def benchmark(
+    shape: Annotated[
+        list[str] | None, typer.Option(help="latents of a scale, CxHxW; once a scale (default: those of MS-CaiT)")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="take the shapes and the test of this model file")] = None,
+    size: Annotated[str, typer.Option(help="of the log NFA map: 256, or 256x320 (height x width)")] = "256",
+    batch: Annotated[int, typer.Option(help="images a call")] = 16,
+    threads: Annotated[str | None, typer.Option(help="thread numbers to compare (default: 1 and all cores)")] = None,
+    repeats: Annotated[int, typer.Option(help="calls of each step")] = 100,
+    json: Annotated[Path | None, typer.Option(help="file for the figures and the machine")] = None,
+) -> None:
+    """Measure how fast this machine segments latents: time an image, images a second, threads.
+
+    energy: latents to one number a cell; segmentation: energies to log NFA maps; log_nfa: both.
+    """
+    from . import benchmark as speed
+    from . import report
+
+    options: dict[str, Any] = {}
+    if model is not None:
+        from .detector import load
+
+        if shape:
+            raise ValueError("give --shape or --model, not both")
+        detector = load(model, device="cpu")
+        shapes = [(c, *cells) for c, cells in zip(detector.flow.latent_channels, detector.flow.sizes, strict=True)]
+        options = {"tail": detector.tail, "n_tests": detector.n_tests, "background": detector.background}
+    else:
+        shapes = [_shape(text) for text in shape or ["816x28x28", "192x14x14"]]
+    counts = sorted({1, speed.cores()}) if threads is None else _numbers(threads, ",")
+    if repeats < 1:
+        raise ValueError(f"--repeats must be at least 1, got {repeats}")
+    if json is not None and not json.resolve().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {json}: there is no folder {json.resolve().parent}")
+    sides = _size(size, "--size")
+    todo = speed.steps(shapes, sides, batch, counts, **options)
+    shown = track(todo, "Measuring", console=Console(stderr=True))
+    measurements = [speed.measure(step, repeats) for step in shown]
+    machine = speed.machine()
+    _print_table(speed.table(measurements))
+    console.print(f"{machine['processor']}, {machine['cores']} cores; batches of {batch}, {repeats} repeats")
+    if json is not None:
+        figures = {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": machine,
+            "shapes": shapes,
+            "size": sides,
+            "batch": batch,
+            "repeats": repeats,
+            "measurements": [asdict(m) for m in measurements],
+        }
+        report.write_json(figures, json)
+        console.print(f"Wrote {json}")
+
+
 def _print_table(rows: list[list[str]]) -> None:
     table = Table(box=SIMPLE_HEAD)
     for i, name in enumerate(rows[0]):
@@ -179,13 +237,20 @@ def _numbers(text: str, separator: str) -> list[int]:
         raise ValueError(f"{text!r} is not a list of whole numbers with {separator!r} between them") from None
 
 
-def _size(text: str) -> int | tuple[int, int]:
+def _size(text: str, option: str = "--image-size") -> int | tuple[int, int]:
     numbers = _numbers(text.lower(), "x")
     if len(numbers) == 1:
         return numbers[0]
     if len(numbers) != 2:
-        raise ValueError(f"--image-size is a side or HEIGHTxWIDTH, such as 256 or 256x320; got {text!r}")
+        raise ValueError(f"{option} is a side or HEIGHTxWIDTH, such as 256 or 256x320; got {text!r}")
     return numbers[0], numbers[1]
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    numbers = _numbers(text.lower(), "x")
+    if len(numbers) != 3:
+        raise ValueError(f"--shape is CHANNELSxHEIGHTxWIDTH, such as 816x28x28; got {text!r}")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _category(images: str) -> str:

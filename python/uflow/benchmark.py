@@ -1,0 +1,196 @@
+"""How fast the segmentation is on this machine, for latents of given shapes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import segmentation
+from .segmentation import Background, TailName, TestsName
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to time: `function` does the work of `images` images."""
+
+    phase: str
+    threads: int
+    images: int
+    function: Callable[[], object]
+    pixels: int | None = None  # of one image, where the time per pixel says something
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Times of a step: median and 99th percentile over its repeats, in milliseconds an image."""
+
+    phase: str
+    threads: int
+    ms_median: float
+    ms_p99: float
+    images_per_second: float
+    ns_per_pixel: float | None
+
+
+def steps(
+    shapes: Sequence[tuple[int, int, int]],
+    size: int | tuple[int, int] = 256,
+    batch: int = 16,
+    threads: Sequence[int] = (1,),
+    tail: TailName = "chernoff",
+    n_tests: TestsName = "total",
+    background: Sequence[Background] | None = None,
+) -> list[Step]:
+    """List what there is to time for a batch of standard normal latents.
+
+    Args:
+        shapes: (C, H, W) of the latents, per scale.
+        size: of the log NFA maps: a side or (H, W).
+        batch: images a call.
+        threads: numbers of worker threads to compare.
+        tail, n_tests, background: as in :func:`uflow.segmentation.log_nfa`.
+
+    Returns:
+        "max-tree HxW" of every scale; "energy" (latents to energies); and, per number of threads, "segmentation"
+        (energies to log NFA) and "log_nfa" (both).
+
+    Raises:
+        ValueError: no shapes, or anything not positive; latents that do not fit into memory.
+
+    >>> [step.phase for step in steps([(8, 6, 6)], size=12, batch=2)]
+    ['max-tree 6x6', 'energy', 'segmentation', 'log_nfa']
+    """
+    if not shapes:
+        raise ValueError("at least one shape of latents is needed, such as 816x28x28")
+    for shape in shapes:
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"a shape of latents is CHANNELSxHEIGHTxWIDTH, all positive; got {_times(shape)}")
+    if batch < 1:
+        raise ValueError(f"the batch must have at least 1 image, got {batch}")
+    if not threads or min(threads) < 1:
+        raise ValueError(f"the number of threads must be at least 1, got {list(threads)}")
+    size = segmentation.output_size(size)
+    rng = np.random.default_rng(0)
+    try:
+        latents = [rng.standard_normal((batch, *shape), np.float32) for shape in shapes]
+    except (MemoryError, ValueError):  # ValueError: more bytes than a pointer can count
+        gigabytes = sum(4 * batch * np.prod(shape, dtype=float) for shape in shapes) / 1e9
+        raise ValueError(
+            f"{batch} images of latents {', '.join(map(_times, shapes))} need {gigabytes:.3g} GB, more than there is"
+        ) from None
+    energies = segmentation.energies(latents)
+    dof = [shape[0] for shape in shapes]
+
+    def tree(energy: Any) -> Callable[[], object]:
+        return lambda: segmentation.max_tree(energy)
+
+    def whole(count: int) -> Callable[[], object]:
+        return lambda: segmentation.log_nfa(latents, size, tail, n_tests, threads=count, background=background)
+
+    def from_energies(count: int) -> Callable[[], object]:
+        return lambda: segmentation.log_nfa_from_energies(
+            energies, dof, size, tail, n_tests, threads=count, background=background
+        )
+
+    found = [Step(f"max-tree {_times(e.shape[1:])}", 1, 1, tree(e[0]), e[0].size) for e in energies]
+    found.append(Step("energy", 1, batch, lambda: segmentation.energies(latents)))
+    found += [Step("segmentation", count, batch, from_energies(count)) for count in threads]
+    found += [Step("log_nfa", count, batch, whole(count)) for count in threads]
+    return found
+
+
+def measure(step: Step, repeats: int = 100) -> Measurement:
+    """Time a step: one call to warm up, then `repeats` calls one by one.
+
+    >>> measure(Step("nothing", 1, 4, lambda: None), repeats=3).phase
+    'nothing'
+    """
+    if repeats < 1:
+        raise ValueError(f"the number of repeats must be at least 1, got {repeats}")
+    step.function()
+    seconds = np.empty(repeats)
+    for i in range(repeats):
+        start = time.perf_counter()
+        step.function()
+        seconds[i] = time.perf_counter() - start
+    seconds /= step.images
+    median = float(np.median(seconds))
+    return Measurement(
+        phase=step.phase,
+        threads=step.threads,
+        ms_median=1e3 * median,
+        ms_p99=1e3 * float(np.percentile(seconds, 99)),
+        images_per_second=1 / median,
+        ns_per_pixel=None if step.pixels is None else 1e9 * median / step.pixels,
+    )
+
+
+def table(measurements: Sequence[Measurement]) -> list[list[str]]:
+    """Header, and a row a measurement.
+
+    >>> table([Measurement("energy", 1, 0.5, 0.75, 2000.0, None)])[1]
+    ['energy', '1', '0.5', '0.75', '2,000', '']
+    """
+    rows = [["phase", "threads", "ms/image", "p99", "images/s", "ns/pixel"]]
+    for m in measurements:
+        pixel = "" if m.ns_per_pixel is None else f"{m.ns_per_pixel:.3g}"
+        rate = f"{float(f'{m.images_per_second:.3g}'):,.10g}"
+        rows.append([m.phase, str(m.threads), f"{m.ms_median:.3g}", f"{m.ms_p99:.3g}", rate, pixel])
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Say what figures depend on: processor, its cores and caches, system, compiler of the core, versions."""
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "caches": _caches(),
+        "system": platform.platform(),
+        "compiler": _compiler(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("uflow", "numpy")},
+        },
+    }
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
+    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _caches() -> dict[str, str]:
+    """{"L1d": "32K", ...} of core 0; empty where the system does not tell."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        found[f"L{level}{ {'Data': 'd', 'Instruction': 'i'}.get(kind, '') }"] = size
+    return found
+
+
+def _compiler() -> str:
+    """As the compiler wrote it into the extension; "unknown" where it did not."""
+    spec = importlib.util.find_spec("uflow._core")
+    binary = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+    match = re.search(rb"GCC: \([^)]*\) [\d.]+|clang version [\d.]+", binary)
+    return match[0].decode() if match else "unknown"
