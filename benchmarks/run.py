@@ -88,7 +88,7 @@ def measure(quick: bool) -> Result:
             HERE.glob("bench_*.py"), key=lambda f: ["max_tree", "log_nfa", "tails", "block"].index(f.stem[6:])
         )
         command = [
-            *(sys.executable, "-m", "pytest", "-q", *map(str, files), f"--rootdir={HERE.parent}"),
+            *(sys.executable, "-m", "pytest", "-qx", *map(str, files), f"--rootdir={HERE.parent}"),
             *("-o", "addopts=", "-o", "python_files=bench_*.py", "-p", "no:cacheprovider"),
             *("--benchmark-quiet", f"--benchmark-json={raw}", *(["--quick"] if quick else [])),
         ]
