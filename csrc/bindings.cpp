@@ -13,7 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "uflow/buffer.hpp"
 #include "uflow/component_tree.hpp"
+#include "uflow/energy.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
 #include "uflow/segment.hpp"
@@ -92,46 +94,65 @@ void check_size(std::int64_t height, std::int64_t width) {
                 std::to_string(width));
 }
 
+void check_latents(const py::array& latents) {
+    if (latents.ndim() != 4 || latents.size() == 0)
+        throw std::invalid_argument("latents must be (B, C, H, W) and not empty, got shape " +
+                                    shape_of(latents));
+}
+
 std::int32_t side(const py::array& array, py::ssize_t axis) { return std::int32_t(array.shape(axis)); }
 
 template <class T>
-py::tuple max_tree(const Array<T>& image, int connectivity) {
+void check_image(const Array<T>& image, int connectivity) {
     check_shape(image, 2, "image");
     check_finite(image, "image");
-    require(connectivity == 4 || connectivity == 8,
-            "connectivity must be 4 or 8, got " + std::to_string(connectivity));
+    if (connectivity != 4 && connectivity != 8)
+        throw std::invalid_argument("connectivity must be 4 or 8, got " + std::to_string(connectivity));
+}
+
+template <class T>
+py::tuple max_tree(const Array<T>& image, int connectivity) {
+    check_image(image, connectivity);
     Array<std::int32_t> parent({image.shape(0), image.shape(1)}), order(image.size());
     const T* in = image.data();
     std::int32_t *parent_out = parent.mutable_data(), *order_out = order.mutable_data();
     const std::int32_t height = side(image, 0), width = side(image, 1);
     {
         const py::gil_scoped_release release;
-        uflow::MaxTreeWorkspace<T> work;
+        uflow::TreeWorkspace<T> work;
         uflow::max_tree(in, height, width, uflow::Connectivity(connectivity), work, parent_out, order_out);
     }
     return py::make_tuple(parent, order);
 }
 
 template <class T, class U>
-Array<T> to_array(const std::vector<U>& values) {
-    Array<T> array(py::ssize_t(values.size()));
-    std::copy(values.begin(), values.end(), array.mutable_data());
+Array<T> to_array(const U* values, std::int32_t count) {
+    Array<T> array(count);
+    std::copy(values, values + count, array.mutable_data());
     return array;
 }
 
 template <class T>
 py::dict component_tree(const Array<T>& image, int connectivity, const Counts& exceedances) {
-    const py::tuple flat = max_tree(image, connectivity);
+    check_image(image, connectivity);
     if (exceedances) check_same_shape(image, *exceedances, "image and exceedances");
-    const auto parent = flat[0].cast<Array<std::int32_t>>(), order = flat[1].cast<Array<std::int32_t>>();
-    uflow::ComponentTree<T> tree;
-    uflow::component_tree(image.data(), parent.data(), order.data(), std::int32_t(image.size()),
-                          exceedances ? exceedances->data() : nullptr, tree);
-    const Array<std::int32_t> node_of = to_array<std::int32_t>(tree.node_of);
-    return py::dict("parent"_a = to_array<std::int32_t>(tree.parent),
-                    "area"_a = to_array<std::int32_t>(tree.area), "level"_a = to_array<T>(tree.level),
-                    "exceedances"_a = to_array<std::int64_t>(tree.exceedances),
-                    "node_of"_a = node_of.attr("reshape")(image.attr("shape")));
+    const std::int32_t height = side(image, 0), width = side(image, 1), pixels = height * width;
+    const auto kind = uflow::Connectivity(connectivity);
+    uflow::TreeWorkspace<T> work;
+    Array<std::int64_t> sums;
+    if (exceedances) {
+        const auto tree = uflow::component_tree(image.data(), exceedances->data(), height, width, kind, work);
+        sums = to_array<std::int64_t>(tree.value, tree.size);
+    }
+    const auto tree = uflow::component_tree(image.data(), nullptr, height, width, kind, work);
+    Array<std::int32_t> node_of({image.shape(0), image.shape(1)});
+    for (std::int32_t rank = 0; rank < pixels; ++rank)
+        node_of.mutable_data()[work.pixels.data()[rank].index] = tree.node_of[rank];
+    py::dict result("parent"_a = to_array<std::int32_t>(tree.parent, tree.size),
+                    "area"_a = to_array<std::int32_t>(tree.area, tree.size),
+                    "level"_a = to_array<T>(tree.value, tree.size), "node_of"_a = node_of);
+    if (exceedances) result["exceedances"] = sums;
+    return result;
 }
 
 Array<std::int32_t> select_regions(const Array<std::int32_t>& parent, const Array<double>& value) {
@@ -147,9 +168,39 @@ Array<std::int32_t> select_regions(const Array<std::int32_t>& parent, const Arra
     const double *first = value.data(), *end = first + nodes;
     require(std::none_of(first, end, [](double v) { return std::isnan(v); }), "value has a NaN");
     Array<std::int32_t> region(parent.size());
-    uflow::SelectWorkspace work;
+    uflow::Buffer<std::uint8_t> work;
     uflow::select_regions(in, first, nodes, work, region.mutable_data());
     return region;
+}
+
+template <class T>
+Array<T> energies(const Array<T>& latents, int threads) {
+    check_latents(latents);
+    Array<T> result({latents.shape(0), latents.shape(2), latents.shape(3)});
+    const T* in = latents.data();
+    T* out = result.mutable_data();
+    const std::int64_t batch = latents.shape(0);
+    const py::ssize_t channels = latents.shape(1), cells = latents.shape(2) * latents.shape(3);
+    {
+        const py::gil_scoped_release release;
+        uflow::energies(in, batch, channels, cells, threads, out);
+    }
+    return result;
+}
+
+template <class T>
+Array<std::int32_t> exceedances(const Array<T>& latents, double tau, int threads) {
+    check_latents(latents);
+    Array<std::int32_t> result({latents.shape(0), latents.shape(2), latents.shape(3)});
+    const T* in = latents.data();
+    std::int32_t* out = result.mutable_data();
+    const std::int64_t batch = latents.shape(0);
+    const py::ssize_t channels = latents.shape(1), cells = latents.shape(2) * latents.shape(3);
+    {
+        const py::gil_scoped_release release;
+        uflow::exceedances(in, batch, channels, cells, tau, threads, out);
+    }
+    return result;
 }
 
 template <class T>
@@ -256,11 +307,17 @@ Array<double> resize_bilinear(const Array<double>& map, std::int64_t height, std
     check_shape(map, 2, "map");
     check_size(height, width);
     Array<double> result({height, width});
-    const uflow::Resize<2> resize(side(map, 0), side(map, 1), std::int32_t(height), std::int32_t(width));
-    std::vector<double> line(std::size_t(map.shape(1)));
+    const uflow::Resize<2, double> resize(side(map, 0), side(map, 1), std::int32_t(height),
+                                          std::int32_t(width));
+    uflow::ResizeLines<2, double> lines;
+    resize.start(lines);
     double* out = result.mutable_data();
-    for (std::int32_t row = 0; row < height; ++row, out += width)
-        resize.row(map.data(), row, line.data(), [&](std::size_t col, double value) { out[col] = value; });
+    for (std::int32_t row = 0; row < height; ++row, out += width) {
+        resize.prepare(map.data(), row, lines);
+        const double* w = resize.weight(row);
+        for (std::int64_t col = 0; col < width; ++col)
+            out[col] = w[0] * lines.line[0][col] + w[1] * lines.line[1][col];
+    }
     return result;
 }
 
@@ -341,6 +398,10 @@ PYBIND11_MODULE(_core, m) {
     m.def("component_tree", &component_tree<double>, "image"_a.noconvert(), "connectivity"_a,
           "exceedances"_a.noconvert() = py::none());
     m.def("select_regions", &select_regions, "parent"_a.noconvert(), "value"_a.noconvert());
+    m.def("energies", &energies<float>, "latents"_a.noconvert(), "threads"_a);
+    m.def("energies", &energies<double>, "latents"_a.noconvert(), "threads"_a);
+    m.def("exceedances", &exceedances<float>, "latents"_a.noconvert(), "tau"_a, "threads"_a);
+    m.def("exceedances", &exceedances<double>, "latents"_a.noconvert(), "tau"_a, "threads"_a);
     m.def("log_pfa", &log_pfa<float>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,
           "background"_a, "threads"_a);
     m.def("log_pfa", &log_pfa<double>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,

@@ -1,58 +1,69 @@
-// The 4 x 4 image of test_max_tree.cpp: its five components, their areas, levels and counts.
+// The 4 x 4 image of test_max_tree.cpp: its six components, their areas, levels and counts.
 #include <cstdint>
 #include <vector>
 
 #include "check.hpp"
 #include "uflow/component_tree.hpp"
-#include "uflow/max_tree.hpp"
+
+using uflow::Connectivity;
+using Ints = std::vector<std::int32_t>;
+
+namespace {
+
+Ints ints(const std::int32_t* from, std::int32_t count) { return {from, from + count}; }
+
+// Per pixel the node that holds it.
+template <class T>
+Ints nodes_of_pixels(const uflow::ComponentTree& tree, uflow::TreeWorkspace<T>& work, std::int32_t pixels) {
+    Ints nodes(std::size_t(pixels), -1);
+    for (std::int32_t rank = 0; rank < pixels; ++rank)
+        nodes[std::size_t(work.pixels.data()[rank].index)] = tree.node_of[rank];
+    return nodes;
+}
 
 template <class T>
-void hand_worked(uflow::ComponentTree<T>& tree) {
+void hand_worked(uflow::TreeWorkspace<T>& work) {
     const std::vector<T> image{9, 3, 7, 7,  //
                                3, 3, 1, 1,  //
                                1, 1, 5, 1,  //
                                0, 1, 1, 1};
-    const std::vector<std::int32_t> exceedances{8, 2, 6, 5,  //
-                                                3, 1, 0, 0,  //
-                                                0, 0, 4, 0,  //
-                                                0, 0, 1, 0};
-    std::vector<std::int32_t> parent(16), order(16);
-    uflow::MaxTreeWorkspace<T> work;
-    uflow::max_tree(image.data(), 4, 4, uflow::Connectivity::four, work, parent.data(), order.data());
-    uflow::component_tree(image.data(), parent.data(), order.data(), 16, exceedances.data(), tree);
-    CHECK(tree.size() == 6);
-    CHECK((tree.level == std::vector<T>{0, 1, 3, 5, 7, 9}));
-    CHECK((tree.parent == std::vector<std::int32_t>{0, 0, 1, 1, 2, 2}));
-    CHECK((tree.area == std::vector<std::int32_t>{16, 15, 6, 1, 2, 1}));
-    CHECK((tree.exceedances == std::vector<std::int64_t>{30, 30, 25, 4, 11, 8}));
-    CHECK((tree.node_of == std::vector<std::int32_t>{5, 2, 4, 4, 2, 2, 1, 1, 1, 1, 3, 1, 0, 1, 1, 1}));
-
-    uflow::component_tree(image.data(), parent.data(), order.data(), 16, nullptr,
-                          tree);  // buffers reused, no counts
-    CHECK((tree.area == std::vector<std::int32_t>{16, 15, 6, 1, 2, 1}));
-    CHECK((tree.exceedances == std::vector<std::int64_t>(6, 0)));
+    const Ints exceedances{8, 2, 6, 5,  //
+                           3, 1, 0, 0,  //
+                           0, 0, 4, 0,  //
+                           0, 0, 1, 0};
+    uflow::ComponentTree tree =
+        uflow::component_tree(image.data(), exceedances.data(), 4, 4, Connectivity::four, work);
+    CHECK(tree.size == 6);
+    CHECK((std::vector<double>(tree.value, tree.value + 6) == std::vector<double>{30, 30, 25, 4, 11, 8}));
+    tree = uflow::component_tree(image.data(), nullptr, 4, 4, Connectivity::four, work);
+    CHECK(tree.size == 6);
+    CHECK((std::vector<double>(tree.value, tree.value + 6) == std::vector<double>{0, 1, 3, 5, 7, 9}));
+    CHECK((ints(tree.parent, 6) == Ints{0, 0, 1, 1, 2, 2}));
+    CHECK((ints(tree.area, 6) == Ints{16, 15, 6, 1, 2, 1}));
+    CHECK((nodes_of_pixels(tree, work, 16) == Ints{5, 2, 4, 4, 2, 2, 1, 1, 1, 1, 3, 1, 0, 1, 1, 1}));
 }
 
 template <class T>
-void constant(uflow::ComponentTree<T>& tree) {
-    const std::vector<T> image(6, T(2.5));
-    std::vector<std::int32_t> parent(6), order(6);
-    uflow::MaxTreeWorkspace<T> work;
-    uflow::max_tree(image.data(), 2, 3, uflow::Connectivity::eight, work, parent.data(), order.data());
-    uflow::component_tree(image.data(), parent.data(), order.data(), 6, nullptr, tree);
-    CHECK((tree.parent == std::vector<std::int32_t>{0}));
-    CHECK((tree.area == std::vector<std::int32_t>{6}));
-    CHECK((tree.level == std::vector<T>{T(2.5)}));
-    CHECK((tree.node_of == std::vector<std::int32_t>(6, 0)));
+void constant(uflow::TreeWorkspace<T>& work) {
+    const std::vector<T> image(6, T(-2.5));
+    const uflow::ComponentTree tree =
+        uflow::component_tree(image.data(), nullptr, 2, 3, Connectivity::eight, work);
+    CHECK(tree.size == 1 && tree.parent[0] == 0 && tree.area[0] == 6 && tree.value[0] == -2.5);
+    CHECK((nodes_of_pixels(tree, work, 6) == Ints(6, 0)));
 }
 
+template <class T>
+void all() {
+    uflow::TreeWorkspace<T> work;  // reused: nothing may leak from one image to the next
+    hand_worked(work);
+    constant(work);
+    hand_worked(work);
+}
+
+}  // namespace
+
 int main() {
-    uflow::ComponentTree<float> single;
-    hand_worked(single);
-    constant(single);
-    hand_worked(single);
-    uflow::ComponentTree<double> twice;
-    hand_worked(twice);
-    constant(twice);
+    all<float>();
+    all<double>();
     return uflow_test::result();
 }

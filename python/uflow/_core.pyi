@@ -2,6 +2,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import NotRequired
 
 class Tail:
     exact: Tail
@@ -18,7 +19,7 @@ class _ComponentTree(TypedDict):
     parent: NDArray[np.int32]
     area: NDArray[np.int32]
     level: NDArray[Any]  # the dtype of the image
-    exceedances: NDArray[np.int64]
+    exceedances: NotRequired[NDArray[np.int64]]  # where counts were given
     node_of: NDArray[np.int32]
 
 def max_tree(
@@ -28,6 +29,8 @@ def component_tree(
     image: NDArray[np.float32] | NDArray[np.float64], connectivity: int, exceedances: NDArray[np.int32] | None = None
 ) -> _ComponentTree: ...
 def select_regions(parent: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.int32]: ...
+def energies(latents: NDArray[Any], threads: int) -> NDArray[Any]: ...  # float32 or float64, as the latents
+def exceedances(latents: NDArray[Any], tau: float, threads: int) -> NDArray[np.int32]: ...
 def log_pfa(
     energy: NDArray[np.float32] | NDArray[np.float64],
     exceedances: NDArray[np.int32] | None,

@@ -77,10 +77,12 @@ def max_tree(image: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32]
     ([[0, 2, 0]], [0, 2, 1])
     """
     array = np.asarray(image)
-    if array.dtype.kind not in "fiub":
+    kind, bytes_each = array.dtype.kind, array.dtype.itemsize
+    if kind not in "fiub":
         raise TypeError(f"max_tree needs a real image, got dtype {array.dtype}")
-    dtype = np.float32 if array.dtype in (np.float16, np.float32) else np.float64
-    return _core.max_tree(_contiguous(array, dtype), connectivity)
+    return _core.max_tree(
+        _contiguous(array, np.float32 if kind == "f" and bytes_each <= 4 else np.float64), connectivity
+    )
 
 
 def connected_components(mask: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32], int]:
@@ -161,11 +163,12 @@ def log_pfa_tree(
     return _core.log_pfa(array, counts, _TAILS[tail], model, _threads(threads))
 
 
-def energies(latents: Sequence[Any]) -> list[NDArray[np.float32]]:
+def energies(latents: Sequence[Any], threads: int | None = None) -> list[NDArray[np.float32]]:
     """Compute the energy e = sum_k z_k^2 of every cell, where the latents are, and bring it to the CPU.
 
     Args:
         latents: per scale (B, C, H, W) arrays or tensors of float16, float32 or float64 on any device.
+        threads: worker threads for latents on the CPU, default one per core; the result does not depend on it.
 
     Returns:
         Per scale (B, H, W) float32.
@@ -179,7 +182,7 @@ def energies(latents: Sequence[Any]) -> list[NDArray[np.float32]]:
     _check_latents(latents)
     result = []
     for scale, z in enumerate(latents):
-        energy = np.ascontiguousarray(_energy(z), np.float32)
+        energy = _energy(z, _threads(threads))
         if not np.isfinite(energy).all():
             raise ValueError(f"latents of scale {scale}, shape {tuple(z.shape)}, hold values that are not finite")
         result.append(energy)
@@ -220,9 +223,9 @@ def log_nfa(
     >>> nfa.shape, bool(nfa[0, 7, 7] < 0), bool(nfa[0, 0, 0] < 0)
     ((1, 16, 16), True, False)
     """
-    energy = energies(latents)
+    energy = energies(latents, threads)
     _check_tail(tail, quantile)
-    exceedances = _exceedances(latents, quantile) if tail == "binomial" else None
+    exceedances = _exceedances(latents, quantile, _threads(threads)) if tail == "binomial" else None
     channels = [int(z.shape[1]) for z in latents]
     return log_nfa_from_energies(energy, channels, size, tail, n_tests, quantile, threads, background, exceedances)
 
@@ -323,7 +326,7 @@ def log_nfa_block(
     _check_tail("binomial", quantile)
     if operator.index(window) < 1:
         raise ValueError(f"window must be at least 1, got {window}")
-    counts, channels = _exceedances(latents, quantile), [int(z.shape[1]) for z in latents]
+    counts, channels = _exceedances(latents, quantile, 0), [int(z.shape[1]) for z in latents]
     return _core.log_nfa_block(counts, channels, *output_size(size), window, 1 - quantile, continuous, 0)
 
 
@@ -382,33 +385,40 @@ def _numpy(x: Any) -> NDArray[Any]:
 
 
 def _contiguous(array: ArrayLike, dtype: Any) -> NDArray[Any]:
+    if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.carray:
+        return array  # np.require would look for longer than a small map takes
     return np.require(array, dtype, ["C", "A"])
 
 
-def _single(z: Any) -> Any:
-    """Latents as numbers to square: float16 and bfloat16 overflow and become float32."""
+def _latents(z: Any) -> Any:
+    """Latents as the core or a device squares them: an array where they are on the CPU, else the tensor."""
     if _is_tensor(z):
         z = z.detach()
-        return z if z.element_size() > 4 else z.float()
-    z = np.asarray(z)
-    return z if z.dtype == np.float64 else z.astype(np.float32, copy=False)
+        if z.element_size() < 4:  # float16 and bfloat16 overflow
+            z = z.float()
+        if z.device.type != "cpu":
+            return z
+        z = z.numpy()
+    return _contiguous(z, np.float64 if z.dtype == np.float64 else np.float32)
 
 
-def _energy(z: Any) -> NDArray[Any]:
-    z = _single(z)
+def _energy(z: Any, threads: int) -> NDArray[np.float32]:
+    z = _latents(z)
     if _is_tensor(z):
-        return _numpy(z.square().sum(1).float())
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what came out
-        return np.asarray(np.einsum("bchw,bchw->bhw", z, z), np.float32)
+        return _contiguous(_numpy(z.square().sum(1).float()), np.float32)
+    with np.errstate(over="ignore"):  # the caller looks at what came out
+        return _contiguous(_core.energies(z, threads), np.float32)
 
 
-def _exceedances(latents: Sequence[Any], quantile: float) -> list[NDArray[np.int32]]:
+def _exceedances(latents: Sequence[Any], quantile: float, threads: int) -> list[NDArray[np.int32]]:
     """Per scale (B, H, W): the number of channels with z^2 >= tau, the quantile of chi2_1."""
     tau = _core.chi2_1_quantile(quantile)
     counts = []
-    for z in map(_single, latents):
-        count = _numpy((z.square() >= tau).sum(1)) if _is_tensor(z) else (np.square(z) >= tau).sum(1)
-        counts.append(_contiguous(count, np.int32))
+    for z in map(_latents, latents):
+        if _is_tensor(z):
+            counts.append(_contiguous(_numpy((z.square() >= tau).sum(1)), np.int32))
+        else:
+            counts.append(_core.exceedances(z, tau, threads))
     return counts
 
 

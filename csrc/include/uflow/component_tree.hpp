@@ -1,61 +1,58 @@
-// The max-tree with one node per component, and what a test needs of a node: area, level, exceedance count.
+// The max-tree with one node per component, and what a test needs of a node: area, level or exceedance count.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "uflow/max_tree.hpp"
 
 namespace uflow {
 
-// Nodes are numbered so that a parent comes before its children; node 0 is the root and its own parent.
-template <class T>
+// Nodes are numbered so that a parent comes before its children; node 0 is the root and its own parent. The
+// memory is the workspace's: valid until that sees another image.
 struct ComponentTree {
-    std::vector<std::int32_t> parent;       // per node
-    std::vector<std::int32_t> area;         // per node: pixels
-    std::vector<T> level;                   // per node: the smallest value in it
-    std::vector<std::int64_t> exceedances;  // per node: sum over its pixels; zeros when no counts are given
-    std::vector<std::int32_t> node_of;      // per pixel: the smallest component that holds it
-
-    std::int32_t size() const noexcept { return std::int32_t(parent.size()); }
+    std::int32_t size;
+    const std::int32_t* parent;
+    const std::int32_t* area;     // pixels
+    double* value;                // the level, or the sum of the counts
+    const std::int32_t* node_of;  // per rank: the smallest component that holds the pixel work.pixels[rank]
 };
 
-// image, parent and order as max_tree gives them; exceedances (per pixel) may be null. One pass over the
-// pixels from the root up makes the nodes, and one over the nodes from the leaves down sums them. Buffers are
-// reused.
+// The component tree of an image. Where counts (per pixel) is null, the value of a node is its level, the
+// smallest pixel in it; else the sum of the counts of its pixels, exact up to 2^53. After the max-tree, one
+// pass over the pixels from the root up makes the nodes, and one over the nodes from the leaves down sums
+// them.
 template <class T>
-void component_tree(const T* image, const std::int32_t* parent, const std::int32_t* order, std::int32_t count,
-                    const std::int32_t* exceedances, ComponentTree<T>& tree) {
-    const auto capacity = std::size_t(count);
-    tree.parent.resize(capacity);
-    tree.area.resize(capacity);
-    tree.level.resize(capacity);
-    tree.exceedances.resize(capacity);
-    tree.node_of.resize(capacity);
+ComponentTree component_tree(const T* image, const std::int32_t* counts, std::int32_t height,
+                             std::int32_t width, Connectivity connectivity, TreeWorkspace<T>& work) {
+    rank_tree(image, height, width, connectivity, work);
+    const std::int32_t count = height * width;
+    const Pixel<T>* pixels = work.pixels.data();
+    std::int32_t* parent =
+        work.parent.data();  // of the ranks; as nodes are made, of these: never more of them
+    std::int32_t* area = work.basin_a.fit(std::size_t(count));
+    std::int32_t* node_of = work.label.fit(std::size_t(count));
+    double* value = work.value.fit(std::size_t(count));
+    node_of[0] = 0;
     std::int32_t nodes = 0;
-    for (std::int32_t i = 0; i < count; ++i) {
-        const std::int32_t pixel = order[i], below = parent[pixel];
-        std::int32_t node;
-        if (i == 0 || image[below] != image[pixel]) {
+    for (std::int32_t rank = 0; rank < count; ++rank) {
+        const std::int32_t below = parent[rank];
+        std::int32_t node = node_of[below];
+        if (rank == 0 || pixels[below].key != pixels[rank].key) {
+            parent[nodes] = node;
             node = nodes++;
-            tree.parent[node] = i == 0 ? 0 : tree.node_of[below];
-            tree.level[node] = image[pixel];
-            tree.area[node] = 0;
-            tree.exceedances[node] = 0;
-        } else {
-            node = tree.node_of[below];
+            area[node] = 0;
+            value[node] = counts ? 0.0 : double(detail::value_of_bits<T>(pixels[rank].key));
         }
-        tree.node_of[pixel] = node;
-        ++tree.area[node];
-        if (exceedances) tree.exceedances[node] += exceedances[pixel];
+        node_of[rank] = node;
+        ++area[node];
+        if (counts) value[node] += counts[pixels[rank].index];
     }
     for (std::int32_t node = nodes; --node > 0;) {
-        tree.area[tree.parent[node]] += tree.area[node];
-        tree.exceedances[tree.parent[node]] += tree.exceedances[node];
+        area[parent[node]] += area[node];
+        if (counts) value[parent[node]] += value[node];
     }
-    tree.parent.resize(std::size_t(nodes));  // shrinking keeps the memory
-    tree.area.resize(std::size_t(nodes));
-    tree.level.resize(std::size_t(nodes));
-    tree.exceedances.resize(std::size_t(nodes));
+    return {nodes, parent, area, value, node_of};
 }
 
 }  // namespace uflow

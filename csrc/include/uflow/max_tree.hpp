@@ -1,6 +1,7 @@
 // The max-tree of an image: sort the pixels, join them from the brightest down, make the result canonical.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -8,18 +9,38 @@
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
-#include <vector>
+
+#include "uflow/buffer.hpp"
 
 namespace uflow {
 
 enum class Connectivity { four = 4, eight = 8 };
 
-// Buffers that one thread reuses from image to image: nothing is allocated after the largest image was seen.
+// A pixel on its way through the sort: its value as an unsigned integer of the same order, and its flat
+// index.
 template <class T>
-struct MaxTreeWorkspace {
+struct Pixel {
     using Key = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-    std::vector<Key> key, key_swap;
-    std::vector<std::int32_t> order_swap, root;
+    Key key;
+    std::int32_t index;
+};
+
+// Buffers that one thread reuses from image to image: nothing is allocated after the largest image was seen.
+// After rank_tree, `pixels` and `parent` hold its result and the others are free for whoever comes next.
+template <class T>
+struct TreeWorkspace {
+    Buffer<Pixel<T>> pixels, spare;
+    Buffer<std::int32_t> parent;  // per rank
+    Buffer<std::int32_t> label;   // per pixel of the padded image: its basin, 0 where it was not seen yet
+    Buffer<std::int32_t> basin_a, basin_b;
+    Buffer<double> value;  // for the nodes of component_tree
+    // The work done on the last image, which tests hold against bounds.
+    std::int64_t sort_passes = 0, relabelled = 0;
+
+    std::size_t bytes() const noexcept {
+        return pixels.bytes() + spare.bytes() + parent.bytes() + label.bytes() + basin_a.bytes() +
+               basin_b.bytes() + value.bytes();
+    }
 };
 
 namespace detail {
@@ -27,8 +48,8 @@ namespace detail {
 // Unsigned integers in the order of the floats; adding +0 turns -0 into +0, so that the two are equal here as
 // well.
 template <class T>
-typename MaxTreeWorkspace<T>::Key ordered_bits(T value) noexcept {
-    using Key = typename MaxTreeWorkspace<T>::Key;
+typename Pixel<T>::Key ordered_bits(T value) noexcept {
+    using Key = typename Pixel<T>::Key;
     static_assert(std::numeric_limits<T>::is_iec559 && sizeof(Key) == sizeof(T), "IEEE float or double");
     constexpr Key sign = Key(1) << (8 * sizeof(T) - 1);
     value += T(0);
@@ -37,74 +58,152 @@ typename MaxTreeWorkspace<T>::Key ordered_bits(T value) noexcept {
     return (bits & sign) ? ~bits : bits | sign;
 }
 
-// Stable radix sort (least significant byte first) of pixel indices by value, lowest first.
 template <class T>
-void sort_pixels(const T* image, std::int32_t count, MaxTreeWorkspace<T>& work, std::int32_t* order) {
-    using Key = typename MaxTreeWorkspace<T>::Key;
-    constexpr int digits = int(sizeof(T));
-    std::int32_t bins[digits][256] = {};
-    work.key.resize(std::size_t(count));
-    work.key_swap.resize(std::size_t(count));
-    work.order_swap.resize(std::size_t(count));
-    Key *from = work.key.data(), *to = work.key_swap.data();
-    std::int32_t *index = order, *index_to = work.order_swap.data();
-    for (std::int32_t i = 0; i < count; ++i) {
-        const Key key = ordered_bits(image[i]);
-        from[i] = key;
-        index[i] = i;
-        for (int d = 0; d < digits; ++d) ++bins[d][(key >> (8 * d)) & 255];
-    }
+T value_of_bits(typename Pixel<T>::Key key) noexcept {
+    constexpr typename Pixel<T>::Key sign = typename Pixel<T>::Key(1) << (8 * sizeof(T) - 1);
+    key = (key & sign) ? key ^ sign : ~key;
+    T value;
+    std::memcpy(&value, &key, sizeof value);
+    return value;
+}
+
+// Stable radix sort (least significant digit first) of the pixels by value, lowest first, into work.pixels.
+// The indices count in an image with one column more, at the left, and one row more, at the top: neighbours
+// are then constant offsets, and no pixel has to look for the border.
+template <int Bits, class T>
+void sort_pixels(const T* image, std::int32_t height, std::int32_t width, TreeWorkspace<T>& work) {
+    using Key = typename Pixel<T>::Key;
+    constexpr int digits = (8 * int(sizeof(T)) + Bits - 1) / Bits;
+    constexpr Key mask = (Key(1) << Bits) - 1;
+    const std::int32_t count = height * width;
+    std::int32_t bins[digits][mask + 1] = {};
+    Pixel<T>*from = work.pixels.fit(std::size_t(count)), *to = work.spare.fit(std::size_t(count));
+    std::int32_t i = 0, index = width + 2;
+    for (std::int32_t row = 0; row < height; ++row, ++index)
+        for (std::int32_t col = 0; col < width; ++col, ++i, ++index) {
+            const Key key = ordered_bits(image[i]);
+            from[i] = {key, index};
+            for (int d = 0; d < digits; ++d) ++bins[d][(key >> (Bits * d)) & mask];
+        }
+    work.sort_passes = 0;
     for (int d = 0; d < digits; ++d) {
-        if (bins[d][(from[0] >> (8 * d)) & 255] == count) continue;  // every pixel has this digit
+        if (bins[d][(from[0].key >> (Bits * d)) & mask] == count) continue;  // every pixel has this digit
         std::int32_t start = 0;
         for (std::int32_t& bin : bins[d]) start += std::exchange(bin, start);
-        for (std::int32_t i = 0; i < count; ++i) {
-            const std::int32_t place = bins[d][(from[i] >> (8 * d)) & 255]++;
-            to[place] = from[i];
-            index_to[place] = index[i];
-        }
+        for (i = 0; i < count; ++i) to[bins[d][(from[i].key >> (Bits * d)) & mask]++] = from[i];
         std::swap(from, to);
-        std::swap(index, index_to);
+        ++work.sort_passes;
     }
-    if (index != order) std::memcpy(order, index, std::size_t(count) * sizeof *order);
+    if (from != work.pixels.data()) std::swap(work.pixels, work.spare);
 }
 
-// Root of the set of a pixel; halves the path on the way.
-inline std::int32_t find_root(std::int32_t* root, std::int32_t pixel) noexcept {
-    while (root[pixel] != pixel) pixel = root[pixel] = root[root[pixel]];
-    return pixel;
-}
+// Quotients by one divisor as a multiplication and a shift: exact for numerators below 2^31 (Granlund and
+// Montgomery, PLDI 1994).
+struct Divisor {
+    std::uint64_t factor;
+    int shift = 32;
 
-template <Connectivity C>
-void join_pixels(std::int32_t height, std::int32_t width, const std::int32_t* order, std::int32_t* root,
-                 std::int32_t* parent) noexcept {
-    const std::int32_t count = height * width;
-    for (std::int32_t i = 0; i < count; ++i) root[i] = -1;  // not seen yet
-    for (std::int32_t i = count; i-- > 0;) {
-        const std::int32_t pixel = order[i];
-        const std::int32_t row = std::int32_t(std::uint32_t(pixel) / std::uint32_t(width)),
-                           col = pixel - row * width;
-        parent[pixel] = root[pixel] = pixel;
-        const auto join = [&](std::int32_t neighbour) {
-            if (root[neighbour] < 0) return;
-            const std::int32_t top = find_root(root, neighbour);
-            if (top != pixel) parent[top] = root[top] = pixel;
-        };
-        const bool up = row > 0, down = row + 1 < height, left = col > 0, right = col + 1 < width;
-        if (up) join(pixel - width);
-        if (left) join(pixel - 1);
-        if (right) join(pixel + 1);
-        if (down) join(pixel + width);
-        if constexpr (C == Connectivity::eight) {
-            if (up && left) join(pixel - width - 1);
-            if (up && right) join(pixel - width + 1);
-            if (down && left) join(pixel + width - 1);
-            if (down && right) join(pixel + width + 1);
+    explicit Divisor(std::int32_t divisor) noexcept {
+        while ((std::int64_t(1) << (shift - 32)) < divisor) ++shift;
+        factor = ((std::uint64_t(1) << shift) - 1) / std::uint64_t(divisor) + 1;
+    }
+    std::int32_t quotient(std::int32_t numerator) const noexcept {
+        return std::int32_t(std::uint64_t(numerator) * factor >> shift);
+    }
+};
+
+// Joins the sorted pixels from the brightest down, and takes the padding out of their indices. Every pixel
+// next to one already seen is of the same component as that, so only local maxima ("basins") are ever joined:
+// each pixel keeps its basin, `component` tells the component of a basin, and when two components join, the
+// basins of the one with fewer, kept in a ring, are relabelled (quick-find). So finding a component is one
+// look-up without a loop, and all that branches on the image are the pixels where components meet.
+template <Connectivity C, class T>
+void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace<T>& work) {
+    const std::int32_t count = height * width, stride = width + 1;
+    const std::size_t padded = std::size_t(height + 2) * std::size_t(stride) + 1;
+    // No two basins are neighbours: at most every other pixel, and the one to come, and none.
+    const std::size_t basins = std::size_t(count) / 2 + 3;
+    Pixel<T>* pixels = work.pixels.data();
+    std::int32_t* parent = work.parent.fit(std::size_t(count));
+    std::int32_t* label = work.label.fit(padded);
+    std::int32_t *component = work.basin_a.fit(2 * basins), *next = component + basins;
+    std::int32_t *basin_count = work.basin_b.fit(2 * basins), *top = basin_count + basins;
+    std::fill(label, label + padded, 0);
+    for (std::size_t i = 0; i < basins; ++i) {
+        component[i] = next[i] = std::int32_t(i);
+        basin_count[i] = 1;
+    }
+    constexpr int degree = int(C);
+    const std::int32_t offset[8] = {-stride, -1, 1, stride, -stride - 1, -stride + 1, stride - 1, stride + 1};
+    std::int32_t fresh = 1;  // the next basin, should the pixel be one
+    work.relabelled = 0;
+    const Divisor row_length(stride);
+    for (std::int32_t rank = count; rank-- > 0;) {
+        const std::int32_t at = pixels[rank].index, inner = at - stride - 1;
+        pixels[rank].index = inner - row_length.quotient(inner);
+        std::int32_t near[degree], high = 0;
+        std::uint32_t low = ~0u;  // smallest component around, less one so that 0, none, is the largest
+        for (int k = 0; k < degree; ++k) {
+            near[k] = component[label[at + offset[k]]];
+            high = std::max(high, near[k]);
+            low = std::min(low, std::uint32_t(near[k]) - 1);
         }
+        top[fresh] = rank;
+        std::int32_t mine = high == 0 ? fresh : high;
+        fresh += high == 0;
+        parent[top[mine]] = rank;
+        if (high != 0 && std::uint32_t(high) - 1 != low) {  // components meet, nearly always two
+            const auto join = [&](std::int32_t a, std::int32_t b) {
+                const std::int32_t large = basin_count[a] < basin_count[b] ? b : a, small = a ^ b ^ large;
+                parent[top[a]] = parent[top[b]] = rank;
+                basin_count[large] += basin_count[small];
+                work.relabelled += basin_count[small];
+                std::int32_t basin = small;
+                do {
+                    component[basin] = large;
+                    basin = next[basin];
+                } while (basin != small);
+                std::swap(next[large], next[small]);
+                return large;
+            };
+            const std::int32_t least = std::int32_t(low + 1);
+            bool more = false;
+            for (int k = 0; k < degree; ++k) more |= (near[k] != 0) & (near[k] != high) & (near[k] != least);
+            mine = join(high, least);
+            if (more)
+                for (int k = 0; k < degree; ++k) {
+                    const std::int32_t other = component[near[k]];
+                    if (other != 0 && other != mine) mine = join(mine, other);
+                }
+        }
+        top[mine] = rank;
+        label[at] = mine;
     }
+    parent[0] = 0;
 }
 
 }  // namespace detail
+
+// The max-tree in the order of the sorted pixels: work.pixels, lowest first, and work.parent, for each rank a
+// lower one (0 for rank 0). Pixels of one level are a chain here, not yet one component.
+template <class T>
+void rank_tree(const T* image, std::int32_t height, std::int32_t width, Connectivity connectivity,
+               TreeWorkspace<T>& work) {
+    if (height < 1 || width < 1 ||
+        (std::int64_t(height) + 2) * (std::int64_t(width) + 1) >= std::numeric_limits<std::int32_t>::max())
+        throw std::invalid_argument("max_tree: the image needs at least 1 and less than 2^31 pixels");
+    // 11 bits a digit take a pass less. Not for few pixels: the tables cost more than the pass. Nor for many:
+    // 2048 places to write to are more than the translation buffer and the first cache hold.
+    const std::int64_t count = std::int64_t(height) * width;
+    if (count < 2048 || count > 400000)
+        detail::sort_pixels<8>(image, height, width, work);
+    else
+        detail::sort_pixels<11>(image, height, width, work);
+    if (connectivity == Connectivity::four)
+        detail::join_pixels<Connectivity::four>(height, width, work);
+    else
+        detail::join_pixels<Connectivity::eight>(height, width, work);
+}
 
 // Max-tree of a row-major image (Berger et al. 2007, "Effective component tree computation"): order lists the
 // pixels from the root up, a parent before its children; parent[p] is the canonical pixel (the first in
@@ -112,19 +211,16 @@ void join_pixels(std::int32_t height, std::int32_t width, const std::int32_t* or
 // parent. parent and order hold height * width elements.
 template <class T>
 void max_tree(const T* image, std::int32_t height, std::int32_t width, Connectivity connectivity,
-              MaxTreeWorkspace<T>& work, std::int32_t* parent, std::int32_t* order) {
-    if (height < 1 || width < 1 || std::int64_t(height) * width > std::numeric_limits<std::int32_t>::max())
-        throw std::invalid_argument("max_tree: the image needs between 1 and 2^31 - 1 pixels");
+              TreeWorkspace<T>& work, std::int32_t* parent, std::int32_t* order) {
+    rank_tree(image, height, width, connectivity, work);
     const std::int32_t count = height * width;
-    detail::sort_pixels(image, count, work, order);
-    work.root.resize(std::size_t(count));
-    if (connectivity == Connectivity::four)
-        detail::join_pixels<Connectivity::four>(height, width, order, work.root.data(), parent);
-    else
-        detail::join_pixels<Connectivity::eight>(height, width, order, work.root.data(), parent);
-    for (std::int32_t i = 0; i < count; ++i) {
-        const std::int32_t pixel = order[i], below = parent[pixel];
-        if (image[parent[below]] == image[below]) parent[pixel] = parent[below];
+    const Pixel<T>* pixels = work.pixels.data();
+    std::int32_t* ranks = work.parent.data();
+    for (std::int32_t rank = 0; rank < count; ++rank) {
+        const std::int32_t below = ranks[rank], canonical = ranks[below];
+        ranks[rank] = pixels[canonical].key == pixels[below].key ? canonical : below;
+        order[rank] = pixels[rank].index;
+        parent[order[rank]] = order[ranks[rank]];
     }
 }
 

@@ -2,21 +2,17 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "uflow/component_tree.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
+#include "uflow/parallel.hpp"
 #include "uflow/select.hpp"
 #include "uflow/tail.hpp"
 
@@ -33,50 +29,17 @@ struct Background {
     double exceedance = 0.1;
 };
 
-// Calls task(worker, index) for every index < count, worker < workers(count, threads). An exception stops the
-// rest and is thrown again here. threads <= 0: as many as the machine has.
-inline int workers(std::int64_t count, int threads) noexcept {
-    const std::int64_t most = threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
-    return int(std::max<std::int64_t>(1, std::min(count, most)));
-}
-
-template <class Task>
-void parallel_for(std::int64_t count, int threads, Task&& task) {
-    const int crew = workers(count, threads);
-    std::atomic<std::int64_t> next{0};
-    std::exception_ptr error;
-    std::mutex error_lock;
-    const auto work = [&](int worker) noexcept {
-        try {
-            for (std::int64_t i; (i = next.fetch_add(1)) < count;) task(worker, i);
-        } catch (...) {
-            next = count;
-            const std::lock_guard<std::mutex> lock(error_lock);
-            if (!error) error = std::current_exception();
-        }
-    };
-    std::vector<std::thread> others;
-    others.reserve(std::size_t(crew - 1));
-    try {
-        for (int worker = 1; worker < crew; ++worker) others.emplace_back(work, worker);
-    } catch (const std::system_error&) {
-        // No more threads to be had: those that run do all the work.
-    }
-    work(0);
-    for (std::thread& other : others) other.join();
-    if (error) std::rethrow_exception(error);
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // One map: energies in, log10 probability of the final region of each cell out.
 
+// Per cell of the largest map 42 bytes: 28 for the tree, 8 for the values, 5 for the choice and a little more
+// for the border.
 template <class T>
 struct SegmentWorkspace {
-    MaxTreeWorkspace<T> sort;
-    ComponentTree<T> tree;
-    SelectWorkspace select;
-    std::vector<std::int32_t> parent, order, region;
-    std::vector<double> value;
+    TreeWorkspace<T> tree;
+    Buffer<std::uint8_t> flags;
+
+    std::size_t bytes() const noexcept { return tree.bytes() + flags.bytes(); }
 };
 
 namespace detail {
@@ -84,26 +47,30 @@ namespace detail {
 // Instead of -inf (an energy of 0 without the guard, an overflow): finite in float32 also after a resize.
 constexpr double lowest_log = -1e30;
 
-// log10 P of every node: (area / correlation area) * log10 P(one cell at least at the level).
-template <class T>
-void node_log_pfa(const ComponentTree<T>& tree, Tail tail, const Background& model, double* value) {
+// The values of the nodes, levels or exceedance counts, become log10 P of every node:
+// (area / correlation area) * log10 P(one cell at least at the level).
+inline void node_log_pfa(const ComponentTree& tree, Tail tail, const Background& model) {
+    const auto each = [&](auto&& log_p) {
+        for (std::int32_t node = 0; node < tree.size; ++node)
+            tree.value[node] = std::max(
+                log_p(double(tree.area[node]), tree.value[node]) / model.correlation_area, lowest_log);
+    };
+    const bool guarded = tail == Tail::chernoff;
     const Chi2Tail chi2(model.dof);  // made once: cheap next to the tree
-    for (std::int32_t node = 0; node < tree.size(); ++node) {
-        const double area = tree.area[node], energy = double(tree.level[node]) / model.scale;
-        double log_p = 0.0;
-        switch (tail) {
-            case Tail::exact:
-                log_p = area * chi2.log10_sf(energy);
-                break;
-            case Tail::chernoff:
-            case Tail::chernoff_unguarded:
-                log_p = area * log10_chi2_chernoff(energy / model.dof, model.dof, tail == Tail::chernoff);
-                break;
-            case Tail::binomial:
-                log_p = log10_binomial_sf(double(tree.exceedances[node]), area * model.channels,
-                                          model.exceedance);
+    switch (tail) {
+        case Tail::exact:
+            return each([&](double area, double level) { return area * chi2.log10_sf(level / model.scale); });
+        case Tail::chernoff:
+        case Tail::chernoff_unguarded: {
+            const double mean = model.scale * model.dof;
+            return each([&](double area, double level) {
+                return area * log10_chi2_chernoff(level / mean, model.dof, guarded);
+            });
         }
-        value[node] = std::max(log_p / model.correlation_area, lowest_log);
+        case Tail::binomial:
+            return each([&](double area, double count) {
+                return log10_binomial_sf(count, area * model.channels, model.exceedance);
+            });
     }
 }
 
@@ -115,29 +82,29 @@ void node_log_pfa(const ComponentTree<T>& tree, Tail tail, const Background& mod
 template <class T>
 void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t height, std::int32_t width,
                  Tail tail, const Background& model, std::size_t by_area_scales, SegmentWorkspace<T>& work,
-                 double* map) {
-    const auto cells = std::size_t(height) * std::size_t(width);
-    work.parent.resize(cells);
-    work.order.resize(cells);
-    max_tree(energy, height, width, Connectivity::four, work.sort, work.parent.data(), work.order.data());
-    component_tree(energy, work.parent.data(), work.order.data(), std::int32_t(cells), exceedances,
-                   work.tree);
-    const std::int32_t nodes = work.tree.size();
-    work.value.resize(std::size_t(nodes));
-    work.region.resize(std::size_t(nodes));
-    detail::node_log_pfa(work.tree, tail, model, work.value.data());
-    const auto log_tests = [&](double area) {
-        return by_area_scales ? log10_number_of_tests_by_area(area, std::int64_t(cells), by_area_scales)
-                              : 0.0;
-    };
-    if (by_area_scales)
-        for (std::int32_t node = 0; node < nodes; ++node) work.value[node] += log_tests(work.tree.area[node]);
-    select_regions(work.tree.parent.data(), work.value.data(), nodes, work.select, work.region.data());
-    const double outside = log_tests(1.0);
-    for (std::size_t cell = 0; cell < cells; ++cell) {
-        const std::int32_t region = work.region[work.tree.node_of[cell]];
-        map[cell] = region < 0 ? outside : work.value[region];
+                 float* map) {
+    const ComponentTree tree = component_tree(energy, tail == Tail::binomial ? exceedances : nullptr, height,
+                                              width, Connectivity::four, work.tree);
+    detail::node_log_pfa(tree, tail, model);
+    double outside = 0.0;
+    if (by_area_scales) {
+        outside = log10_number_of_tests_by_area(1.0, std::int64_t(height) * width, by_area_scales);
+        const double shared = outside - log10_polyominoes(1.0);  // all but the number of shapes
+        for (std::int32_t node = 0; node < tree.size; ++node)
+            tree.value[node] += shared + log10_polyominoes(tree.area[node]);
     }
+    const auto cells = std::size_t(height) * std::size_t(width);  // not nodes: the next image may have more
+    work.flags.fit(cells);
+    std::int32_t* region = work.tree.basin_b.fit(cells);
+    select_regions(tree.parent, tree.value, tree.size, work.flags, region);
+    // The value of a node's region, parents first, so that a region's own value is read before it can be
+    // lost.
+    for (std::int32_t node = 0; node < tree.size; ++node)
+        tree.value[node] = region[node] < 0 ? outside : tree.value[region[node]];
+    const Pixel<T>* pixels = work.tree.pixels.data();
+    const std::int32_t count = height * width;
+    for (std::int32_t rank = 0; rank < count; ++rank)
+        map[pixels[rank].index] = float(tree.value[tree.node_of[rank]]);
 }
 
 // Batch of (height, width) maps, one after the other; log_pfa (out) has the shape of energy.
@@ -145,18 +112,11 @@ template <class T>
 void log_pfa(const T* energy, const std::int32_t* exceedances, std::int64_t batch, std::int32_t height,
              std::int32_t width, Tail tail, const Background& model, int threads, float* log_pfa) {
     const auto cells = std::size_t(height) * std::size_t(width);
-    struct Worker {
-        SegmentWorkspace<T> segment;
-        std::vector<double> map;
-    };
-    std::vector<Worker> crew(std::size_t(workers(batch, threads)));
+    std::vector<SegmentWorkspace<T>> crew(std::size_t(workers(batch, threads)));
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
-        Worker& mine = crew[std::size_t(worker)];
-        mine.map.resize(cells);
         const std::size_t at = std::size_t(image) * cells;
         log_pfa_map(energy + at, exceedances ? exceedances + at : nullptr, height, width, tail, model, 0,
-                    mine.segment, mine.map.data());
-        std::copy(mine.map.begin(), mine.map.end(), log_pfa + at);
+                    crew[std::size_t(worker)], log_pfa + at);
     });
 }
 
@@ -164,11 +124,11 @@ void log_pfa(const T* energy, const std::int32_t* exceedances, std::int64_t batc
 // Resizing, as torch.nn.functional.interpolate defines it: along each axis, every output is a weighted sum of
 // Taps neighbouring inputs (indices clamped at the border). Bilinear: 2 taps, align_corners=False. Bicubic: 4
 // taps, align_corners=True, Keys' kernel with A = -0.75.
-template <int Taps>
+template <int Taps, class Real>
 struct ResizeAxis {
     static_assert(Taps == 2 || Taps == 4, "bilinear or bicubic");
     std::vector<std::int32_t> index;  // Taps per output
-    std::vector<double> weight;
+    std::vector<Real> weight;
 
     ResizeAxis(std::int32_t in, std::int32_t out) {
         index.reserve(std::size_t(out) * Taps);
@@ -183,7 +143,7 @@ struct ResizeAxis {
             for (int tap = 0; tap < Taps; ++tap) {
                 const std::int32_t neighbour = std::int32_t(below) + tap - (Taps / 2 - 1);
                 index.push_back(std::clamp(neighbour, std::int32_t(0), in - 1));
-                weight.push_back(kernel(std::fabs(t - (tap - (Taps / 2 - 1)))));
+                weight.push_back(Real(kernel(std::fabs(t - (tap - (Taps / 2 - 1))))));
             }
         }
     }
@@ -196,34 +156,50 @@ struct ResizeAxis {
     }
 };
 
-template <int Taps>
+// Rows of the map stretched to the output's width, of which Taps make an output row: kept until they are not
+// needed any more, since going down the output the same ones serve again and again.
+template <int Taps, class Real>
+struct ResizeLines {
+    Buffer<Real> memory;
+    std::int32_t held[Taps];  // which row of the map a line holds
+    const Real* line[Taps];   // for the current output row
+};
+
+template <int Taps, class Real>
 struct Resize {
-    std::int32_t width;
-    ResizeAxis<Taps> rows, cols;
+    std::int32_t width, out_width;
+    ResizeAxis<Taps, Real> rows, cols;
 
     Resize(std::int32_t height, std::int32_t width, std::int32_t out_height, std::int32_t out_width)
-        : width(width), rows(height, out_height), cols(width, out_width) {}
+        : width(width), out_width(out_width), rows(height, out_height), cols(width, out_width) {}
 
-    // One row of the result: the rows of the map are combined into `line` (width values), then the columns of
-    // that. put(column, value) is called for every output column.
-    template <class Put>
-    void row(const double* map, std::int32_t out_row, double* line, Put&& put) const {
-        const std::int32_t* at = rows.index.data() + std::size_t(out_row) * Taps;
-        const double* w = rows.weight.data() + std::size_t(out_row) * Taps;
-        for (std::int32_t i = 0; i < width; ++i) {
-            double sum = 0.0;
-            for (int tap = 0; tap < Taps; ++tap)
-                sum += w[tap] * map[std::size_t(at[tap]) * std::size_t(width) + i];
-            line[i] = sum;
+    void start(ResizeLines<Taps, Real>& lines) const {
+        lines.memory.fit(std::size_t(Taps) * std::size_t(out_width));
+        std::fill(lines.held, lines.held + Taps, -1);
+    }
+
+    // Fills in lines.line for an output row; its values are sum over taps of weight(out_row)[tap] *
+    // line[tap][col].
+    void prepare(const Real* map, std::int32_t out_row, ResizeLines<Taps, Real>& lines) const {
+        for (int tap = 0; tap < Taps; ++tap) {
+            const std::int32_t row = rows.index[std::size_t(out_row) * Taps + std::size_t(tap)];
+            const int slot = row % Taps;  // the rows of one output row follow one another
+            Real* line = lines.memory.data() + std::size_t(slot) * std::size_t(out_width);
+            lines.line[tap] = line;
+            if (lines.held[slot] == row) continue;
+            lines.held[slot] = row;
+            const Real* from = map + std::size_t(row) * std::size_t(width);
+            const std::int32_t* at = cols.index.data();
+            const Real* w = cols.weight.data();
+            for (std::int32_t col = 0; col < out_width; ++col, at += Taps, w += Taps) {
+                Real sum = 0;
+                for (int k = 0; k < Taps; ++k) sum += w[k] * from[at[k]];
+                line[col] = sum;
+            }
         }
-        const std::size_t out_width = cols.index.size() / Taps;
-        at = cols.index.data();
-        w = cols.weight.data();
-        for (std::size_t i = 0; i < out_width; ++i, at += Taps, w += Taps) {
-            double sum = 0.0;
-            for (int tap = 0; tap < Taps; ++tap) sum += w[tap] * line[at[tap]];
-            put(i, sum);
-        }
+    }
+    const Real* weight(std::int32_t out_row) const {
+        return rows.weight.data() + std::size_t(out_row) * Taps;
     }
 };
 
@@ -237,42 +213,57 @@ struct Scale {
     Background background;
 };
 
+// What one thread of log_nfa needs.
+struct NfaWorkspace {
+    SegmentWorkspace<float> segment;
+    std::vector<Buffer<float>> maps;
+    std::vector<ResizeLines<2, float>> lines;
+
+    std::size_t bytes() const noexcept {
+        std::size_t sum = segment.bytes();
+        for (const auto& map : maps) sum += map.bytes();
+        for (const auto& line : lines) sum += line.memory.bytes();
+        return sum;
+    }
+};
+
 // log10 NFA (batch, out_height, out_width): per scale the map of log10 P resized bilinearly, the minimum over
 // scales, plus log10 N_T; or, by_area, with log10 N(area) inside the maps.
 inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::int32_t out_height,
                     std::int32_t out_width, Tail tail, bool by_area, int threads, float* result) {
     std::vector<std::int64_t> cells;
-    std::vector<Resize<2>> resize;
+    std::vector<Resize<2, float>> resize;
     for (const Scale& scale : scales) {
         cells.push_back(std::int64_t(scale.height) * scale.width);
         resize.emplace_back(scale.height, scale.width, out_height, out_width);
     }
-    const double log_tests = by_area ? 0.0 : log10_number_of_tests(cells.data(), cells.size());
-    struct Worker {
-        SegmentWorkspace<float> segment;
-        std::vector<std::vector<double>> maps;
-        std::vector<double> line;
-    };
-    std::vector<Worker> crew(std::size_t(workers(batch, threads)));
+    const float log_tests = by_area ? 0.0f : float(log10_number_of_tests(cells.data(), cells.size()));
+    std::vector<NfaWorkspace> crew(std::size_t(workers(batch, threads)));
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
-        Worker& mine = crew[std::size_t(worker)];
+        NfaWorkspace& mine = crew[std::size_t(worker)];
         mine.maps.resize(scales.size());
+        mine.lines.resize(scales.size());
         for (std::size_t l = 0; l < scales.size(); ++l) {
             const Scale& scale = scales[l];
             const auto at = std::size_t(image * cells[l]);
-            mine.maps[l].resize(std::size_t(cells[l]));
-            mine.line.resize(std::max(mine.line.size(), std::size_t(scale.width)));
             log_pfa_map(scale.energy + at, scale.exceedances ? scale.exceedances + at : nullptr, scale.height,
                         scale.width, tail, scale.background, by_area ? scales.size() : 0, mine.segment,
-                        mine.maps[l].data());
+                        mine.maps[l].fit(std::size_t(cells[l])));
+            resize[l].start(mine.lines[l]);
         }
         float* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
         for (std::int32_t row = 0; row < out_height; ++row, out += out_width)
-            for (std::size_t l = 0; l < scales.size(); ++l)
-                resize[l].row(mine.maps[l].data(), row, mine.line.data(), [&](std::size_t col, double value) {
-                    const auto nfa = float(value + log_tests);
-                    out[col] = l == 0 ? nfa : std::min(out[col], nfa);
-                });
+            for (std::size_t l = 0; l < scales.size(); ++l) {
+                resize[l].prepare(mine.maps[l].data(), row, mine.lines[l]);
+                const float *above = mine.lines[l].line[0], *below = mine.lines[l].line[1];
+                const float up = resize[l].weight(row)[0], down = resize[l].weight(row)[1];
+                if (l == 0)
+                    for (std::int32_t col = 0; col < out_width; ++col)
+                        out[col] = up * above[col] + down * below[col] + log_tests;
+                else
+                    for (std::int32_t col = 0; col < out_width; ++col)
+                        out[col] = std::min(out[col], up * above[col] + down * below[col] + log_tests);
+            }
     });
 }
 
@@ -318,9 +309,9 @@ inline std::int32_t block_half(int window, std::size_t scale) noexcept {
 inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t batch, std::int32_t out_height,
                           std::int32_t out_width, int window, double exceedance, bool continuous, int threads,
                           double* result) {
-    std::vector<Resize<4>> resize;
+    std::vector<Resize<4, double>> resize;
     std::vector<std::vector<double>> table(scales.size());
-    std::size_t cells = 0, widest = 0, largest = 0;
+    std::size_t cells = 0, largest = 0;
     for (std::size_t l = 0; l < scales.size(); ++l) {
         const BlockScale& scale = scales[l];
         const std::int32_t half = block_half(window, l), side = 2 * half + 1;
@@ -335,12 +326,12 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
         const std::size_t here = std::size_t(scale.height) * std::size_t(scale.width);
         cells += here;
         largest = std::max(largest, here);
-        widest = std::max(widest, std::size_t(scale.width));
     }
     const double log_tests = std::log10(double(cells));
     struct Worker {
         std::vector<std::int32_t> rows, sums;
-        std::vector<double> map, line;
+        std::vector<double> map;
+        ResizeLines<4, double> lines;
     };
     std::vector<Worker> crew(std::size_t(workers(batch, threads)));
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
@@ -348,7 +339,6 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
         mine.rows.resize(largest);
         mine.sums.resize(largest);
         mine.map.resize(largest);
-        mine.line.resize(widest);
         double* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
         std::fill(out, out + std::size_t(out_height) * std::size_t(out_width), log_tests);
         for (std::size_t l = 0; l < scales.size(); ++l) {
@@ -358,10 +348,14 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
                                 block_half(window, l), mine.rows.data(), mine.sums.data());
             for (std::size_t cell = 0; cell < here; ++cell)
                 mine.map[cell] = table[l][std::size_t(mine.sums[cell])];
+            resize[l].start(mine.lines);
             for (std::int32_t row = 0; row < out_height; ++row) {
-                double* line = out + std::size_t(row) * std::size_t(out_width);
-                resize[l].row(mine.map.data(), row, mine.line.data(),
-                              [&](std::size_t col, double value) { line[col] += value; });
+                double* row_out = out + std::size_t(row) * std::size_t(out_width);
+                resize[l].prepare(mine.map.data(), row, mine.lines);
+                const double *const *line = mine.lines.line, *w = resize[l].weight(row);
+                for (std::int32_t col = 0; col < out_width; ++col)
+                    row_out[col] +=
+                        w[0] * line[0][col] + w[1] * line[1][col] + w[2] * line[2][col] + w[3] * line[3][col];
             }
         }
     });
