@@ -57,3 +57,11 @@ def real_images() -> Path:
             "needs real images: set UFLOW_DATA to a folder that holds magnetic_tile/, cookie/ and hazelnut_toy/"
         )
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def magnetic_tile(real_images: Path):
+    """A detector trained with default settings on magnetic_tile (minutes); tests that calibrate it put it back."""
+    import uflow
+
+    return uflow.Detector.fit(real_images / "magnetic_tile/train/good", device="cpu", progress=False)

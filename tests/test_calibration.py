@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from uflow.calibration import conformal_shift, fit_background, supported_alpha
+from uflow import calibration
+from uflow.calibration import conformal_shift, fit_background, images_needed, joint_energy, supported_alpha
+from uflow.segmentation import Background
+
+
+def good_images(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    """Energies of two scales; some images are noisier than others, and cells beside each other are alike."""
+    noise = 1 + 0.2 * rng.standard_exponential((count, 1, 1))
+    fine = ndimage.uniform_filter(rng.chisquare(8, size=(count, 12, 12)), (0, 2, 2))
+    return [(e * noise).astype(np.float32) for e in (fine, rng.chisquare(30, size=(count, 6, 6)))]
 
 
 def test_background_recovers_a_scaled_chi_square() -> None:
@@ -12,6 +22,53 @@ def test_background_recovers_a_scaled_chi_square() -> None:
     assert background.scale == pytest.approx(1.7, rel=0.02)
     assert background.dof == pytest.approx(23.0, rel=0.02)
     assert background.correlation_area == 1.0
+
+
+def test_one_odd_image_does_not_decide_the_background() -> None:
+    energies = np.random.default_rng(0).chisquare(20.0, size=(11, 16, 16))
+    background = fit_background(energies)
+    energies[4] *= 100
+    assert fit_background(energies).scale == pytest.approx(background.scale, rel=0.1)
+    assert fit_background(energies).dof == pytest.approx(background.dof, rel=0.1)
+
+
+def test_joint_energy_is_the_mean_of_3_x_3_of_the_sum_over_scales() -> None:
+    rng = np.random.default_rng(0)
+    fine, coarse = (rng.chisquare(5, (2, n, n)).astype(np.float32) for n in (8, 4))
+    background = [Background(2.0, 3.0, 1.0), Background(0.5, 4.0, 1.0)]
+    rows, columns = np.mgrid[:8, :8] / 2 - 0.25  # where the coarse grid's cells lie: align_corners=False
+    expected = np.empty((2, 8, 8))
+    for i in range(2):
+        total = fine[i] / 6 + ndimage.map_coordinates(coarse[i], [rows, columns], order=1, mode="nearest") / 2
+        ones = ndimage.uniform_filter(np.ones((8, 8)), 3, mode="constant")
+        expected[i] = ndimage.uniform_filter(total, 3, mode="constant") / ones  # at the border of what there is
+    joint = joint_energy([fine, coarse], background)
+    assert joint.dtype == np.float32
+    np.testing.assert_allclose(joint, expected, rtol=1e-5)
+
+
+def test_an_image_has_no_part_in_the_background_it_is_judged_by() -> None:
+    energies = good_images(np.random.default_rng(5), 9)
+    background, joint, minima = calibration.fit(energies, [(12, 12)] * 9)
+    others = fit_background(joint_energy(energies, background)[1:])
+    expected = calibration.log_nfa([e[:1] for e in energies], background, others, (12, 12)).min()
+    assert minima[0] == pytest.approx(expected, rel=1e-6)
+    assert joint == fit_background(joint_energy(energies, background))
+    assert len(minima) == 9
+
+
+@pytest.mark.parametrize(("count", "alpha"), [(19, 0.05), (19, 0.2), (60, 0.1)])
+def test_new_good_images_are_flagged_as_often_as_promised(count: int, alpha: float) -> None:
+    """The whole way from energies to the threshold, over many calibrations and new images."""
+    rng = np.random.default_rng(count)
+    shares = []
+    for _ in range(150):
+        background, joint, minima = calibration.fit(good_images(rng, count), [(12, 12)] * count)
+        lowest = calibration.log_nfa(good_images(rng, 20), background, joint, (12, 12)).min(axis=(1, 2))
+        shares.append(np.mean(lowest + conformal_shift(minima, alpha) < 0))
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert np.mean(shares) <= alpha + 2 * error
+    assert np.mean(shares) >= alpha / 2  # and the promise is used, not avoided
 
 
 def test_constant_energies_are_refused() -> None:
@@ -39,6 +96,13 @@ def test_share_of_new_images_flagged_is_at_most_alpha() -> None:
             flagged.append(minima[0] + conformal_shift(minima[1:], alpha) < 0)
         assert np.mean(flagged) <= alpha + 2 * np.sqrt(alpha / 3000)
         assert np.mean(flagged) >= alpha / 3  # and the promise is used, not avoided
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5])
+def test_images_needed_are_the_fewest_that_support_alpha(alpha: float) -> None:
+    needed = images_needed(alpha)
+    assert supported_alpha(needed) <= alpha + 1e-12
+    assert supported_alpha(needed - 1) > alpha
 
 
 def test_too_few_images_support_a_larger_alpha_only() -> None:

@@ -1,40 +1,123 @@
-"""What good images say about the test: a background model of the energies, and a conformal shift of the threshold.
+"""What good images say about the test: how energies of all scales join, their background, a shift of the threshold.
 
 H0 of the paper (independent standard normal latents) is not exactly true of real latents, so the promise "at most
-epsilon false alarms" does not hold by itself. Both parts below are learnt from good images only.
+epsilon false alarms" does not hold by itself. All parts below are learnt from good images only; docs/threshold.md
+says how they were chosen.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
 
+from . import segmentation
 from .segmentation import Background
 
 
-def fit_background(energies: np.ndarray) -> Background:
-    """The scaled chi-square that fits the energies of normal images at one scale.
+def fit_background(energies: ArrayLike) -> Background:
+    """The scaled chi-square that fits the energies of typical normal images at one scale.
 
     ``e ~ scale * chi2_dof`` by the two first moments, ``scale = var / (2 mean)`` and ``dof = 2 mean^2 / var``
-    (Satterthwaite 1946): heavier tails than standard normal latents have. Cells count as independent
-    (`correlation_area` 1): what their correlation does to the number of false alarms is left to the shift, which
-    finds it out; divided by their correlation area, small defects lose more than false alarms do.
+    (Satterthwaite 1946): heavier tails than standard normal latents have. The moments are medians over the images, so
+    that one odd image among few does not decide. Cells count as independent (`correlation_area` 1): what their
+    correlation does to the number of false alarms is left to the shift, which finds it out.
 
     Args:
         energies: (N, h, w) energies of N normal images, ``sum over channels of z^2``.
 
     Raises:
         ValueError: the energies do not vary, so that nothing can be fitted, or are not finite.
+
+    >>> fit_background([[[1.0, 3.0]], [[1.0, 3.0]], [[50.0, 90.0]]])
+    Background(scale=0.25, dof=8.0, correlation_area=1.0)
     """
+    return _background(_moments(energies))
+
+
+def _moments(energies: ArrayLike) -> NDArray[np.float64]:
+    """(N, 2): mean and variance of each image's energies."""
     e = np.asarray(energies, np.float64)
-    mean, var = float(e.mean()), float(e.var())
+    return np.stack([e.mean(axis=(1, 2)), e.var(axis=(1, 2))], axis=1)
+
+
+def _background(moments: NDArray[np.float64]) -> Background:
+    mean, var = map(float, np.median(moments, axis=0))
     if not (0 < mean < math.inf and 0 < var < math.inf):
         raise ValueError(
             f"the calibration images' energies do not vary or are not finite: mean {mean:g}, variance {var:g}"
         )
     return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=1.0)
+
+
+def joint_energy(energies: Sequence[NDArray[np.float32]], background: Sequence[Background]) -> NDArray[np.float32]:
+    """One energy for each cell of the finest grid, from all scales.
+
+    Each scale's energies divided by their mean on normal parts (``scale * dof``), resized bilinearly
+    (align_corners=False) to the finest grid, summed over scales, and averaged over the 3 x 3 neighbourhood.
+
+    Args:
+        energies: per scale (B, h, w) float32, finest first.
+        background: one a scale.
+
+    Returns:
+        (B, h, w) of the finest scale, float32; about the number of scales on normal parts.
+
+    >>> joint_energy([np.full((1, 4, 4), 6, np.float32)], [Background(1.5, 4.0, 1.0)])[0, 0]
+    array([1., 1., 1., 1.], dtype=float32)
+    """
+    finest = energies[0].shape[1:]
+    joint = torch.zeros(len(energies[0]), 1, *finest)
+    for energy, normal in zip(energies, background, strict=True):
+        relative = torch.from_numpy(energy)[:, None] / (normal.scale * normal.dof)
+        joint += F.interpolate(relative, finest, mode="bilinear", align_corners=False)
+    return np.asarray(F.avg_pool2d(joint, 3, stride=1, padding=1, count_include_pad=False)[:, 0].numpy())
+
+
+def log_nfa(
+    energies: Sequence[NDArray[np.float32]],
+    background: Sequence[Background],
+    joint: Background,
+    size: int | tuple[int, int] = 256,
+) -> NDArray[np.float32]:
+    """log10 NFA of the joint energies, by area, before the shift: (B, height, width) float32.
+
+    For a region R of A cells at level t, ``log NFA = A log10 P(scale * chi2_dof >= t) + log10 N(A)``, see
+    `segmentation.log_nfa_from_energies`.
+    """
+    return _log_nfa(joint_energy(energies, background), joint, size)
+
+
+def _log_nfa(energy: NDArray[np.float32], joint: Background, size: int | tuple[int, int]) -> NDArray[np.float32]:
+    return segmentation.log_nfa_from_energies([energy], [1], size, tail="exact", n_tests="by-area", background=[joint])
+
+
+def fit(
+    energies: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]]
+) -> tuple[list[Background], Background, list[float]]:
+    """Learn the background from normal images, and how low their own log NFA falls.
+
+    Args:
+        energies: per scale (N, h, w) float32.
+        sizes: (height, width) of each of the N images, at which it is predicted: interpolation moves the lowest value
+            of a map a little.
+
+    Returns:
+        One `Background` a scale; that of the joint energies; the N images' lowest log10 NFA, each under the joint
+        background of the others (a new image has no part in the background that judges it either).
+    """
+    background = [fit_background(e) for e in energies]
+    joint = joint_energy(energies, background)
+    moments = _moments(joint)
+    minima = []
+    for i, size in enumerate(sizes):
+        others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
+        minima.append(float(_log_nfa(joint[i : i + 1], _background(others), size).min()))
+    return background, _background(moments), minima
 
 
 def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
@@ -75,3 +158,13 @@ def check_alpha(alpha: float) -> None:
 def supported_alpha(count: int) -> float:
     """The least alpha that `count` calibration images can promise: 1 / (count + 1)."""
     return 1 / (count + 1)
+
+
+def images_needed(alpha: float) -> int:
+    """How many calibration images `alpha` needs: the least n with 1 / (n + 1) <= alpha.
+
+    >>> images_needed(0.05)
+    19
+    """
+    check_alpha(alpha)
+    return math.ceil(1 / alpha - 1 - 1e-9)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from .training import TrainingSettings, TrainingState
 log = logging.getLogger("uflow")
 
 ImageLike = str | Path | Image.Image | np.ndarray
+
+_UNCALIBRATED = "the paper's test, which keeps its promise for independent standard normal latents only"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Detector:
     """U-Flow from image to mask. Made by `Detector.fit` or `load`.
 
     ``Detector.fit("data/tile/train/good").predict("part.png").mask`` is the whole of it.
+
+    Its test, as `calibrate` sets it: `background`, the normal energies of each scale; `joint`, those of all scales
+    together (see `calibration`); `shift`, added to log10 NFA; and `alpha`, which the shift was found for. The defaults
+    are the paper's test: ``background="gaussian"`` (independent standard normals), each scale by itself, no shift.
     """
 
     def __init__(
@@ -96,7 +102,8 @@ class Detector:
         *,
         tail: segmentation.TailName = "chernoff",
         n_tests: segmentation.TestsName = "total",
-        background: Sequence[Background] | None = None,
+        background: Sequence[Background] | Literal["gaussian"] = "gaussian",
+        joint: Background | None = None,
         shift: float = 0.0,
         alpha: float | None = None,
         device: str | torch.device = "auto",
@@ -107,7 +114,8 @@ class Detector:
         self.flow = flow.to(self.device).eval()
         self.tail = tail
         self.n_tests = n_tests
-        self.background = None if background is None else list(background)
+        self.background = None if background == "gaussian" else list(background)
+        self.joint = joint
         self.shift = shift
         self.alpha = alpha
         self.history = list(history)
@@ -134,7 +142,8 @@ class Detector:
         """Learn what good images look like.
 
         A share of the images is kept out of training: the epoch is chosen by their likelihood, and the threshold is
-        calibrated on them (see `calibrate`).
+        calibrated on them (see `calibrate`). Where they are fewer than `alpha` needs, more flows are trained, each with
+        other images kept out, only to calibrate on those too; such sets are small and trained in seconds.
 
         Args:
             images: a folder, a file name pattern, or a list of files, PIL images or arrays; all of them good.
@@ -166,9 +175,9 @@ class Detector:
         net = create_backbone(backbone, image_size=image_size, strides=strides, weights=weights).to(target)
         flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=net.layer_norm, seed=settings.seed)
 
-        order = np.random.default_rng(settings.seed).permutation(len(sources))
-        count = min(max(math.ceil(held_out * len(sources)), 10), max(len(sources) // 3, 1))
-        held, kept = sorted(order[:count].tolist()), sorted(order[count:].tolist())
+        folds = hold_out(len(sources), held_out, alpha, settings.seed)
+        if len(folds) > 1:
+            log.info("%d images held out are few for alpha %g: training %d flows", len(folds[0]), alpha, len(folds))
 
         state, save_state = None, None
         if state_file is not None:
@@ -190,14 +199,32 @@ class Detector:
                 yield data.resize_image(image, net.image_size)
 
         with training.compute_features(net, inputs(), len(sources), device=target, progress=progress) as features:
-            state = training.train(
-                flow, features, kept, held, settings, device=target, state=state, on_epoch=save_state, progress=progress
-            )
-            detector = cls(net, flow, device=target, history=state.history)
-            if alpha is not None:
-                chunks = training.batches(held, 16)
-                energies = [detector._energies_of_features(features.batch(chunk, target)) for chunk in chunks]
-                detector._calibrate(energies, [sizes[i] for i in held], alpha)
+            minima: list[float] = []
+            for fold, held in enumerate(folds):
+                if fold > 0:  # a flow that is there only to judge the images held out from it
+                    flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=net.layer_norm, seed=settings.seed)
+                trained = training.train(
+                    flow,
+                    features,
+                    sorted(set(range(len(sources))) - set(held)),
+                    held,
+                    settings,
+                    device=target,
+                    state=state if fold == 0 else None,
+                    on_epoch=save_state if fold == 0 else None,
+                    progress=progress,
+                )
+                one = cls(net, flow, device=target, history=trained.history)
+                if fold == 0:
+                    detector = one
+                if alpha is not None:
+                    chunks = training.batches(held, 16)
+                    energies = [one._energies_of_features(features.batch(chunk, target)) for chunk in chunks]
+                    minima += one._set_background(energies, [sizes[i] for i in held])
+        if alpha is None:
+            log.warning(_UNCALIBRATED)
+        else:
+            detector._set_shift(minima, alpha)
         return detector
 
     def calibrate(
@@ -209,7 +236,7 @@ class Detector:
         is computed.
 
         Args:
-            images: good images, as for `fit`.
+            images: good images, as for `fit`; an empty list goes back to the paper's test.
             alpha: wished probability that a good image is flagged.
             batch_size: images at once.
 
@@ -222,19 +249,24 @@ class Detector:
         for batch in training.batches((data.read_image(source) for source in _sources(images)), batch_size):
             energies.append(self._energies(batch))
             sizes.extend((image.shape[0], image.shape[1]) for image in batch)
-        self._calibrate(energies, sizes, alpha)
+        if sizes:
+            self._set_shift(self._set_background(energies, sizes), alpha)
+        else:
+            self.tail, self.n_tests, self.background, self.joint = "chernoff", "total", None, None
+            self.shift, self.alpha = 0.0, None
+            log.warning("no calibration images: %s", _UNCALIBRATED)
         return self
 
-    def _calibrate(self, batches: list[list[np.ndarray]], sizes: list[tuple[int, int]], alpha: float) -> None:
-        """Calibrate on the energies of images, in batches, and the images' sizes."""
-        if not batches:
-            raise ValueError("calibration needs good images, got none")
+    def _set_background(self, batches: list[list[np.ndarray]], sizes: list[tuple[int, int]]) -> list[float]:
+        """Learn the background from good images' energies, in batches; the images' lowest log NFA before the shift."""
         energies = [np.concatenate(scale) for scale in zip(*batches, strict=True)]
-        background = [calibration.fit_background(e) for e in energies]  # first: if it fails, nothing has changed
-        self.tail, self.n_tests, self.background, self.shift, self.alpha = "exact", "by-area", background, 0.0, alpha
-        # At each image's own size, as it will be predicted: interpolation moves the lowest value of a map a little.
-        minima = [float(self._log_nfa([e[i : i + 1] for e in energies], size).min()) for i, size in enumerate(sizes)]
+        background, joint, minima = calibration.fit(energies, sizes)  # first: if it fails, nothing has changed
+        self.tail, self.n_tests, self.background, self.joint = "exact", "by-area", background, joint
+        return minima
+
+    def _set_shift(self, minima: list[float], alpha: float) -> None:
         self.shift = calibration.conformal_shift(minima, alpha) + 1e-3  # room for float32 rounding between batches
+        self.alpha = alpha
         supported = calibration.supported_alpha(len(minima))
         if supported > alpha:
             log.warning(
@@ -299,14 +331,17 @@ class Detector:
         return segmentation.energies(self.flow(features)[0])
 
     def _log_nfa(self, energies: list[np.ndarray], size: tuple[int, int] | int) -> np.ndarray:
-        raw = segmentation.log_nfa_from_energies(
-            energies,
-            self.flow.latent_channels,
-            size,
-            tail=self.tail,
-            n_tests=self.n_tests,
-            background=self.background,
-        )
+        if self.background is not None and self.joint is not None:
+            raw = calibration.log_nfa(energies, self.background, self.joint, size)
+        else:
+            raw = segmentation.log_nfa_from_energies(
+                energies,
+                self.flow.latent_channels,
+                size,
+                tail=self.tail,
+                n_tests=self.n_tests,
+                background=self.background,
+            )
         return raw + np.float32(self.shift)
 
     # Evaluating -------------------------------------------------------------------------------------------------------
@@ -372,7 +407,8 @@ class Detector:
             "segmentation": {
                 "tail": self.tail,
                 "n_tests": self.n_tests,
-                "background": None if self.background is None else [asdict(b) for b in self.background],
+                "background": "gaussian" if self.background is None else [asdict(b) for b in self.background],
+                "joint": None if self.joint is None else asdict(self.joint),
                 "shift": self.shift,
                 "alpha": self.alpha,
             },
@@ -406,8 +442,10 @@ def load(path: str | Path, device: str = "auto", weights: str | Path | Sequence[
     flow = UFlow(backbone.channels, backbone.sizes, **config["flow"])
     flow.load_state_dict(tensors)
     options = dict(config["segmentation"])
-    if options["background"] is not None:
+    if options["background"] != "gaussian":
         options["background"] = [Background(**b) for b in options["background"]]
+    if options.get("joint") is not None:  # absent from files written before there was one
+        options["joint"] = Background(**options["joint"])
     return Detector(backbone, flow, device=device, history=config["history"], **options)
 
 
@@ -422,6 +460,19 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def hold_out(count: int, share: float, alpha: float | None, seed: int) -> list[list[int]]:
+    """Which of `count` images to keep out of training: one list for each flow to be trained.
+
+    A list holds a `share` of the images, at least 10 and at most a third. There are as many lists, without a common
+    image, as `alpha` needs calibration images, or can be made.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    size = min(max(math.ceil(share * count), 10), max(count // 3, 1))
+    needed = 1 if alpha is None else math.ceil(calibration.images_needed(alpha) / size)
+    folds = max(1, min(needed, count // size))
+    return [sorted(order[i * size : (i + 1) * size].tolist()) for i in range(folds)]
 
 
 def _sources(images: str | Path | Sequence[ImageLike]) -> list[ImageLike]:
