@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -187,6 +188,7 @@ def batch(request: pytest.FixtureRequest, quick: bool) -> tuple[str, int, Any]:
     return request.param, images, from_latents if request.param == "latents" else from_energies
 
 
+@pytest.mark.benchmark(timer=time.perf_counter)
 @pytest.mark.parametrize("threads", [2, 4, 8])
 def test_threads(race: Race, batch: tuple[str, int, Any], all_cores: int, threads: int) -> None:
     if all_cores < 2:
@@ -205,6 +207,7 @@ def test_threads(race: Race, batch: tuple[str, int, Any], all_cores: int, thread
     )
 
 
+@pytest.mark.benchmark(timer=time.perf_counter)
 @pytest.mark.parametrize("threads", [1, 2, 4, 8])
 def test_python_threads(race: Race, batch: tuple[str, int, Any], all_cores: int, threads: int) -> None:
     """Python threads at once, each with its part of the batch on one thread: a held lock would make them wait."""

@@ -183,7 +183,8 @@ def test_cost_per_pixel(race: Race, kind: str, quick: bool) -> None:
         lambda: max_tree(small),
         at_most(3, "`max_tree`: cost per pixel at 1024 px over that at 28 px"),
         scale=small.size / large.size,
-        group=f"cost per pixel {kind}",
-        library="uflow",
+        per="pixel",
+        group=f"cost per pixel of the largest map over 28 px, {kind}",
+        library="uflow, 28 px",
         kind=kind,
     )

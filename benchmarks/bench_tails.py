@@ -48,7 +48,7 @@ def test_chi2_scipy(race: Race, quick: bool, dofs: str) -> None:
         at_least(10, "chi-square tail of 10^6 values: times faster than `scipy.stats.chi2.logsf`"),
         group=f"chi-square tail, {dofs} degrees of freedom",
         library="scipy.stats.chi2.logsf",
-        kind=f"{dofs} dof",
+        kind=f"{dofs} degrees of freedom",
         count=len(x),
     )
 
@@ -62,7 +62,7 @@ def test_chi2_scipy_special(race: Race, quick: bool, dofs: str) -> None:
         lambda: np.log(scipy.special.chdtrc(dof, x)),
         group=f"chi-square tail, {dofs} degrees of freedom",
         library="log(scipy.special.chdtrc)",
-        kind=f"{dofs} dof",
+        kind=f"{dofs} degrees of freedom",
         count=len(x),
     )
 
@@ -80,7 +80,7 @@ def test_chi2_mpmath(race: Race, quick: bool) -> None:
         lambda: [reference.log10_chi2_sf(a, b) for a, b in zip(x, dof, strict=True)],
         group="chi-square tail where scipy is -inf",
         library="mpmath.gammainc, 40 digits",
-        kind="scipy -inf",
+        kind="where scipy is -inf",
         count=len(x),
     )
 
@@ -134,7 +134,7 @@ def test_binomial_mpmath(race: Race, quick: bool) -> None:
         lambda: [reference.log10_binomial_sf(*v) for v in zip(k, n, p, strict=True)],
         group="binomial tail where scipy is -inf",
         library="mpmath, sum of 40 digits",
-        kind="scipy -inf",
+        kind="where scipy is -inf",
         count=len(k),
     )
 
@@ -162,6 +162,7 @@ def test_continuous_block_tail(race: Race, quick: bool, n: int, channels: int) -
         lambda: [continuous_tail(c / channels, n, 0.1) for c in counts],
         at_least(500, 'block test, "continuous" tail, per value: times faster than quadrature in mpmath'),
         scale=len(counts) / len(table),
+        per="value",
         group=f"continuous block tail, {n} cells of {channels} channels",
         library="mpmath.quad",
         kind=f"{n} cells of {channels} channels",

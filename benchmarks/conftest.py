@@ -56,11 +56,13 @@ class Race:
 
     A round is some milliseconds long. After each round of the alternative comes one of ours, so that whatever else the
     machine does falls on both. The ratio is that of two neighbouring rounds; its median and quartiles are over all
-    rounds. Times are seconds a call.
+    rounds. Times are seconds a call: of the processor, which other processes on the core do not change, except where
+    the benchmark has threads and its marker says `timer=time.perf_counter`.
     """
 
-    def __init__(self, benchmark: Any, quick: bool) -> None:
+    def __init__(self, benchmark: Any, timer: Callable[[], float], quick: bool) -> None:
         self.benchmark = benchmark
+        self.timer = timer
         self.round_seconds, self.budget, self.most = (0.0005, 0.02, 5) if quick else (0.002, 1.2, 101)
 
     def alone(self, function: Function, group: str, **info: object) -> None:
@@ -75,20 +77,21 @@ class Race:
         *claims: Claim,
         group: str,
         scale: float = 1.0,
+        per: str = "call",
         **info: object,
     ) -> None:
-        """Time both; our time is multiplied by `scale` in the ratio: the other's amount of work over ours."""
+        """Time both. Where one call does more, `scale` is the other's number of `per` (values, pixels) over ours."""
         calls, seconds = self._warm_up(other)
         own_calls, own_seconds = self._warm_up(ours)
         own: list[float] = []
 
         def turn() -> None:
-            start = time.perf_counter()
+            start = self.timer()
             for _ in range(own_calls):
                 ours()
-            own.append((time.perf_counter() - start) / own_calls)
+            own.append((self.timer() - start) / own_calls)
 
-        times = self._measure(other, calls, seconds + own_seconds, turn, {"group": group, **info})
+        times = self._measure(other, calls, seconds + own_seconds, turn, {"group": group, "per": per, **info})
         own = own[1 : 1 + len(times)]  # before is the warm-up round; after may be one more call, not measured either
         faster = [b / (a * scale) for a, b in zip(own, times, strict=True)]
         ratio = {">=": spread(faster), "<=": spread([1 / f for f in faster])}
@@ -100,9 +103,9 @@ class Race:
         """Calls that fill a round, and the round's seconds, from the fastest of a few calls."""
         times: list[float] = []
         while sum(times) < self.round_seconds or (len(times) < 3 and sum(times) < 20 * self.round_seconds):
-            start = time.perf_counter()
+            start = self.timer()
             function()
-            times.append(time.perf_counter() - start)
+            times.append(self.timer() - start)
         calls = max(1, math.ceil(self.round_seconds / min(times)))
         return calls, calls * min(times)
 
@@ -125,8 +128,9 @@ def quick(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def race(benchmark: Any, quick: bool) -> Race:
-    return Race(benchmark, quick)
+def race(request: pytest.FixtureRequest, benchmark: Any, quick: bool) -> Race:
+    marker = request.node.get_closest_marker("benchmark")
+    return Race(benchmark, marker.kwargs["timer"] if marker else time.process_time, quick)
 
 
 @pytest.fixture(autouse=True, scope="session")

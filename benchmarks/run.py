@@ -90,7 +90,12 @@ def measure(quick: bool) -> Result:
         command = [
             *(sys.executable, "-m", "pytest", "-qx", *map(str, files), f"--rootdir={HERE.parent}"),
             *("-o", "addopts=", "-o", "python_files=bench_*.py", "-p", "no:cacheprovider"),
-            *("--benchmark-quiet", f"--benchmark-json={raw}", *(["--quick"] if quick else [])),
+            *(
+                "--benchmark-quiet",
+                "--benchmark-timer=time.process_time",
+                f"--benchmark-json={raw}",
+                *(["--quick"] if quick else []),
+            ),
         ]
         code = subprocess.run(command, env={**os.environ, **ONE_THREAD}, check=False).returncode
         if code:
@@ -104,6 +109,7 @@ def measure(quick: bool) -> Result:
         "seconds": round(time.time() - started),
         "machine": {**machine, "load_average": {"before": load, "after": _load()}},
         "threads": "1, pinned to one core, unless the entry says otherwise",
+        "times": "seconds of the processor; of the clock for entries with threads",
         "targets": targets(races),
         "benchmarks": races,
     }
@@ -183,7 +189,8 @@ def caption(result: Result) -> str:
     return (
         f"{machine_line(result)}; {machine['compiler']}; "
         f"{', '.join(f'{name} {versions[name]}' for name in libraries)}. One thread on one core unless said. "
-        "Ratios of neighbouring rounds, median and quartiles; worst and best over all inputs of a target."
+        "Ratios of neighbouring rounds in processor time (threads: clock), median and quartiles; worst and best "
+        "over all inputs of a target."
     )
 
 
@@ -203,18 +210,19 @@ def time_tables(result: Result) -> list[str]:
         rows = [[f"max-tree of {title}, ms", *(f"{side} px" for side in sides)]]
         rows += [[name, *(number(1e3 * line[s]) if s in line else "" for s in sides)] for name, line in times.items()]
         parts.append(markdown(rows))
-    rows = [["other races", "case", "theirs, ms", "uflow, ms", "uflow is times faster (quartiles)"]]
+    rows = [["other races", "case", "theirs, ms a call", "uflow, ms a call", "uflow is times faster (quartiles)"]]
     for race in result["benchmarks"]:
         if "faster" in race and not race["group"].startswith(("max_tree", "components of")):
             faster = race["faster"]
-            threads = f", {race['threads']} threads" if "threads" in race else ""
+            case = race["group"] if race["kind"] in race["group"] else f"{race['group']}, {race['kind']}"
             rows.append(
                 [
                     race["library"],
-                    f"{race['group']}{'' if race['kind'] in race['group'] else ', ' + race['kind']}{threads}",
+                    f"{race['kind']}, {race['threads']} threads" if "threads" in race else case,
                     number(1e3 * race["time"]["median"]),
                     number(1e3 * race["ours"]["median"]),
-                    f"{number(faster['median'])} ({number(faster['low'])} to {number(faster['high'])})",
+                    f"{number(faster['median'])} ({number(faster['low'])} to {number(faster['high'])})"
+                    + ("" if race["per"] == "call" else f" per {race['per']}"),
                 ]
             )
     return [*parts, markdown(rows)]

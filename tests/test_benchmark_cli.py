@@ -43,6 +43,7 @@ def test_prints_a_table_and_writes_json(run, tmp_path: Path) -> None:
         ("max-tree 8x10", 1),
         ("max-tree 4x5", 1),
         ("energy", 1),
+        ("energy", 2),
         ("segmentation", 1),
         ("segmentation", 2),
         ("log_nfa", 1),

@@ -61,7 +61,7 @@ def steps(
         tail, n_tests, background: as in :func:`uflow.segmentation.log_nfa`.
 
     Returns:
-        "max-tree HxW" of every scale; "energy" (latents to energies); and, per number of threads, "segmentation"
+        "max-tree HxW" of every scale; and, per number of threads, "energy" (latents to energies), "segmentation"
         (energies to log NFA) and "log_nfa" (both).
 
     Raises:
@@ -91,8 +91,11 @@ def steps(
     energies = segmentation.energies(latents)
     dof = [shape[0] for shape in shapes]
 
-    def tree(energy: Any) -> Callable[[], object]:
-        return lambda: segmentation.max_tree(energy)
+    def tree(image: Any) -> Callable[[], object]:
+        return lambda: segmentation.max_tree(image)
+
+    def energy(count: int) -> Callable[[], object]:
+        return lambda: segmentation.energies(latents, count)
 
     def whole(count: int) -> Callable[[], object]:
         return lambda: segmentation.log_nfa(latents, size, tail, n_tests, threads=count, background=background)
@@ -103,7 +106,7 @@ def steps(
         )
 
     found = [Step(f"max-tree {_times(e.shape[1:])}", 1, 1, tree(e[0]), e[0].size) for e in energies]
-    found.append(Step("energy", 1, batch, lambda: segmentation.energies(latents)))
+    found += [Step("energy", count, batch, energy(count)) for count in threads]
     found += [Step("segmentation", count, batch, from_energies(count)) for count in threads]
     found += [Step("log_nfa", count, batch, whole(count)) for count in threads]
     return found
