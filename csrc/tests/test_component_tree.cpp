@@ -14,15 +14,15 @@ Ints ints(const std::int32_t* from, std::int32_t count) { return {from, from + c
 
 // Per pixel the node that holds it.
 template <class T>
-Ints nodes_of_pixels(const uflow::ComponentTree& tree, uflow::TreeWorkspace<T>& work, std::int32_t pixels) {
+Ints nodes_of_pixels(const uflow::ComponentTree& tree, uflow::TreeWorkspace& work, std::int32_t pixels) {
     Ints nodes(std::size_t(pixels), -1);
     for (std::int32_t rank = 0; rank < pixels; ++rank)
-        nodes[std::size_t(work.pixels.data()[rank].index)] = tree.node_of[rank];
+        nodes[std::size_t(work.pixels.as<uflow::Pixel<T>>()[rank].index)] = tree.node_of[rank];
     return nodes;
 }
 
 template <class T>
-void hand_worked(uflow::TreeWorkspace<T>& work) {
+void hand_worked(uflow::TreeWorkspace& work) {
     const std::vector<T> image{9, 3, 7, 7,  //
                                3, 3, 1, 1,  //
                                1, 1, 5, 1,  //
@@ -40,24 +40,24 @@ void hand_worked(uflow::TreeWorkspace<T>& work) {
     CHECK((std::vector<double>(tree.value, tree.value + 6) == std::vector<double>{0, 1, 3, 5, 7, 9}));
     CHECK((ints(tree.parent, 6) == Ints{0, 0, 1, 1, 2, 2}));
     CHECK((ints(tree.area, 6) == Ints{16, 15, 6, 1, 2, 1}));
-    CHECK((nodes_of_pixels(tree, work, 16) == Ints{5, 2, 4, 4, 2, 2, 1, 1, 1, 1, 3, 1, 0, 1, 1, 1}));
+    CHECK((nodes_of_pixels<T>(tree, work, 16) == Ints{5, 2, 4, 4, 2, 2, 1, 1, 1, 1, 3, 1, 0, 1, 1, 1}));
 }
 
 template <class T>
-void constant(uflow::TreeWorkspace<T>& work) {
+void constant(uflow::TreeWorkspace& work) {
     const std::vector<T> image(6, T(-2.5));
     const uflow::ComponentTree tree =
         uflow::component_tree(image.data(), nullptr, 2, 3, Connectivity::eight, work);
     CHECK(tree.size == 1 && tree.parent[0] == 0 && tree.area[0] == 6 && tree.value[0] == -2.5);
-    CHECK((nodes_of_pixels(tree, work, 6) == Ints(6, 0)));
+    CHECK((nodes_of_pixels<T>(tree, work, 6) == Ints(6, 0)));
 }
 
 template <class T>
 void all() {
-    uflow::TreeWorkspace<T> work;  // reused: nothing may leak from one image to the next
-    hand_worked(work);
-    constant(work);
-    hand_worked(work);
+    uflow::TreeWorkspace work;  // reused: nothing may leak from one image to the next
+    hand_worked<T>(work);
+    constant<T>(work);
+    hand_worked<T>(work);
 }
 
 }  // namespace

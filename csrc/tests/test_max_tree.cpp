@@ -15,7 +15,7 @@ struct Result {
 
 template <class T>
 Result<T> run(const std::vector<T>& image, int height, int width, Connectivity connectivity) {
-    static uflow::TreeWorkspace<T> work;  // reused on purpose: nothing may leak from one image to the next
+    static uflow::TreeWorkspace work;  // reused on purpose: nothing may leak from one image to the next
     Result<T> result{std::vector<std::int32_t>(image.size()), std::vector<std::int32_t>(image.size())};
     uflow::max_tree(image.data(), height, width, connectivity, work, result.parent.data(),
                     result.order.data());

@@ -8,7 +8,7 @@
 using Nodes = std::vector<std::int32_t>;
 
 static Nodes select(const Nodes& parent, const std::vector<double>& value) {
-    static uflow::Buffer<std::uint8_t> work;
+    static uflow::Buffer work;
     Nodes region(parent.size(), 99);
     uflow::select_regions(parent.data(), value.data(), std::int32_t(parent.size()), work, region.data());
     return region;

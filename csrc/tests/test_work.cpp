@@ -41,7 +41,7 @@ std::vector<float> chi2_energies(int count, int dof, unsigned seed) {
 // Noise has the most local maxima an image has, a comb the most per pixel, and a slope of them joins them one
 // by one from the brightest down.
 void work_of_the_tree() {
-    uflow::TreeWorkspace<float> work;
+    uflow::TreeWorkspace work;
     const auto tree = [&](const std::vector<float>& image, int side) {
         uflow::rank_tree(image.data(), side, side, uflow::Connectivity::four, work);
     };
@@ -89,7 +89,7 @@ void memory_of_the_test() {
     for (std::size_t l = 0; l < 3; ++l)
         uflow::log_pfa_map(energies.data(), nullptr, sides[l], sides[l], uflow::Tail::exact,
                            uflow::Background{1.0, double(dof), 1.0, double(dof), 0.1}, 3, work.segment,
-                           work.maps[l].fit(std::size_t(sides[l] * sides[l])));
+                           work.maps[l].fit<float>(std::size_t(sides[l] * sides[l])));
     const double bytes_per_cell = double(work.bytes()) / (112 * 112);
     std::printf("a thread holds %.1f bytes a cell of the largest map\n", bytes_per_cell);
     CHECK(bytes_per_cell <= 48.0);

@@ -98,15 +98,23 @@ def connected_components(mask: ArrayLike, connectivity: int = 4) -> tuple[NDArra
     ([[1, 0, 2], [1, 0, 2]], 2)
     """
     foreground = np.asarray(mask).astype(bool)
-    parent = max_tree(foreground.astype(np.float32), connectivity)[0].ravel()
-    flat = foreground.ravel()
+    if foreground.ndim != 2 or foreground.size == 0:
+        raise ValueError(f"mask must be (H, W) and not empty, got shape {foreground.shape}")
+    labels = np.zeros(foreground.shape, np.int32)
+    rows, cols = np.flatnonzero(foreground.any(1)), np.flatnonzero(foreground.any(0))
+    if len(rows) == 0:
+        return labels, 0
+    box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)  # the tree of the whole would cost more
+    flat = foreground[box].ravel()
+    parent = max_tree(foreground[box].astype(np.float32), connectivity)[0].ravel()
     pixels = np.flatnonzero(flat)
     below = parent[pixels]
     # A component's canonical pixel is its first in raster order, so that sorting these numbers the components.
     canonical, label = np.unique(np.where(flat[below], below, pixels), return_inverse=True)
-    labels = np.zeros(flat.size, np.int32)
-    labels[pixels] = label.ravel() + 1
-    return labels.reshape(foreground.shape), len(canonical)
+    inside = np.zeros(flat.size, np.int32)
+    inside[pixels] = label.ravel() + 1
+    labels[box] = inside.reshape(labels[box].shape)
+    return labels, len(canonical)
 
 
 def number_of_tests(sizes: Sequence[int]) -> float:

@@ -24,15 +24,15 @@ struct ComponentTree {
 // them.
 template <class T>
 ComponentTree component_tree(const T* image, const std::int32_t* counts, std::int32_t height,
-                             std::int32_t width, Connectivity connectivity, TreeWorkspace<T>& work) {
+                             std::int32_t width, Connectivity connectivity, TreeWorkspace& work) {
     rank_tree(image, height, width, connectivity, work);
     const std::int32_t count = height * width;
-    const Pixel<T>* pixels = work.pixels.data();
-    std::int32_t* parent =
-        work.parent.data();  // of the ranks; as nodes are made, of these: never more of them
-    std::int32_t* area = work.basin_a.fit(std::size_t(count));
-    std::int32_t* node_of = work.label.fit(std::size_t(count));
-    double* value = work.value.fit(std::size_t(count));
+    const Pixel<T>* pixels = work.pixels.as<Pixel<T>>();
+    auto* parent =
+        work.parent.as<std::int32_t>();  // of the ranks; as nodes are made, of these: never more of them
+    auto* area = work.component.fit<std::int32_t>(std::size_t(count));
+    auto* node_of = work.label.fit<std::int32_t>(std::size_t(count));
+    auto* value = work.basin.fit<double>(std::size_t(count));
     node_of[0] = 0;
     std::int32_t nodes = 0;
     for (std::int32_t rank = 0; rank < count; ++rank) {

@@ -26,20 +26,22 @@ struct Pixel {
 };
 
 // Buffers that one thread reuses from image to image: nothing is allocated after the largest image was seen.
-// After rank_tree, `pixels` and `parent` hold its result and the others are free for whoever comes next.
-template <class T>
+// Per pixel of a float image 8 + 8 + 4 + 4 + 4 + 8 bytes.
 struct TreeWorkspace {
-    Buffer<Pixel<T>> pixels, spare;
-    Buffer<std::int32_t> parent;  // per rank
-    Buffer<std::int32_t> label;   // per pixel of the padded image: its basin, 0 where it was not seen yet
-    Buffer<std::int32_t> basin_a, basin_b;
-    Buffer<double> value;  // for the nodes of component_tree
+    // The result of rank_tree.
+    Buffer pixels;  // Pixel<T> per rank: sorted, lowest first
+    Buffer parent;  // int32 per rank
+    // Free after it, for component_tree.
+    Buffer spare;      // Pixel<T>: where the sort moves them to and fro
+    Buffer label;      // int32 per pixel of the padded image: its basin; then per rank its node
+    Buffer component;  // int32 per basin; then per node its area
+    Buffer basin;      // per basin; then double per node its value
     // The work done on the last image, which tests hold against bounds.
     std::int64_t sort_passes = 0, relabelled = 0;
 
     std::size_t bytes() const noexcept {
-        return pixels.bytes() + spare.bytes() + parent.bytes() + label.bytes() + basin_a.bytes() +
-               basin_b.bytes() + value.bytes();
+        return pixels.bytes() + parent.bytes() + spare.bytes() + label.bytes() + component.bytes() +
+               basin.bytes();
     }
 };
 
@@ -71,13 +73,14 @@ T value_of_bits(typename Pixel<T>::Key key) noexcept {
 // The indices count in an image with one column more, at the left, and one row more, at the top: neighbours
 // are then constant offsets, and no pixel has to look for the border.
 template <int Bits, class T>
-void sort_pixels(const T* image, std::int32_t height, std::int32_t width, TreeWorkspace<T>& work) {
+void sort_pixels(const T* image, std::int32_t height, std::int32_t width, TreeWorkspace& work) {
     using Key = typename Pixel<T>::Key;
     constexpr int digits = (8 * int(sizeof(T)) + Bits - 1) / Bits;
     constexpr Key mask = (Key(1) << Bits) - 1;
     const std::int32_t count = height * width;
     std::int32_t bins[digits][mask + 1] = {};
-    Pixel<T>*from = work.pixels.fit(std::size_t(count)), *to = work.spare.fit(std::size_t(count));
+    Pixel<T>*from = work.pixels.fit<Pixel<T>>(std::size_t(count)),
+    *to = work.spare.fit<Pixel<T>>(std::size_t(count));
     std::int32_t i = 0, index = width + 2;
     for (std::int32_t row = 0; row < height; ++row, ++index)
         for (std::int32_t col = 0; col < width; ++col, ++i, ++index) {
@@ -94,7 +97,7 @@ void sort_pixels(const T* image, std::int32_t height, std::int32_t width, TreeWo
         std::swap(from, to);
         ++work.sort_passes;
     }
-    if (from != work.pixels.data()) std::swap(work.pixels, work.spare);
+    if (from != work.pixels.as<Pixel<T>>()) std::swap(work.pixels, work.spare);
 }
 
 // Quotients by one divisor as a multiplication and a shift: exact for numerators below 2^31 (Granlund and
@@ -112,26 +115,32 @@ struct Divisor {
     }
 };
 
+// A local maximum; where its number is that of a component, also the component's lowest pixel so far, as a
+// rank, and the number of its basins. All basins of a component are a ring.
+struct Basin {
+    std::int32_t top, count, next;
+};
+
 // Joins the sorted pixels from the brightest down, and takes the padding out of their indices. Every pixel
 // next to one already seen is of the same component as that, so only local maxima ("basins") are ever joined:
 // each pixel keeps its basin, `component` tells the component of a basin, and when two components join, the
 // basins of the one with fewer, kept in a ring, are relabelled (quick-find). So finding a component is one
 // look-up without a loop, and all that branches on the image are the pixels where components meet.
 template <Connectivity C, class T>
-void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace<T>& work) {
+void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace& work) {
     const std::int32_t count = height * width, stride = width + 1;
     const std::size_t padded = std::size_t(height + 2) * std::size_t(stride) + 1;
     // No two basins are neighbours: at most every other pixel, and the one to come, and none.
     const std::size_t basins = std::size_t(count) / 2 + 3;
-    Pixel<T>* pixels = work.pixels.data();
-    std::int32_t* parent = work.parent.fit(std::size_t(count));
-    std::int32_t* label = work.label.fit(padded);
-    std::int32_t *component = work.basin_a.fit(2 * basins), *next = component + basins;
-    std::int32_t *basin_count = work.basin_b.fit(2 * basins), *top = basin_count + basins;
+    auto* pixels = work.pixels.as<Pixel<T>>();
+    auto* parent = work.parent.fit<std::int32_t>(std::size_t(count));
+    auto* label = work.label.fit<std::int32_t>(padded);
+    auto* component = work.component.fit<std::int32_t>(basins);
+    auto* basin = work.basin.fit<Basin>(basins);
     std::fill(label, label + padded, 0);
     for (std::size_t i = 0; i < basins; ++i) {
-        component[i] = next[i] = std::int32_t(i);
-        basin_count[i] = 1;
+        component[i] = std::int32_t(i);
+        basin[i] = {0, 1, std::int32_t(i)};
     }
     constexpr int degree = int(C);
     const std::int32_t offset[8] = {-stride, -1, 1, stride, -stride - 1, -stride + 1, stride - 1, stride + 1};
@@ -148,22 +157,22 @@ void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace<T>& work
             high = std::max(high, near[k]);
             low = std::min(low, std::uint32_t(near[k]) - 1);
         }
-        top[fresh] = rank;
+        basin[fresh].top = rank;
         std::int32_t mine = high == 0 ? fresh : high;
         fresh += high == 0;
-        parent[top[mine]] = rank;
+        parent[basin[mine].top] = rank;
         if (high != 0 && std::uint32_t(high) - 1 != low) {  // components meet, nearly always two
             const auto join = [&](std::int32_t a, std::int32_t b) {
-                const std::int32_t large = basin_count[a] < basin_count[b] ? b : a, small = a ^ b ^ large;
-                parent[top[a]] = parent[top[b]] = rank;
-                basin_count[large] += basin_count[small];
-                work.relabelled += basin_count[small];
-                std::int32_t basin = small;
+                const std::int32_t large = basin[a].count < basin[b].count ? b : a, small = a ^ b ^ large;
+                parent[basin[a].top] = parent[basin[b].top] = rank;
+                basin[large].count += basin[small].count;
+                work.relabelled += basin[small].count;
+                std::int32_t each = small;
                 do {
-                    component[basin] = large;
-                    basin = next[basin];
-                } while (basin != small);
-                std::swap(next[large], next[small]);
+                    component[each] = large;
+                    each = basin[each].next;
+                } while (each != small);
+                std::swap(basin[large].next, basin[small].next);
                 return large;
             };
             const std::int32_t least = std::int32_t(low + 1);
@@ -176,7 +185,7 @@ void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace<T>& work
                     if (other != 0 && other != mine) mine = join(mine, other);
                 }
         }
-        top[mine] = rank;
+        basin[mine].top = rank;
         label[at] = mine;
     }
     parent[0] = 0;
@@ -188,7 +197,7 @@ void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace<T>& work
 // lower one (0 for rank 0). Pixels of one level are a chain here, not yet one component.
 template <class T>
 void rank_tree(const T* image, std::int32_t height, std::int32_t width, Connectivity connectivity,
-               TreeWorkspace<T>& work) {
+               TreeWorkspace& work) {
     if (height < 1 || width < 1 ||
         (std::int64_t(height) + 2) * (std::int64_t(width) + 1) >= std::numeric_limits<std::int32_t>::max())
         throw std::invalid_argument("max_tree: the image needs at least 1 and less than 2^31 pixels");
@@ -200,9 +209,9 @@ void rank_tree(const T* image, std::int32_t height, std::int32_t width, Connecti
     else
         detail::sort_pixels<11>(image, height, width, work);
     if (connectivity == Connectivity::four)
-        detail::join_pixels<Connectivity::four>(height, width, work);
+        detail::join_pixels<Connectivity::four, T>(height, width, work);
     else
-        detail::join_pixels<Connectivity::eight>(height, width, work);
+        detail::join_pixels<Connectivity::eight, T>(height, width, work);
 }
 
 // Max-tree of a row-major image (Berger et al. 2007, "Effective component tree computation"): order lists the
@@ -211,11 +220,11 @@ void rank_tree(const T* image, std::int32_t height, std::int32_t width, Connecti
 // parent. parent and order hold height * width elements.
 template <class T>
 void max_tree(const T* image, std::int32_t height, std::int32_t width, Connectivity connectivity,
-              TreeWorkspace<T>& work, std::int32_t* parent, std::int32_t* order) {
+              TreeWorkspace& work, std::int32_t* parent, std::int32_t* order) {
     rank_tree(image, height, width, connectivity, work);
     const std::int32_t count = height * width;
-    const Pixel<T>* pixels = work.pixels.data();
-    std::int32_t* ranks = work.parent.data();
+    const Pixel<T>* pixels = work.pixels.as<Pixel<T>>();
+    auto* ranks = work.parent.as<std::int32_t>();
     for (std::int32_t rank = 0; rank < count; ++rank) {
         const std::int32_t below = ranks[rank], canonical = ranks[below];
         ranks[rank] = pixels[canonical].key == pixels[below].key ? canonical : below;

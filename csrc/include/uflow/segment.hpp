@@ -32,14 +32,11 @@ struct Background {
 // ---------------------------------------------------------------------------------------------------------------
 // One map: energies in, log10 probability of the final region of each cell out.
 
-// Per cell of the largest map 42 bytes: 28 for the tree, 8 for the values, 5 for the choice and a little more
-// for the border.
-template <class T>
 struct SegmentWorkspace {
-    TreeWorkspace<T> tree;
-    Buffer<std::uint8_t> flags;
+    TreeWorkspace tree;
+    Buffer region, flags;  // 4 + 1 bytes a cell
 
-    std::size_t bytes() const noexcept { return tree.bytes() + flags.bytes(); }
+    std::size_t bytes() const noexcept { return tree.bytes() + region.bytes() + flags.bytes(); }
 };
 
 namespace detail {
@@ -81,7 +78,7 @@ inline void node_log_pfa(const ComponentTree& tree, Tail tail, const Background&
 // among nested regions; cells outside the final regions get log10 N(1). 0: no number of tests, 0 outside.
 template <class T>
 void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t height, std::int32_t width,
-                 Tail tail, const Background& model, std::size_t by_area_scales, SegmentWorkspace<T>& work,
+                 Tail tail, const Background& model, std::size_t by_area_scales, SegmentWorkspace& work,
                  float* map) {
     const ComponentTree tree = component_tree(energy, tail == Tail::binomial ? exceedances : nullptr, height,
                                               width, Connectivity::four, work.tree);
@@ -94,29 +91,46 @@ void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t 
             tree.value[node] += shared + log10_polyominoes(tree.area[node]);
     }
     const auto cells = std::size_t(height) * std::size_t(width);  // not nodes: the next image may have more
-    work.flags.fit(cells);
-    std::int32_t* region = work.tree.basin_b.fit(cells);
+    work.flags.fit<std::uint8_t>(cells);
+    auto* region = work.region.fit<std::int32_t>(cells);
     select_regions(tree.parent, tree.value, tree.size, work.flags, region);
     // The value of a node's region, parents first, so that a region's own value is read before it can be
     // lost.
     for (std::int32_t node = 0; node < tree.size; ++node)
         tree.value[node] = region[node] < 0 ? outside : tree.value[region[node]];
-    const Pixel<T>* pixels = work.tree.pixels.data();
+    const Pixel<T>* pixels = work.tree.pixels.as<Pixel<T>>();
     const std::int32_t count = height * width;
     for (std::int32_t rank = 0; rank < count; ++rank)
         map[pixels[rank].index] = float(tree.value[tree.node_of[rank]]);
 }
 
-// Batch of (height, width) maps, one after the other; log_pfa (out) has the shape of energy.
+// The workspaces of a crew of threads; that of the calling thread may be the caller's, to be kept.
+template <class Workspace>
+class Crew {
+  public:
+    Crew(int size, Workspace* first) : others_(std::size_t(first ? size - 1 : size)), first_(first) {}
+    Workspace& operator[](int worker) {
+        if (!first_) return others_[std::size_t(worker)];
+        return worker == 0 ? *first_ : others_[std::size_t(worker - 1)];
+    }
+
+  private:
+    std::vector<Workspace> others_;
+    Workspace* first_;
+};
+
+// Batch of (height, width) maps, one after the other; log_pfa (out) has the shape of energy. `kept`: memory
+// of the calling thread for its next call, or null.
 template <class T>
 void log_pfa(const T* energy, const std::int32_t* exceedances, std::int64_t batch, std::int32_t height,
-             std::int32_t width, Tail tail, const Background& model, int threads, float* log_pfa) {
+             std::int32_t width, Tail tail, const Background& model, int threads, float* log_pfa,
+             SegmentWorkspace* kept = nullptr) {
     const auto cells = std::size_t(height) * std::size_t(width);
-    std::vector<SegmentWorkspace<T>> crew(std::size_t(workers(batch, threads)));
+    Crew<SegmentWorkspace> crew(workers(batch, threads), kept);
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
         const std::size_t at = std::size_t(image) * cells;
         log_pfa_map(energy + at, exceedances ? exceedances + at : nullptr, height, width, tail, model, 0,
-                    crew[std::size_t(worker)], log_pfa + at);
+                    crew[worker], log_pfa + at);
     });
 }
 
@@ -160,7 +174,7 @@ struct ResizeAxis {
 // needed any more, since going down the output the same ones serve again and again.
 template <int Taps, class Real>
 struct ResizeLines {
-    Buffer<Real> memory;
+    Buffer memory;            // Real, Taps rows
     std::int32_t held[Taps];  // which row of the map a line holds
     const Real* line[Taps];   // for the current output row
 };
@@ -174,7 +188,7 @@ struct Resize {
         : width(width), out_width(out_width), rows(height, out_height), cols(width, out_width) {}
 
     void start(ResizeLines<Taps, Real>& lines) const {
-        lines.memory.fit(std::size_t(Taps) * std::size_t(out_width));
+        lines.memory.template fit<Real>(std::size_t(Taps) * std::size_t(out_width));
         std::fill(lines.held, lines.held + Taps, -1);
     }
 
@@ -184,7 +198,7 @@ struct Resize {
         for (int tap = 0; tap < Taps; ++tap) {
             const std::int32_t row = rows.index[std::size_t(out_row) * Taps + std::size_t(tap)];
             const int slot = row % Taps;  // the rows of one output row follow one another
-            Real* line = lines.memory.data() + std::size_t(slot) * std::size_t(out_width);
+            Real* line = lines.memory.template as<Real>() + std::size_t(slot) * std::size_t(out_width);
             lines.line[tap] = line;
             if (lines.held[slot] == row) continue;
             lines.held[slot] = row;
@@ -215,8 +229,8 @@ struct Scale {
 
 // What one thread of log_nfa needs.
 struct NfaWorkspace {
-    SegmentWorkspace<float> segment;
-    std::vector<Buffer<float>> maps;
+    SegmentWorkspace segment;
+    std::vector<Buffer> maps;  // float, 4 bytes a cell of each scale
     std::vector<ResizeLines<2, float>> lines;
 
     std::size_t bytes() const noexcept {
@@ -228,9 +242,11 @@ struct NfaWorkspace {
 };
 
 // log10 NFA (batch, out_height, out_width): per scale the map of log10 P resized bilinearly, the minimum over
-// scales, plus log10 N_T; or, by_area, with log10 N(area) inside the maps.
+// scales, plus log10 N_T; or, by_area, with log10 N(area) inside the maps. `kept`: memory of the calling
+// thread for its next call, or null.
 inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::int32_t out_height,
-                    std::int32_t out_width, Tail tail, bool by_area, int threads, float* result) {
+                    std::int32_t out_width, Tail tail, bool by_area, int threads, float* result,
+                    NfaWorkspace* kept = nullptr) {
     std::vector<std::int64_t> cells;
     std::vector<Resize<2, float>> resize;
     for (const Scale& scale : scales) {
@@ -238,9 +254,9 @@ inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::i
         resize.emplace_back(scale.height, scale.width, out_height, out_width);
     }
     const float log_tests = by_area ? 0.0f : float(log10_number_of_tests(cells.data(), cells.size()));
-    std::vector<NfaWorkspace> crew(std::size_t(workers(batch, threads)));
+    Crew<NfaWorkspace> crew(workers(batch, threads), kept);
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
-        NfaWorkspace& mine = crew[std::size_t(worker)];
+        NfaWorkspace& mine = crew[worker];
         mine.maps.resize(scales.size());
         mine.lines.resize(scales.size());
         for (std::size_t l = 0; l < scales.size(); ++l) {
@@ -248,13 +264,13 @@ inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::i
             const auto at = std::size_t(image * cells[l]);
             log_pfa_map(scale.energy + at, scale.exceedances ? scale.exceedances + at : nullptr, scale.height,
                         scale.width, tail, scale.background, by_area ? scales.size() : 0, mine.segment,
-                        mine.maps[l].fit(std::size_t(cells[l])));
+                        mine.maps[l].fit<float>(std::size_t(cells[l])));
             resize[l].start(mine.lines[l]);
         }
         float* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
         for (std::int32_t row = 0; row < out_height; ++row, out += out_width)
             for (std::size_t l = 0; l < scales.size(); ++l) {
-                resize[l].prepare(mine.maps[l].data(), row, mine.lines[l]);
+                resize[l].prepare(mine.maps[l].as<float>(), row, mine.lines[l]);
                 const float *above = mine.lines[l].line[0], *below = mine.lines[l].line[1];
                 const float up = resize[l].weight(row)[0], down = resize[l].weight(row)[1];
                 if (l == 0)

@@ -15,11 +15,11 @@ namespace uflow {
 // strictly smaller (prune). A node with several children represents them if each has a representative and its
 // own value is not larger than any of theirs (merge), and else there is none, here and below. The final
 // regions are the first representatives met on the way up from the root.
-inline void select_regions(const std::int32_t* parent, const double* value, std::int32_t count,
-                           Buffer<std::uint8_t>& work, std::int32_t* region) {
+inline void select_regions(const std::int32_t* parent, const double* value, std::int32_t count, Buffer& work,
+                           std::int32_t* region) {
     constexpr std::int32_t none = -1, unset = -2;
     enum : std::uint8_t { several = 1, final_region = 2, decided = 4 };
-    std::uint8_t* flags = work.fit(std::size_t(count));
+    auto* flags = work.fit<std::uint8_t>(std::size_t(count));
     std::int32_t* representative = region;  // until a node's turn comes: the best of its children so far
     for (std::int32_t node = 0; node < count; ++node) {
         representative[node] = unset;
