@@ -131,6 +131,56 @@ def test_chi2_against_scipy(dof: float) -> None:
     np.testing.assert_allclose(chi2(x, dof), expected, rtol=TOLERANCE)
 
 
+# Standard deviations from the mean at which the number of terms of the fraction changes, and where Temme's form ends.
+SEAMS = [3.0, 3.57, 4.31, 5.85, 7.69, 14.7]
+
+
+@pytest.mark.parametrize("dof", [1.9, 2.1, 4.0, 6.9, 7.1, 17.9, 18.1, 79.9, 80.1, 300.0, 2000.0])
+def test_chi2_beside_the_seams(dof: float) -> None:
+    spread = math.sqrt(2 * dof)
+    x = [dof + sign * z * spread * (1 + step) for sign in (-1, 1) for z in SEAMS for step in (-0.003, 0.003)]
+    x = np.array([v for v in [*x, 1.99, 2.01, 7.99, 8.01, 27.9, 28.1] if v > 0])
+    for at, value in zip(x, chi2(x, dof), strict=True):
+        assert relative_error(value, chi2_reference(at, dof)) <= TOLERANCE, at
+
+
+@pytest.mark.parametrize(("n", "p"), [(60, 0.1), (440, 0.1), (450, 0.1), (5000, 0.1), (5000, 0.93), (100000, 0.001)])
+def test_binomial_beside_the_seams(n: int, p: float) -> None:
+    mean, spread = n * p, math.sqrt(n * p * (1 - p))
+    ks = {round(mean + sign * z * spread) + step for sign in (-1, 1) for z in SEAMS for step in (-1, 0, 1)}
+    ks = sorted(k for k in ks if 1 <= k <= n)
+    for k, value in zip(ks, binomial(ks, n, p), strict=True):
+        assert relative_error(value, binomial_reference(k, n, p)) <= TOLERANCE, k
+
+
+def test_random_chi2_against_mpmath() -> None:
+    rng = np.random.default_rng(0)
+    dof = np.exp(rng.uniform(np.log(0.5), np.log(3000), 400))
+    dof[::2] = np.ceil(dof[::2])
+    x = dof * np.exp(rng.uniform(-2, 2, 400))
+    for at, d, value in zip(x, dof, chi2(x, dof), strict=True):
+        assert relative_error(value, chi2_reference(at, d)) <= TOLERANCE, (at, d)
+
+
+def test_random_binomial_against_mpmath() -> None:
+    rng = np.random.default_rng(0)
+    n = np.ceil(np.exp(rng.uniform(0, np.log(1e5), 400)))
+    p = np.where(rng.random(400) < 0.5, 0.1, rng.uniform(0.001, 0.999, 400))
+    k = np.clip(np.ceil(n * p * rng.uniform(0.2, 4, 400)), 1, n)
+    for at, trials, chance, value in zip(k, n, p, binomial(k, n, p), strict=True):
+        assert relative_error(value, binomial_reference(int(at), int(trials), chance)) <= TOLERANCE, (
+            at,
+            trials,
+            chance,
+        )
+
+
+def test_one_law_and_many_counts_is_what_single_counts_are() -> None:
+    k = np.random.default_rng(0).integers(-2, 203, 5000).astype(float)
+    single = np.array([binomial(v, 200, 0.1)[0] for v in range(-2, 203)])
+    np.testing.assert_array_equal(binomial(k, 200, 0.1), single[k.astype(int) + 2])
+
+
 def test_chi2_limits() -> None:
     np.testing.assert_array_equal(chi2([0.0, -1.0, 1e-300, np.inf], 816.0), [0.0, 0.0, 0.0, -np.inf])
     assert np.isnan(chi2(np.nan, 5.0))[0]

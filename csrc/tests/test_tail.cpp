@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -150,6 +151,72 @@ void test_binomial_limits() {
     }
 }
 
+// Blocks: every value is what the function of one value gives, wherever it stands, specials among them, one
+// column for all, `out` on top of an argument; and the table of one law.
+void test_blocks() {
+    for (std::size_t count : {1, 2, 3, 4, 5, 63, 64, 255, 256, 257, 259, 1000}) {
+        std::vector<double> x(count), dof(count), k(count), n(count), p(count), out(count);
+        for (std::size_t i = 0; i < count; ++i) {
+            const double u = double(i * 7919 % 1009) / 1009;
+            dof[i] = i % 3 ? 1 + std::floor(900 * u) : 0.5 + 40 * u;
+            x[i] = i % 41 == 5   ? 0.0
+                   : i % 43 == 6 ? INFINITY
+                   : i % 47 == 7 ? NAN
+                                 : dof[i] * (0.2 + 4 * u * u);
+            n[i] = std::floor(std::exp(1 + 14 * u));
+            p[i] = i % 53 == 8 ? 0.0 : i % 2 ? 0.1 : 0.02 + 0.96 * u;
+            k[i] = i % 41 == 5   ? -1.0
+                   : i % 43 == 6 ? n[i] + 1
+                   : i % 47 == 7 ? NAN
+                                 : std::floor(n[i] * p[i] * (0.5 + 2.5 * u));
+        }
+        const auto same = [](double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+        log10_chi2_sf({x.data()}, {dof.data()}, out.data(), count);
+        for (std::size_t i = 0; i < count; ++i) CHECK(same(out[i], log10_chi2_sf(x[i], dof[i])));
+        const double one_dof = 192.0;
+        log10_chi2_sf({x.data()}, {&one_dof, false}, out.data(), count);
+        for (std::size_t i = 0; i < count; ++i) CHECK(same(out[i], log10_chi2_sf(x[i], 192)));
+        out = x;
+        log10_chi2_sf({out.data()}, {dof.data()}, out.data(), count);
+        for (std::size_t i = 0; i < count; ++i) CHECK(same(out[i], log10_chi2_sf(x[i], dof[i])));
+
+        out = k;
+        log10_binomial_sf({out.data()}, {n.data()}, {p.data()}, out.data(), count);
+        for (std::size_t i = 0; i < count; ++i) CHECK(same(out[i], log10_binomial_sf(k[i], n[i], p[i])));
+        const double trials = 40, tau = 0.1;
+        for (std::size_t i = 0; i < count; ++i) k[i] = double(i % 43) - 1;
+        log10_binomial_sf({k.data()}, {&trials, false}, {&tau, false}, out.data(), count);
+        for (std::size_t i = 0; i < count; ++i) CHECK(out[i] == log10_binomial_sf(k[i], 40, 0.1));
+        std::fill(n.begin(), n.end(), trials);
+        std::fill(p.begin(), p.end(), tau);
+        log10_binomial_sf({k.data()}, {n.data()}, {p.data()}, k.data(), count);
+        CHECK(k == out);
+    }
+}
+
+// Never rising in x or k where one method hands over to another: fine steps over the whole range.
+void test_seams() {
+    for (double dof : {0.7, 2.0, 2.5, 4.0, 6.9, 7.0, 17.0, 18.1, 79.9, 80.0, 81.0, 300.0, 3000.0, 1e6}) {
+        const double spread = std::sqrt(2 * dof);
+        double before = log10_chi2_sf(std::max(0.0, dof - 40 * spread), dof);
+        for (double z = -40; z < 60; z += 0.003) {
+            const double now = log10_chi2_sf(std::max(0.0, dof + z * spread), dof);
+            CHECK(now <= before * (1 - 1e-12));
+            before = now;
+        }
+    }
+    for (double p : {0.003, 0.1, 0.5, 0.97}) {
+        for (double n : {3.0, 30.0, 400.0, 444.0, 500.0, 5000.0, 300000.0}) {
+            double before = 0.0;
+            for (double k = 0; k <= n; k += std::max(1.0, std::floor(n / 20000))) {
+                const double now = log10_binomial_sf(k, n, p);
+                CHECK(std::isfinite(now) && now <= before * (1 - 1e-12));
+                before = now;
+            }
+        }
+    }
+}
+
 void test_quantile() {
     // mpmath: 2 * erfinv(q)**2.
     CHECK_CLOSE(uflow::chi2_1_quantile(0.5), 0.45493642311957275194, 1e-14);
@@ -205,6 +272,8 @@ int main() {
     test_chernoff();
     test_binomial_values();
     test_binomial_limits();
+    test_blocks();
+    test_seams();
     test_quantile();
     test_block_table();
     return uflow_test::result();

@@ -1,281 +1,416 @@
 // Upper tails of the chi-square and binomial laws as log10 probabilities, finite far below 1e-308 and
-// accurate also where the probability is near 1. The mathematics is from the DLMF (https://dlmf.nist.gov),
-// from C. Loader, "Fast and accurate computation of binomial probabilities" (2000), and from N. M. Temme, "On
-// the computation of the incomplete gamma functions for large values of the parameters" (1987).
+// accurate also where the probability is near 1; and the bounds and tables made of them. The mathematics is
+// from the DLMF (https://dlmf.nist.gov), from C. Loader, "Fast and accurate computation of binomial
+// probabilities" (2000), and from N. M. Temme, "The asymptotic expansion of the incomplete gamma functions"
+// (1979).
+//
+// Both laws are one. The binomial tail is I_p(a, b) with a = k, b = n - k + 1 (DLMF 8.17.5); the gamma
+// functions P(a, y) and Q(a, y) of the chi-square law are its limits b -> infinity, p b -> y, and a ->
+// infinity. Always the tail that does not hold the mean is computed, and the other is 1 minus it. With the
+// density term
+//   T = p^a q^b / B(a, b) = sqrt(W / 2 pi) exp(S - D), W = a b / (a + b), S = s(a + b) - s(a) - s(b),
+//   D = a ln(a / ((a + b) p)) + b ln(b / ((a + b) q)) >= 0, s the error of Stirling's formula,
+// the tail is T / (E + U1 / (E + (1 + p) + U2 / (E + 2 (1 + p) + ...))), E = a - (a + b - 1) p and
+// Um = m (p b - m p): Noerlund's fraction of 2F1(1, k - n; k + 1; -p / q) (DLMF 15.7.5), without a division
+// and, for the binomial law, of positive terms. Near the mean, where it needs many terms, the tail is in
+// Temme's form
+//   erfc(sqrt(D)) / 2 - exp(-D) / sqrt(2 pi W) R(-sqrt(2 D / W)), R a power series (DLMF 8.18.9 and 8.12.4).
+//
+// Values are computed in blocks: first what all need, then the fraction or Temme's form for those of one
+// kind, several lanes at a time.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <vector>
+
+#include "uflow/lanes.hpp"
 
 namespace uflow {
 
 enum class Tail { exact, chernoff, chernoff_unguarded, binomial };
+
+// An argument of a function of many values: one for each, or one for all.
+struct Column {
+    const double* data;
+    bool varies = true;
+
+    double operator[](std::size_t i) const noexcept { return data[varies ? i : 0]; }
+
+    // The lanes from i on, of which `left` exist; the last ones are repeated beyond.
+    template <class V>
+    UFLOW_INLINE V at(std::size_t i, std::size_t left) const noexcept {
+        constexpr std::size_t count = detail::lanes<V>;
+        if (!varies) return V{} + data[0];
+        if (left >= count) return detail::load<V>(data + i);
+        V v = V{} + data[i];
+        for (std::size_t lane = 1; lane < left; ++lane) detail::set(v, int(lane), data[i + lane]);
+        return v;
+    }
+};
 
 namespace detail {
 
 inline constexpr double inf = std::numeric_limits<double>::infinity();
 inline constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 inline constexpr double inv_ln10 = 0.43429448190325182765;
+inline constexpr double inv_2pi = 0.15915494309189533577;
+inline constexpr double two_pi = 6.28318530717958647693;
+inline constexpr double stirling_error_of_1 = 0.081061466795327258;
 inline constexpr double ln_sqrt_2pi = 0.91893853320467274178;
-inline constexpr double inv_sqrt_2pi = 0.39894228040143267794;
-inline constexpr double epsilon = std::numeric_limits<double>::epsilon();
 
-// c[0] + c[1] x + ... as two interleaved Horner chains: half the latency of one.
-template <std::size_t N>
-inline double polynomial(const double (&c)[N], double x) noexcept {
-    const double x2 = x * x;
-    constexpr std::size_t last_even = (N - 1) / 2 * 2;
-    constexpr std::size_t last_odd = N % 2 == 0 ? N - 1 : N - 2;
-    double even = c[last_even];
-    double odd = c[last_odd];
-    for (std::size_t i = last_even; i >= 2; i -= 2) even = even * x2 + c[i - 2];
-    for (std::size_t i = last_odd; i >= 3; i -= 2) odd = odd * x2 + c[i - 2];
-    return even + x * odd;
+// Stirling's error ln Gamma(z) - (z - 1/2) ln z + z - ln sqrt(2 pi) (DLMF 5.11.1) for z >= 2 to 3e-15, from 1
+// / z: a Chebyshev fit of z times it.
+template <class V>
+UFLOW_INLINE V stirling_error(const V& inverse) noexcept {
+    static constexpr double c[] = {0.08333333333332062,   -0.0027777777653903326, 0.0007936487486421857,
+                                   -0.000595102676981712, 0.0008369804898425647,  -0.001814091853214181,
+                                   0.004886275766714229,  -0.012828688343340383,  0.026503555792739386,
+                                   -0.03530439446706944,  0.021911477434025075};
+    return inverse * polynomial(c, V(inverse * inverse));
 }
 
-// ln(1 + e) - e without cancellation. Near 0, ln(1 + e) = 2 artanh(r) with r = e / (2 + e) (DLMF 4.6.6
-// and 4.37.24), and 2 r - e = -e r exactly.
-inline double log1p_minus(double e) noexcept {
-    if (!(std::fabs(e) < 0.3)) return std::log1p(e) - e;
-    static constexpr double c[] = {1. / 3,  1. / 5,  1. / 7,  1. / 9,  1. / 11,
-                                   1. / 13, 1. / 15, 1. / 17, 1. / 19, 1. / 21};
-    const double r = e / (2.0 + e);
-    const double r2 = r * r;
-    return r * (2.0 * r2 * polynomial(c, r2) - e);
+// The same for 0 < z < 2.
+inline double stirling_error_below_2(double z) noexcept {
+    return std::log(std::tgamma(z)) - (z - 0.5) * std::log(z) + z - ln_sqrt_2pi;
 }
 
-// Loader's deviance x ln(x / m) + m - x >= 0 for x, m > 0; `difference` is m - x, exactly if possible.
-inline double deviance(double x, double m, double difference) noexcept {
-    if (std::fabs(difference) < 0.3 * x) return -x * log1p_minus(difference / x);
-    return x * std::log(x / m) + difference;
+// 1 / (E + U1 / (E + (1 + p) + ...)), Um = m (U - m p), from term `terms` backwards: numerators of the
+// convergents follow a recurrence without a division. Everything is scaled by a power of two near 1 / E.
+template <int terms, class V>
+UFLOW_INLINE V fraction(const V& E, const V& U, const V& p) noexcept {
+    using Bits = typename Lanes<V>::Bits;
+    const Bits exponent = bits_as<Bits>(V(E + double(terms))) & 0x7ff0000000000000;
+    const V scale = bits_as<V>(Bits(0x7fe0000000000000 - exponent));
+    const V e = E * scale, step = (1.0 + p) * scale, u = U * scale * scale, u2 = p * scale * scale;
+    V before = V{} + 1.0, now = e + step * double(terms);
+#pragma GCC unroll 16
+    for (double m = terms; m > 0.0; m -= 1.0) {
+        const V next = (e + step * (m - 1.0)) * now + (u - u2 * m) * m * before;
+        before = now;
+        now = next;
+    }
+    return before * scale / now;
 }
 
-// Stirling's error ln Gamma(z + 1) - (z + 1/2) ln z + z - ln sqrt(2 pi) for z > 0 (DLMF 5.11.1, Loader 2000).
-inline double stirling_error(double z) noexcept {
-    if (z < 10.0) return std::log(std::tgamma(z + 1.0)) - (z + 0.5) * std::log(z) + z - ln_sqrt_2pi;
-    static constexpr double c[] = {1. / 12,         -1. / 360,        1. / 1260, -1. / 1680,
-                                   1. / 1188,       -691. / 360360,   1. / 156,  -3617. / 122400,
-                                   43867. / 244188, -174611. / 125400};
-    return polynomial(c, 1.0 / (z * z)) / z;
+// Temme's form for D <= 4.5 and W >= 40: the tail over exp(-D) sqrt(W / 2 pi). With t the logit of p less its
+// value at the mode, s^2 / 2 = D / W and u = (b - a) / (a + b), v = a b / (a + b)^2, the density is that of a
+// normal law in s times dt/ds = 1 + g1 s + g2 s^2 + ...; g_n, odd ones without their factor u, are
+// polynomials in v (`degree` 0: v = 0). Partial integration turns that series into R's, term by term from the
+// last.
+template <int degree, class V>
+UFLOW_INLINE V temme(const V& D, const V& W, const V& u, const V& v) noexcept {
+    static constexpr double g[15][6] = {
+        {-0.3333333333333333},
+        {0.08333333333333333, -0.08333333333333333},
+        {-0.014814814814814815, -0.007407407407407408},
+        {0.0011574074074074073, -0.0023148148148148147, 0.0011574074074074073},
+        {0.0003527336860670194, -0.0001763668430335097, -0.0001763668430335097},
+        {-0.0001787551440329218, 0.0005362654320987655, 1.9290123456790123e-05, 0.0001787551440329218},
+        {3.919263178522438e-05, -5.878894767783657e-05, 0.0, 1.959631589261219e-05},
+        {-2.185448510679992e-06, 8.741794042719968e-06, -6.4989344503233396e-06, 2.1280374289633547e-06,
+         -2.185448510679992e-06},
+        {-1.85406221071516e-06, 4.6351555267879e-06, -2.8701674792209774e-07, 3.2000717871774115e-07,
+         9.2703110535758e-07},
+        {8.296711340953087e-07, -4.148355670476543e-06, 4.128120036118395e-06, 4.047126871629615e-08,
+         -2.0235634358148075e-08, -8.296711340953087e-07},
+        {-1.7665952736826078e-07, 6.183083457889128e-07, -3.466871322381153e-07, -3.3159612492031333e-09,
+         -3.3159612492031333e-09, -8.832976368413039e-08},
+        {6.707853543401498e-09, -4.024712126040899e-08, 6.66560692701234e-08, -3.227186922533274e-08},
+        {1.0261809784240309e-08, -4.6178144029081385e-08, 4.3668615532660644e-08, -1.3666121474890463e-09},
+        {-4.382036018453353e-09, 3.067425212917347e-08, -6.13055051971713e-08, 3.0502255884470866e-08},
+        {9.14769958223679e-10, -5.031234770230235e-09, 7.2648956221081404e-09, -2.153764786355969e-09},
+    };
+    const V inv_W = 1.0 / W, s = -square_root(V(2.0 * D * inv_W)), peak = square_root(V(inv_2pi * inv_W));
+    V sum{}, r{}, r_next{};
+#pragma GCC unroll 15
+    for (int n = 15; n > 0; --n) {
+        const int top = std::min(n < 12 ? n / 2 : 3, degree);
+        V g_n = V{} + g[n - 1][top];
+        for (int i = top; i-- > 0;) g_n = g_n * v + g[n - 1][i];
+        if (n % 2 == 1) g_n *= u;
+        const V r_n = g_n + (n + 1.0) * inv_W * r_next;
+        sum = sum * s + r_n;
+        r_next = r;
+        r = r_n;
+    }
+    return two_pi * peak * (0.5 * scaled_erfc(square_root(D)) - peak * sum / (1.0 + r_next * inv_W));
 }
 
-// exp(z^2) erfc(z) for z >= 0 to about 4e-16: a Chebyshev fit of (1 + 2 z) exp(z^2) erfc(z) in
-// t = (z - 3.75) / (z + 3.75), after Shepherd and Laframboise, Math. Comp. 36 (1981) 249.
-inline double scaled_erfc(double z) noexcept {
-    static constexpr double c[] = {
-        1.23751263083782753,     -1.40240598585545256e-1, 3.58541548547902533e-3,  8.22767384899950644e-2,
-        -1.08803930142444599e-1, 9.23043211642812082e-2,  -5.86933985766495611e-2, 2.83622773721115771e-2,
-        -9.74657968326337519e-3, 1.75562616519454761e-3,  2.93714378035677195e-4,  -2.90155352452126798e-4,
-        5.16465297701056118e-5,  2.23875656963675274e-5,  -1.14380480886707385e-5, -9.79262545728497902e-7,
-        1.7419822277731174e-6,   -5.0844674376581798e-8,  -2.4857131597454588e-7,  1.87908326809460743e-8,
-        3.19792900323285828e-8,  -1.95513774259933516e-9, -2.62311172320599739e-9};
-    return polynomial(c, (z - 3.75) / (z + 3.75)) / (1.0 + 2.0 * z);
+// What the kinds of values are: fractions of so many terms, the last one Temme's form.
+inline constexpr double fraction_terms[] = {8, 12, 16, 24, 32, 48, 88};
+inline constexpr int kinds = 8, temme_kind = 7, block = 256;
+
+// One block of tails on its way: ln tail = S - D + ln(ratio sqrt(W / 2 pi)).
+struct TailBlock {
+    double D[block], S[block], W[block], E[block], U[block], p[block], u[block], v[block], ratio[block];
+    double kind[block];
+    double lower[block];  // 1: the tail computed is not the one asked for
+};
+
+// The kind: of the fractions the shortest that is right to 1e-14 (fitted to tables of what they need), or
+// Temme's form. c = a - (a + b) p.
+template <class V>
+UFLOW_INLINE V kind_of(const V& W, const V& c) noexcept {
+    const V c2 = c * c, most = W < 9.0 ? 10.5 + 1.5 * W : W < 40.0 ? 21.5 + 0.5 * W : V{} + 1e6;
+    const V above = 325.0 * W * most, below = 325.0 * W + most * c2;  // terms: 6.5 + above / below
+    V kind{};
+    for (int i = 0; i < 5; ++i) kind += above > (fraction_terms[i] - 6.5) * below ? V{} + 1.0 : V{};
+    return ((W >= 40.0) & (c2 < 9.0 * W)) ? V{} + double(temme_kind) : kind;
 }
 
-// ln of the density term x^a e^-x / Gamma(a + 1), a > 0, x > 0.
-inline double ln_gamma_term(double a, double x) noexcept {
-    if (a < 10.0) return a * std::log(x) - x - std::log(std::tgamma(a + 1.0));
-    return -deviance(a, x, x - a) - stirling_error(a) - 0.5 * std::log(a) - ln_sqrt_2pi;
+struct Chi2Law {
+    static constexpr int degree = 0;
+    static constexpr double least = std::numeric_limits<double>::min();  // the first normal number
+    Column x, dof;
+
+    // Values that are no tail to compute; 1 for the others.
+    double special(std::size_t i) const noexcept {
+        if (std::isnan(x[i]) || !(dof[i] > 0.0 && dof[i] < inf)) return nan;
+        return 0.5 * x[i] < least ? 0.0 : x[i] == inf ? -inf : 1.0;
+    }
+
+    template <class V>
+    UFLOW_INLINE auto prepare(std::size_t i, std::size_t left, std::size_t j, TailBlock& to) const noexcept {
+        V y = 0.5 * x.at<V>(i, left), a = 0.5 * dof.at<V>(i, left);
+        const V zero{}, one = zero + 1.0;
+        const auto ok = (y >= least) & (y < inf) & (a > 0.0) & (a < inf);
+        y = ok ? y : one;
+        a = ok ? a : one;
+        const V c = y - a, inv_a = 1.0 / a, e = c * inv_a;
+        const auto lower = (y < 1.0) | (c < 0.0);
+        V S = -stirling_error(inv_a);
+        for (int lane = 0; lane < lanes<V>; ++lane)
+            if (const double z = get(a, lane); z < 2.0)
+                set(S, lane, z == 1.0 ? -stirling_error_of_1 : -stirling_error_below_2(z));
+        store<V>(to.D + j, -a * log_less<V>(y * inv_a, e, e));
+        store<V>(to.S + j, S);
+        store<V>(to.W + j, a);
+        store<V>(to.E + j, lower ? -c : c + 1.0);
+        store<V>(to.U + j, lower ? y : a);
+        store<V>(to.p + j, lower ? zero : one);
+        store<V>(to.u + j, lower ? one : -one);
+        store<V>(to.v + j, zero);
+        store<V>(to.lower + j, lower ? one : zero);
+        // The upper tail of a small a needs more terms, 85 / y, unless it ends after the first.
+        const auto small = (a < 3.5) & (a != 1.0) & (y >= 1.0) & (c >= 0.0);
+        const V kind = kind_of<V>(a, c), fewest = y < 4.0 ? zero + 6.0 : y < 14.0 ? zero + 3.0 : one;
+        store<V>(to.kind + j, (small & (kind < fewest)) ? fewest : kind);
+        return ok;
+    }
+};
+
+// D, S, W and 1 / (a + b) of the density term for a, b >= 1 and c = a - (a + b) p.
+template <class V>
+struct BetaTerm {
+    V D, S, W, inv_sum;
+
+    // Takes a and b that are less than 2 for 1.
+    UFLOW_INLINE BetaTerm(const V& a, const V& b, const V& p, const V& c) noexcept {
+        const V inv_a = 1.0 / a, inv_b = 1.0 / b, e_a = -c * inv_a, e_b = c * inv_b;
+        inv_sum = 1.0 / (a + b);
+        W = a * b * inv_sum;
+        D = -a * log_less<V>((a + b) * p * inv_a, e_a, e_a) - b * log_less<V>(1.0 + e_b, e_b, e_b);
+        const V one = V{} + stirling_error_of_1;
+        S = stirling_error(inv_sum) - (a < 2.0 ? one : stirling_error(inv_a)) -
+            (b < 2.0 ? one : stirling_error(inv_b));
+    }
+};
+
+struct BinomialLaw {
+    static constexpr int degree = 5;
+    static constexpr double most = 9007199254740992.0;  // 2^53: whole numbers are exact below
+    Column k, n, p;
+
+    double special(std::size_t i) const noexcept {
+        if (std::isnan(k[i]) || !(n[i] >= 0.0 && n[i] < most) || !(p[i] >= 0.0 && p[i] <= 1.0)) return nan;
+        if (k[i] <= 0.0) return 0.0;
+        if (k[i] > n[i] || p[i] == 0.0) return -inf;
+        return p[i] == 1.0 ? 0.0 : 1.0;
+    }
+
+    template <class V>
+    UFLOW_INLINE auto prepare(std::size_t i, std::size_t left, std::size_t j, TailBlock& to) const noexcept {
+        using Bits = typename Lanes<V>::Bits;
+        V upper_a = k.at<V>(i, left), count = n.at<V>(i, left), p_upper = p.at<V>(i, left);
+        const auto ok =
+            (upper_a > 0.0) & (upper_a <= count) & (count < most) & (p_upper > 0.0) & (p_upper < 1.0);
+        const V one = V{} + 1.0;
+        upper_a = ok ? upper_a : one;
+        count = ok ? count : one;
+        p_upper = ok ? p_upper : V{} + 0.5;
+        // k - n p, where n times the first 20 digits of p is exact.
+        const V first = bits_as<V>(Bits(bits_as<Bits>(p_upper) & 0xfffffffe00000000));
+        const V excess = (upper_a - count * first) - count * (p_upper - first);
+        const V upper_b = count - upper_a + 1.0, upper_c = excess - p_upper;
+        const auto lower = upper_c < 0.0;  // then n - k + 1 failures or more are the rarer event
+        const V a = lower ? upper_b : upper_a, b = lower ? upper_a : upper_b, c = lower ? -upper_c : upper_c;
+        const V prob = lower ? 1.0 - p_upper : p_upper;
+        const BetaTerm<V> term(a, b, prob, c);
+        store<V>(to.D + j, term.D);
+        store<V>(to.S + j, term.S);
+        store<V>(to.W + j, term.W);
+        store<V>(to.E + j, lower ? 1.0 - excess : excess);
+        store<V>(to.U + j, prob * b);
+        store<V>(to.p + j, prob);
+        store<V>(to.u + j, (b - a) * term.inv_sum);
+        store<V>(to.v + j, term.W * term.inv_sum);
+        store<V>(to.lower + j, lower ? one : V{});
+        store<V>(to.kind + j, kind_of<V>(term.W, c));
+        return ok;
+    }
+};
+
+template <int terms, class V>
+UFLOW_INLINE void fractions(TailBlock& values, const std::uint16_t* at, int count) noexcept {
+    for (const std::uint16_t* end = at + count; at < end; at += lanes<V>) {
+        const V ratio =
+            fraction<terms>(gather<V>(values.E, at), gather<V>(values.U, at), gather<V>(values.p, at));
+        scatter(ratio, values.ratio, at);
+    }
 }
 
-// Gamma(a, x) / (x^a e^-x), x > a - 1 and x >= 1: the even part of the continued fraction DLMF 8.9.2. The
-// three-term recurrences need no division; values are rescaled and compared every 8 terms.
-inline double gamma_fraction(double a, double x) noexcept {
-    double b = x + 1.0 - a;
-    double p0 = 0.0, q0 = 1.0, p1 = 1.0, q1 = b;  // convergents p / q
-    double value = 1.0 / b;
-    if (x > 1e30) return value;  // exact by then, and b^8 below would overflow
-    double n = 0.0;
-    for (int block = 0; block < 20000; ++block) {
-        for (int i = 0; i < 8; ++i) {
-            n += 1.0;
-            b += 2.0;
-            const double c = n * (a - n);
-            const double p = b * p1 + c * p0;
-            const double q = b * q1 + c * q0;
-            p0 = p1;
-            q0 = q1;
-            p1 = p;
-            q1 = q;
+template <class V, class Law>
+UFLOW_INLINE void log10_tails(const Law& law, double* out, std::size_t count) noexcept {
+    TailBlock values;
+    std::uint16_t of_kind[kinds][block + lanes<V>], lower[block + lanes<V>];  // indices
+    for (std::size_t start = 0; start < count; start += block, out += block) {
+        const std::size_t here = std::min<std::size_t>(block, count - start);
+        auto ok = V{} == V{};
+        for (std::size_t j = 0; j < here; j += lanes<V>)
+            ok = ok & law.template prepare<V>(start + j, here - j, j, values);
+
+        int size[kinds] = {}, lowers = 0;
+        for (std::size_t j = 0; j < here; ++j) {
+            const int kind = int(values.kind[j]);
+            of_kind[kind][size[kind]++] = std::uint16_t(j);
+            lower[lowers] = std::uint16_t(j);
+            lowers += values.lower[j] > 0.0;
         }
-        const double scale = 1.0 / q1;
-        p0 *= scale;
-        q0 *= scale;
-        p1 *= scale;
-        q1 = 1.0;
-        const double before = value;
-        value = p1;
-        if (std::fabs(value - before) <= 4.0 * epsilon * value) break;
-    }
-    return value;
-}
-
-// P(a, x) Gamma(a + 1) / (x^a e^-x) for x < a + 1: the series DLMF 8.7.1 (8.11.4).
-inline double gamma_series(double a, double x) noexcept {
-    double term = 1.0, sum = 1.0;
-    for (int n = 1; n < 100000 && term > 0.25 * epsilon * sum; ++n) {
-        term *= x / (a + n);
-        sum += term;
-    }
-    return sum;
-}
-
-// ln(1 - exp(l)) for l <= 0; +0, not -0, where exp(l) vanishes.
-inline double ln_complement(double l) noexcept { return 0.0 + std::log1p(-std::exp(l)); }
-
-// ln of p^k q^(n-k) Gamma(n+1) / (Gamma(k+1) Gamma(n-k+1)) for real 0 < k < n, q = 1 - p, excess = k - n p:
-// Loader's saddle-point form.
-inline double ln_binomial_term(double k, double n, double p, double q, double excess) noexcept {
-    const double m = n - k;
-    return 0.5 * std::log(n / (k * m)) - ln_sqrt_2pi + stirling_error(n) - stirling_error(k) -
-           stirling_error(m) - deviance(k, n * p, -excess) - deviance(m, n * q, excess);
-}
-
-// ln P(Bin(n, p) >= k) = ln I_p(k, n - k + 1) for 1 <= k <= n and k at or above the mean: the term at k times
-// the even part of the continued fraction DLMF 8.17.22 (Didonato and Morris, TOMS 708, 1992, eq. 9), which
-// ends after n - k terms.
-inline double ln_binomial_upper(double k, double n, double p, double q, double excess) noexcept {
-    if (k == n) return n * (p < 0.5 ? std::log(p) : std::log1p(-q));
-    const double a = k, b = n - k + 1.0;
-    const double lambda = excess - p;                                          // a - (a + b) p >= 0
-    double p0 = 0.0, q0 = 1.0, p1 = 1.0, q1 = a * (lambda + 1.0) / (a + 1.0);  // convergents p / q
-    double value = p1 / q1;
-    double r = 1.0 / (a + 1.0);
-    for (double j = 1.0; j < 1e6;) {
-        for (int i = 0; i < 8; ++i, j += 1.0) {
-            const double r_next = 1.0 / (a + 2.0 * j + 1.0);
-            const double jbp = j * (b - j) * p;
-            const double alpha = (a + j - 1.0) * r * (a + b + j - 1.0) * r * jbp * p;
-            const double beta = j + jbp * r + (a + j) * (lambda + 1.0 + j * (1.0 + q)) * r_next;
-            r = r_next;
-            const double pn = beta * p1 + alpha * p0;
-            const double qn = beta * q1 + alpha * q0;
-            p0 = p1;
-            q0 = q1;
-            p1 = pn;
-            q1 = qn;
-            if (j >= b) break;  // alpha was 0: the fraction is complete
+        for (int kind = 0; kind < kinds; ++kind)  // fill the last lanes
+            if (size[kind]) std::fill_n(of_kind[kind] + size[kind], lanes<V>, of_kind[kind][size[kind] - 1]);
+        fractions<8, V>(values, of_kind[0], size[0]);
+        fractions<12, V>(values, of_kind[1], size[1]);
+        fractions<16, V>(values, of_kind[2], size[2]);
+        fractions<24, V>(values, of_kind[3], size[3]);
+        fractions<32, V>(values, of_kind[4], size[4]);
+        fractions<48, V>(values, of_kind[5], size[5]);
+        fractions<88, V>(values, of_kind[6], size[6]);
+        for (int i = 0; i < size[temme_kind]; i += lanes<V>) {
+            const std::uint16_t* at = of_kind[temme_kind] + i;
+            const V ratio = temme<Law::degree>(gather<V>(values.D, at), gather<V>(values.W, at),
+                                               gather<V>(values.u, at), gather<V>(values.v, at));
+            scatter(ratio, values.ratio, at);
+            scatter(V{}, values.S, at);
         }
-        const double scale = 1.0 / q1;
-        p0 *= scale;
-        q0 *= scale;
-        p1 *= scale;
-        q1 = 1.0;
-        const double before = value;
-        value = p1;
-        if (j >= b || std::fabs(value - before) <= 4.0 * epsilon * value) break;
+
+        double* ln_tail = values.ratio;
+        for (std::size_t j = 0; j < here; j += lanes<V>) {
+            const V ratio = load<V>(values.ratio + j), x = inv_2pi * load<V>(values.W + j) * ratio * ratio;
+            store<V>(ln_tail + j,
+                     load<V>(values.S + j) - load<V>(values.D + j) + 0.5 * log_less<V>(x, x - 1.0, V{}));
+        }
+        if (lowers) std::fill_n(lower + lowers, lanes<V>, lower[lowers - 1]);
+        for (int i = 0; i < lowers; i += lanes<V>)
+            scatter(ln_complement(gather<V>(ln_tail, lower + i)), ln_tail, lower + i);
+        bool plain = true;
+        for (int lane = 0; lane < lanes<V>; ++lane) {
+            if constexpr (lanes<V> == 1)
+                plain = ok;
+            else
+                plain &= ok[lane] != 0;
+        }
+        for (std::size_t j = 0; j < here; ++j) {  // out[j] may be an argument: read before it is written
+            const double special = plain ? 1.0 : law.special(start + j);
+            out[j] = special == 1.0 ? ln_tail[j] * inv_ln10 : special;
+        }
     }
-    return ln_binomial_term(k, n, p, q, excess) + std::log(k * q * value);
+}
+
+#ifdef UFLOW_AVX2
+template <class Law>
+UFLOW_AVX2 void log10_tails_avx2(const Law& law, double* out, std::size_t count) noexcept {
+    log10_tails<Double4>(law, out, count);
+}
+#endif
+
+template <class Law>
+void log10_tails(const Law& law, double* out, std::size_t count) noexcept {
+#ifdef UFLOW_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return log10_tails_avx2(law, out, count);
+#endif
+#ifdef UFLOW_VECTORS
+    log10_tails<Double2>(law, out, count);
+#else
+    log10_tails<double>(law, out, count);
+#endif
 }
 
 }  // namespace detail
 
-// log10 P(chi2_dof >= x) for one dof and many x: log10 of Q(a, y), a = dof / 2, y = x / 2 (DLMF 8.2.4).
-//
-// Where a >= 12 and 0.4 <= y / a <= 2, Temme's uniform form (DLMF 8.12.4): with eta^2 / 2 = mu - ln(1 + mu),
-// mu = y / a - 1, eta of the sign of mu,
-//   Q = erfc(eta sqrt(a/2)) / 2 + exp(-a eta^2 / 2) / sqrt(2 pi a) * S(eta),
-// and S a power series whose coefficients, for a fixed a, follow from those of eta / mu by one backward
-// recurrence. Elsewhere the continued fraction or the series, which are short there.
-class Chi2Tail {
-  public:
-    explicit Chi2Tail(double dof) noexcept : a_(0.5 * dof) {
-        if (!(a_ >= temme_from)) return;
-        // Taylor coefficients of eta / mu.
-        static constexpr double d[] = {1.0,
-                                       -1. / 3,
-                                       1. / 12,
-                                       -2. / 135,
-                                       1. / 864,
-                                       3.527336860670194e-4,
-                                       -1.78755144032921811e-4,
-                                       3.91926317852243778e-5,
-                                       -2.18544851067999216e-6,
-                                       -1.85406221071515996e-6,
-                                       8.29671134095308601e-7,
-                                       -1.76659527368260793e-7,
-                                       6.70785354340149858e-9,
-                                       1.0261809784240308e-8,
-                                       -4.38203601845335319e-9,
-                                       9.14769958223679023e-10,
-                                       -2.55141939949462498e-11,
-                                       -5.83077213255042507e-11,
-                                       2.43619480206674162e-11,
-                                       -5.02766928011417559e-12,
-                                       1.10043920319561348e-13,
-                                       3.37176326240098538e-13,
-                                       -1.39238872241816207e-13,
-                                       2.85348938070474432e-14,
-                                       -5.13911183424257262e-16};
-        // S' - a eta S = a (1 - (eta / mu) / G), G = a^(1/2 - a) e^a Gamma(a) / sqrt(2 pi), term by term.
-        const double inv_a = 1.0 / a_;
-        s_[terms - 1] = d[terms];
-        s_[terms - 2] = d[terms - 1];
-        for (int n = terms - 2; n > 0; --n) s_[n - 1] = (n + 1) * inv_a * s_[n + 1] + d[n];
-        // Here G = 1 + s_1 / a; the factor of S is folded with 1 / sqrt(2 pi a).
-        factor_ = detail::inv_sqrt_2pi / std::sqrt(a_) / (1.0 + s_[1] * inv_a);
-    }
+// log10 P(chi2_dof >= x) for count values; any real dof > 0; 0 for x below the normal numbers. `out` may be
+// x's own memory.
+inline void log10_chi2_sf(Column x, Column dof, double* out, std::size_t count) noexcept {
+    detail::log10_tails(detail::Chi2Law{x, dof}, out, count);
+}
 
-    double log10_sf(double x) const noexcept { return ln_sf(x) * detail::inv_ln10; }
+inline double log10_chi2_sf(double x, double dof) noexcept {
+    double value;
+    log10_chi2_sf({&x}, {&dof}, &value, 1);
+    return value;
+}
 
-  private:
-    static constexpr int terms = 24;
-    static constexpr double temme_from = 12.0;
-
-    double ln_sf(double x) const noexcept {
-        if (std::isnan(x) || !(a_ > 0.0)) return detail::nan;
-        if (x <= 0.0) return 0.0;
-        if (std::isinf(x)) return -detail::inf;
-        const double y = 0.5 * x;
-        if (a_ >= temme_from && y >= 0.4 * a_ && y <= 2.0 * a_) {
-            const double mu = (y - a_) / a_;
-            const double half_eta2 = std::fabs(mu) < 0.3 ? -detail::log1p_minus(mu) : mu - std::log(y / a_);
-            const double eta = std::sqrt(2.0 * half_eta2);
-            const double half_erfc = 0.5 * detail::scaled_erfc(std::sqrt(a_ * half_eta2));
-            const double exponent = -a_ * half_eta2;
-            if (mu >= 0.0) return exponent + std::log(half_erfc + factor_ * detail::polynomial(s_, eta));
-            const double lower = half_erfc - factor_ * detail::polynomial(s_, -eta);
-            return 0.0 + std::log1p(-std::exp(exponent) * lower);
+// log10 P(Bin(n, p) >= k) for count whole k and n < 2^53; 0 for k <= 0, -inf for k > n. `out` may be k's own
+// memory. One law with fewer outcomes than count is tabulated.
+inline void log10_binomial_sf(Column k, Column n, Column p, double* out, std::size_t count) {
+    const auto same = [&](Column c) {
+        return !c.varies || std::all_of(c.data, c.data + count, [&](double v) { return v == *c.data; });
+    };
+    if (k.varies && count >= 64 && same(n) && same(p)) {
+        const auto [least, most] = std::minmax_element(k.data, k.data + count);
+        const double low = *least, outcomes = *most - low + 1.0;
+        if (outcomes * 2.0 <= double(count) &&
+            std::all_of(k.data, k.data + count, [](double v) { return v == std::floor(v); })) {
+            std::vector<double> table(static_cast<std::size_t>(outcomes));
+            for (std::size_t i = 0; i < table.size(); ++i) table[i] = low + double(i);
+            detail::log10_tails(detail::BinomialLaw{{table.data()}, {n.data, false}, {p.data, false}},
+                                table.data(), table.size());
+            std::transform(k.data, k.data + count, out,
+                           [&](double v) { return table[std::size_t(v - low)]; });
+            return;
         }
-        const double ln_term = detail::ln_gamma_term(a_, y);
-        if (y < 1.0 || y < a_) return detail::ln_complement(ln_term + std::log(detail::gamma_series(a_, y)));
-        return ln_term + std::log(a_ * detail::gamma_fraction(a_, y));
     }
+    detail::log10_tails(detail::BinomialLaw{k, n, p}, out, count);
+}
 
-    double a_;
-    double factor_ = 0.0;
-    double s_[terms] = {};
-};
-
-// log10 P(chi2_dof >= x), any real dof > 0; 0 for x <= 0. Use Chi2Tail where one dof meets many x.
-inline double log10_chi2_sf(double x, double dof) noexcept { return Chi2Tail(dof).log10_sf(x); }
+inline double log10_binomial_sf(double k, double n, double p) {
+    double value;
+    log10_binomial_sf({&k}, {&n}, {&p}, &value, 1);
+    return value;
+}
 
 // Chernoff's bound of log10 P(chi2_dof >= t dof): -(dof / 2) (t - 1 - ln t) / ln 10, a bound only for t > 1.
 // guarded: 0 for t <= 1, so always an upper bound. Unguarded, as the published code has it: -inf for t <= 0.
 inline double log10_chi2_chernoff(double t, double dof, bool guarded) noexcept {
     if (guarded && t <= 1.0) return 0.0;
-    if (t <= 0.0) return -detail::inf;
-    if (std::isinf(t)) return -detail::inf;
-    const double e = t - 1.0;
-    const double minus = std::fabs(e) < 0.3 ? detail::log1p_minus(e) : std::log(t) - e;
-    return 0.5 * dof * minus * detail::inv_ln10;
+    if (std::isnan(t)) return t;
+    if (!(t > 0.0 && t < detail::inf)) return -detail::inf;
+    return 0.5 * dof * detail::log_less<double>(t, t - 1.0, t - 1.0) * detail::inv_ln10;
 }
 
-// log10 P(Bin(n, p) >= k) for whole k and n; 0 for k <= 0, -inf for k > n.
-inline double log10_binomial_sf(double k, double n, double p) noexcept {
-    if (std::isnan(k) || !(n >= 0.0) || !(p >= 0.0 && p <= 1.0)) return detail::nan;
-    if (k <= 0.0) return 0.0;
-    if (k > n || p == 0.0) return -detail::inf;
-    if (p == 1.0) return 0.0;
-    const double q = 1.0 - p;
-    const double excess = -std::fma(n, p, -k);  // k - n p in one rounding
-    if (excess >= p) return detail::ln_binomial_upper(k, n, p, q, excess) * detail::inv_ln10;
-    // Below the mean: 1 - P(Bin(n, q) >= n - k + 1), whose excess over its own mean is 1 - excess.
-    const double m = n - k + 1.0;
-    const double ln_lower = m == n ? n * std::log1p(-p) : detail::ln_binomial_upper(m, n, q, p, 1.0 - excess);
-    return detail::ln_complement(ln_lower) * detail::inv_ln10;
-}
+// One dof, many x.
+class Chi2Tail {
+  public:
+    explicit Chi2Tail(double dof) noexcept : dof_(dof) {}
+    double log10_sf(double x) const noexcept { return log10_chi2_sf(x, dof_); }
+
+  private:
+    double dof_;
+};
 
 // The q-quantile of chi2_1: 2 u^2 with erf(u) = q, by Halley's iteration on erf (erfc in the upper half).
 inline double chi2_1_quantile(double q) noexcept {
@@ -305,16 +440,18 @@ inline void block_tail_table(int n, int channels, double p, bool continuous, dou
     const std::ptrdiff_t last = static_cast<std::ptrdiff_t>(n) * channels;
     table[last] = -detail::inf;
     if (!continuous) {
-        for (int x = 0; x < n; ++x) {
-            const double tail = log10_binomial_sf(x + 1.0, n, p);
-            for (int i = 0; i < channels; ++i) table[static_cast<std::ptrdiff_t>(x) * channels + i] = tail;
-        }
+        const double trials = n;
+        for (int x = 0; x < n; ++x) table[x] = x + 1.0;
+        detail::log10_tails(detail::BinomialLaw{{table}, {&trials, false}, {&p, false}}, table,
+                            std::size_t(n));
+        for (std::ptrdiff_t x = n; x-- > 0;) std::fill_n(table + x * channels, channels, double(table[x]));
     } else {
         // Four Gauss-Legendre points (DLMF 3.5.vi) on pieces no wider than 1/32, from n downwards, added as
         // logs.
         static constexpr double node[] = {0.86113631159405257522, 0.33998104358485626480};
         static constexpr double weight[] = {0.34785484513745385737, 0.65214515486254614263};
-        const double q = 1.0 - p;
+        // The density is the beta law's of t + 1 and n - t + 1 over (n + 1) p q.
+        const double ln_factor = -detail::ln_sqrt_2pi - std::log((n + 1.0) * p * (1.0 - p));
         const int pieces = (31 + channels) / channels;
         const double half = 0.5 / (static_cast<double>(channels) * pieces);
         double total = -detail::inf;  // ln of the integral so far
@@ -325,7 +462,12 @@ inline void block_tail_table(int n, int channels, double p, bool continuous, dou
                 double high = total;
                 for (int i = 0; i < 4; ++i) {
                     const double t = centre + (i < 2 ? half : -half) * node[i % 2];
-                    ln_density[i] = detail::ln_binomial_term(t, n, p, q, -std::fma(n, p, -t));
+                    const double a = t + 1.0, b = n - t + 1.0;
+                    const detail::BetaTerm<double> term(a, b, p, t - n * p + (1.0 - 2.0 * p));
+                    const double small =
+                        (a < 2.0 ? detail::stirling_error_below_2(a) - detail::stirling_error_of_1 : 0.0) +
+                        (b < 2.0 ? detail::stirling_error_below_2(b) - detail::stirling_error_of_1 : 0.0);
+                    ln_density[i] = term.S - small - term.D + 0.5 * std::log(term.W) + ln_factor;
                     high = std::fmax(high, ln_density[i]);
                 }
                 double sum = total == -detail::inf ? 0.0 : std::exp(total - high);
