@@ -140,8 +140,9 @@ def test_a_calibration_that_fails_changes_nothing(
 
 def test_paper_test_is_kept_unchanged(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Not calibrated, or with no images to calibrate on: the published test, and a line that says so."""
-    uncalibrated = fit(dataset / "train/good", alpha=None)
-    assert "the paper's test" in caplog.text
+    with caplog.at_level(logging.INFO, logger="uflow"):
+        uncalibrated = fit(dataset / "train/good", alpha=None)
+    assert "not calibrated: the paper's test" in caplog.text
     uncalibrated.save(tmp_path / "model.uflow")
     emptied = uflow.load(tmp_path / "model.uflow", device="cpu").calibrate(dataset / "test/good", alpha=0.3)
     caplog.clear()
@@ -170,6 +171,21 @@ def test_few_images_calibrate_on_more_than_one_flow_holds_out(dataset: Path, cap
     np.testing.assert_array_equal(alone.predict(image).anomaly_map, detector.predict(image).anomaly_map)
     assert alone.joint == detector.joint
     assert detector.shift >= alone.shift
+
+
+def test_the_image_that_sets_the_threshold_is_named(
+    detector: Detector, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector.save(tmp_path / "model.uflow")
+    other = uflow.load(tmp_path / "model.uflow", device="cpu")
+    images = [*sorted((dataset / "test/good").iterdir()), dataset / "test/square/02.png"]
+    with caplog.at_level(logging.INFO, logger="uflow"):
+        other.calibrate(images, alpha=0.17)
+    assert f"calibrated for alpha 0.17 on 5 good images; as unusual as any may be: {images[-1]}" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="uflow"):
+        other.calibrate([data.read_image(path) for path in images], alpha=0.17)
+    assert "as unusual as any may be: number 5" in caplog.text
 
 
 def test_too_few_images_for_alpha_is_said(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from uflow.training import TrainingSettings
 ALPHAS = (0.02, 0.05, 0.1, 0.2)
 
 
-# White noise: independent standard normals, for which the paper promises at most one false region an image -------------
+# White noise: independent standard normals, for which the paper promises at most one false region an image ------------
 
 
 @pytest.fixture(scope="module")
