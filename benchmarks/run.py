@@ -289,7 +289,7 @@ def draw_times(result: Result, file: Path) -> None:
                 )
         _side_axis(axes, times["uflow"], title)
     panels[0].set_ylabel("time a map, ms")
-    panels[0].legend(fontsize=8)
+    panels[0].legend(fontsize=8, loc="lower right")
     figure.suptitle("Max-tree of a float32 map, 4-connected, one thread", fontsize=11)
     _save(figure, result, file)
 
