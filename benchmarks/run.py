@@ -265,7 +265,7 @@ def replace(file: Path, parts: Sequence[str]) -> None:
 
 def draw_times(result: Result, file: Path) -> None:
     """Time against size, log-log, one line a library, a panel for each kind of image."""
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, kind, title in zip(
         panels, ("noise", "smooth"), ("noise", "smooth noise (Gaussian, sigma 2 px)"), strict=True
@@ -288,8 +288,8 @@ def draw_times(result: Result, file: Path) -> None:
                     label=name + note,
                 )
         _side_axis(axes, times["uflow"], title)
-    panels[0].set_ylabel("time a map, ms")
-    panels[0].legend(fontsize=8, loc="lower right")
+    panels[0].set_ylabel("processor time a map, ms")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     figure.suptitle("Max-tree of a float32 map, 4-connected, one thread", fontsize=11)
     _save(figure, result, file)
 
@@ -311,7 +311,7 @@ def draw_pixel_cost(result: Result, file: Path) -> None:
                 side, 0, f" {level} full: {size}", rotation=90, fontsize=7, color="#555555", ha="right", va="bottom"
             )
     _side_axis(axes, series(result, "noise")["uflow"], "")
-    axes.set_ylabel("time a pixel, ns")
+    axes.set_ylabel("processor time a pixel, ns")
     axes.legend(fontsize=8)
     note = f"dotted: image, parent and order, {IN_AND_OUT} bytes a pixel, fill the cache"
     axes.set_title(f"uflow's max-tree: cost per pixel, one thread\n{note}", fontsize=10)
