@@ -61,7 +61,7 @@ def real_images() -> Path:
 
 @pytest.fixture(scope="session")
 def magnetic_tile(real_images: Path):
-    """A detector trained with default settings on magnetic_tile (minutes); tests that calibrate it put it back."""
+    """A detector trained with default settings on magnetic_tile (minutes); tests must not change it."""
     import uflow
 
     return uflow.Detector.fit(real_images / "magnetic_tile/train/good", device="cpu", progress=False)
