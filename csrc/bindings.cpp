@@ -102,6 +102,15 @@ void check_latents(const py::array& latents) {
 
 std::int32_t side(const py::array& array, py::ssize_t axis) { return std::int32_t(array.shape(axis)); }
 
+// Memory that a Python thread keeps from call to call: for a small map, touching fresh pages takes as long as
+// the work (docs/performance.md). Given back where it grew large, and when the thread ends.
+template <class Workspace, class Use>
+void with_kept(Use&& use) {
+    thread_local Workspace kept;
+    use(kept);
+    if (kept.bytes() > (std::size_t(64) << 20)) kept = Workspace{};
+}
+
 template <class T>
 void check_image(const Array<T>& image, int connectivity) {
     check_shape(image, 2, "image");
@@ -119,8 +128,10 @@ py::tuple max_tree(const Array<T>& image, int connectivity) {
     const std::int32_t height = side(image, 0), width = side(image, 1);
     {
         const py::gil_scoped_release release;
-        uflow::TreeWorkspace<T> work;
-        uflow::max_tree(in, height, width, uflow::Connectivity(connectivity), work, parent_out, order_out);
+        with_kept<uflow::TreeWorkspace>([&](auto& work) {
+            uflow::max_tree(in, height, width, uflow::Connectivity(connectivity), work, parent_out,
+                            order_out);
+        });
     }
     return py::make_tuple(parent, order);
 }
@@ -138,7 +149,7 @@ py::dict component_tree(const Array<T>& image, int connectivity, const Counts& e
     if (exceedances) check_same_shape(image, *exceedances, "image and exceedances");
     const std::int32_t height = side(image, 0), width = side(image, 1), pixels = height * width;
     const auto kind = uflow::Connectivity(connectivity);
-    uflow::TreeWorkspace<T> work;
+    uflow::TreeWorkspace work;
     Array<std::int64_t> sums;
     if (exceedances) {
         const auto tree = uflow::component_tree(image.data(), exceedances->data(), height, width, kind, work);
@@ -147,7 +158,7 @@ py::dict component_tree(const Array<T>& image, int connectivity, const Counts& e
     const auto tree = uflow::component_tree(image.data(), nullptr, height, width, kind, work);
     Array<std::int32_t> node_of({image.shape(0), image.shape(1)});
     for (std::int32_t rank = 0; rank < pixels; ++rank)
-        node_of.mutable_data()[work.pixels.data()[rank].index] = tree.node_of[rank];
+        node_of.mutable_data()[work.pixels.as<uflow::Pixel<T>>()[rank].index] = tree.node_of[rank];
     py::dict result("parent"_a = to_array<std::int32_t>(tree.parent, tree.size),
                     "area"_a = to_array<std::int32_t>(tree.area, tree.size),
                     "level"_a = to_array<T>(tree.value, tree.size), "node_of"_a = node_of);
@@ -168,7 +179,7 @@ Array<std::int32_t> select_regions(const Array<std::int32_t>& parent, const Arra
     const double *first = value.data(), *end = first + nodes;
     require(std::none_of(first, end, [](double v) { return std::isnan(v); }), "value has a NaN");
     Array<std::int32_t> region(parent.size());
-    uflow::Buffer<std::uint8_t> work;
+    uflow::Buffer work;
     uflow::select_regions(in, first, nodes, work, region.mutable_data());
     return region;
 }
@@ -189,18 +200,20 @@ Array<T> energies(const Array<T>& latents, int threads) {
 }
 
 template <class T>
-Array<std::int32_t> exceedances(const Array<T>& latents, double tau, int threads) {
+py::tuple energies_and_exceedances(const Array<T>& latents, double tau, int threads) {
     check_latents(latents);
-    Array<std::int32_t> result({latents.shape(0), latents.shape(2), latents.shape(3)});
+    Array<T> energy({latents.shape(0), latents.shape(2), latents.shape(3)});
+    Array<std::int32_t> counts({latents.shape(0), latents.shape(2), latents.shape(3)});
     const T* in = latents.data();
-    std::int32_t* out = result.mutable_data();
+    T* energy_out = energy.mutable_data();
+    std::int32_t* counts_out = counts.mutable_data();
     const std::int64_t batch = latents.shape(0);
     const py::ssize_t channels = latents.shape(1), cells = latents.shape(2) * latents.shape(3);
     {
         const py::gil_scoped_release release;
-        uflow::exceedances(in, batch, channels, cells, tau, threads, out);
+        uflow::energies_and_exceedances(in, batch, channels, cells, tau, threads, energy_out, counts_out);
     }
-    return result;
+    return py::make_tuple(energy, counts);
 }
 
 template <class T>
@@ -222,7 +235,9 @@ Array<float> log_pfa(const Array<T>& energy, const Counts& exceedances, uflow::T
     const std::int32_t height = side(energy, 1), width = side(energy, 2);
     {
         const py::gil_scoped_release release;
-        uflow::log_pfa(in, counts, batch, height, width, tail, background, threads, out);
+        with_kept<uflow::SegmentWorkspace>([&](auto& work) {
+            uflow::log_pfa(in, counts, batch, height, width, tail, background, threads, out, &work);
+        });
     }
     return result;
 }
@@ -271,7 +286,10 @@ Array<float> log_nfa(const py::list& energies, const std::optional<py::list>& ex
     float* out = result.mutable_data();
     {
         const py::gil_scoped_release release;
-        uflow::log_nfa(scales, batch, std::int32_t(height), std::int32_t(width), tail, by_area, threads, out);
+        with_kept<uflow::NfaWorkspace>([&](auto& work) {
+            uflow::log_nfa(scales, batch, std::int32_t(height), std::int32_t(width), tail, by_area, threads,
+                           out, &work);
+        });
     }
     return result;
 }
@@ -324,16 +342,26 @@ Array<double> resize_bilinear(const Array<double>& map, std::int64_t height, std
 Array<double> log10_chi2_sf(const Array<double>& x, const Array<double>& dof) {
     check_same_shape(x, dof, "x and dof");
     Array<double> result(x.size());
-    for (py::ssize_t i = 0; i < x.size(); ++i)
-        result.mutable_data()[i] = uflow::log10_chi2_sf(x.data()[i], dof.data()[i]);
+    const uflow::Column xs{x.data()}, dofs{dof.data()};
+    double* out = result.mutable_data();
+    const auto count = std::size_t(x.size());
+    {
+        const py::gil_scoped_release release;
+        uflow::log10_chi2_sf(xs, dofs, out, count);
+    }
     return result;
 }
 
 Array<double> log10_chi2_chernoff(const Array<double>& t, const Array<double>& dof, bool guarded) {
     check_same_shape(t, dof, "t and dof");
     Array<double> result(t.size());
-    for (py::ssize_t i = 0; i < t.size(); ++i)
-        result.mutable_data()[i] = uflow::log10_chi2_chernoff(t.data()[i], dof.data()[i], guarded);
+    const double *ts = t.data(), *dofs = dof.data(), *end = ts + t.size();
+    double* out = result.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        std::transform(ts, end, dofs, out,
+                       [&](double ratio, double d) { return uflow::log10_chi2_chernoff(ratio, d, guarded); });
+    }
     return result;
 }
 
@@ -341,8 +369,13 @@ Array<double> log10_binomial_sf(const Array<double>& k, const Array<double>& n, 
     check_same_shape(k, n, "k and n");
     check_same_shape(k, p, "k and p");
     Array<double> result(k.size());
-    for (py::ssize_t i = 0; i < k.size(); ++i)
-        result.mutable_data()[i] = uflow::log10_binomial_sf(k.data()[i], n.data()[i], p.data()[i]);
+    const uflow::Column ks{k.data()}, ns{n.data()}, ps{p.data()};
+    double* out = result.mutable_data();
+    const auto count = std::size_t(k.size());
+    {
+        const py::gil_scoped_release release;
+        uflow::log10_binomial_sf(ks, ns, ps, out, count);
+    }
     return result;
 }
 
@@ -350,7 +383,11 @@ Array<double> block_tail_table(int n, int channels, double p, bool continuous) {
     require(n > 0 && channels > 0 && p > 0.0 && p < 1.0,
             "block_tail_table needs n, channels > 0 and 0 < p < 1");
     Array<double> table(py::ssize_t(n) * channels + 1);
-    uflow::block_tail_table(n, channels, p, continuous, table.mutable_data());
+    double* out = table.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        uflow::block_tail_table(n, channels, p, continuous, out);
+    }
     return table;
 }
 
@@ -400,8 +437,10 @@ PYBIND11_MODULE(_core, m) {
     m.def("select_regions", &select_regions, "parent"_a.noconvert(), "value"_a.noconvert());
     m.def("energies", &energies<float>, "latents"_a.noconvert(), "threads"_a);
     m.def("energies", &energies<double>, "latents"_a.noconvert(), "threads"_a);
-    m.def("exceedances", &exceedances<float>, "latents"_a.noconvert(), "tau"_a, "threads"_a);
-    m.def("exceedances", &exceedances<double>, "latents"_a.noconvert(), "tau"_a, "threads"_a);
+    m.def("energies_and_exceedances", &energies_and_exceedances<float>, "latents"_a.noconvert(), "tau"_a,
+          "threads"_a);
+    m.def("energies_and_exceedances", &energies_and_exceedances<double>, "latents"_a.noconvert(), "tau"_a,
+          "threads"_a);
     m.def("log_pfa", &log_pfa<float>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,
           "background"_a, "threads"_a);
     m.def("log_pfa", &log_pfa<double>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,

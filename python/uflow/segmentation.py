@@ -187,14 +187,7 @@ def energies(latents: Sequence[Any], threads: int | None = None) -> list[NDArray
     >>> energies([np.full((1, 3, 1, 2), 2.0, np.float32)])[0].tolist()
     [[[12.0, 12.0]]]
     """
-    _check_latents(latents)
-    result = []
-    for scale, z in enumerate(latents):
-        energy = _energy(z, _threads(threads))
-        if not np.isfinite(energy).all():
-            raise ValueError(f"latents of scale {scale}, shape {tuple(z.shape)}, hold values that are not finite")
-        result.append(energy)
-    return result
+    return _sums(latents, None, _threads(threads))[0]
 
 
 def log_nfa(
@@ -231,9 +224,8 @@ def log_nfa(
     >>> nfa.shape, bool(nfa[0, 7, 7] < 0), bool(nfa[0, 0, 0] < 0)
     ((1, 16, 16), True, False)
     """
-    energy = energies(latents, threads)
     _check_tail(tail, quantile)
-    exceedances = _exceedances(latents, quantile, _threads(threads)) if tail == "binomial" else None
+    energy, exceedances = _sums(latents, quantile if tail == "binomial" else None, _threads(threads))
     channels = [int(z.shape[1]) for z in latents]
     return log_nfa_from_energies(energy, channels, size, tail, n_tests, quantile, threads, background, exceedances)
 
@@ -310,6 +302,7 @@ def log_nfa_block(
     window: int = 5,
     quantile: float = 0.9,
     continuous: bool = False,
+    threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Compute log10 NFA by the older block test (arXiv 2211.12353 v1), from counts of z^2 >= tau in square windows.
 
@@ -319,6 +312,7 @@ def log_nfa_block(
         window: side of the window at the finest scale; half of it at the next, and so on, at least 3.
         quantile: of chi2_1 that tau is.
         continuous: extend the binomial to real counts instead of rounding the mean count of a channel down.
+        threads: worker threads, default one per core; the result does not depend on it.
 
     Returns:
         (B, H, W) float64, log10: sum over scales of log10 P(Bin(n, 1 - quantile) > count / C), n = (2h+1)^2,
@@ -330,12 +324,14 @@ def log_nfa_block(
     >>> log_nfa_block([np.zeros((1, 4, 8, 8), np.float32)], size=8).round(2).max()
     np.float64(1.77)
     """
-    energies(latents)  # checks that all is finite
     _check_tail("binomial", quantile)
     if operator.index(window) < 1:
         raise ValueError(f"window must be at least 1, got {window}")
-    counts, channels = _exceedances(latents, quantile, 0), [int(z.shape[1]) for z in latents]
-    return _core.log_nfa_block(counts, channels, *output_size(size), window, 1 - quantile, continuous, 0)
+    height, width = output_size(size)
+    counts = _sums(latents, quantile, _threads(threads))[1]
+    channels = [int(z.shape[1]) for z in latents]
+    assert counts is not None
+    return _core.log_nfa_block(counts, channels, height, width, window, 1 - quantile, continuous, _threads(threads))
 
 
 def regions(mask: ArrayLike, log_nfa: ArrayLike, anomaly_map: ArrayLike) -> list[Region]:
@@ -410,24 +406,30 @@ def _latents(z: Any) -> Any:
     return _contiguous(z, np.float64 if z.dtype == np.float64 else np.float32)
 
 
-def _energy(z: Any, threads: int) -> NDArray[np.float32]:
-    z = _latents(z)
-    if _is_tensor(z):
-        return _contiguous(_numpy(z.square().sum(1).float()), np.float32)
-    with np.errstate(over="ignore"):  # the caller looks at what came out
-        return _contiguous(_core.energies(z, threads), np.float32)
-
-
-def _exceedances(latents: Sequence[Any], quantile: float, threads: int) -> list[NDArray[np.int32]]:
-    """Per scale (B, H, W): the number of channels with z^2 >= tau, the quantile of chi2_1."""
-    tau = _core.chi2_1_quantile(quantile)
-    counts = []
-    for z in map(_latents, latents):
+def _sums(
+    latents: Sequence[Any], quantile: float | None, threads: int
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int32]] | None]:
+    """Per scale (B, H, W) energies; given a quantile also the channels with z^2 >= tau, the quantile of chi2_1."""
+    _check_latents(latents)
+    tau = None if quantile is None else _core.chi2_1_quantile(quantile)
+    found, counts = [], []
+    for scale, z in enumerate(map(_latents, latents)):
         if _is_tensor(z):
-            counts.append(_contiguous(_numpy((z.square() >= tau).sum(1)), np.int32))
+            square = z.square()
+            energy = _numpy(square.sum(1).float())
+            count = None if tau is None else _numpy((square >= tau).sum(1))
+        elif tau is None:
+            energy, count = _core.energies(z, threads), None
         else:
-            counts.append(_core.exceedances(z, tau, threads))
-    return counts
+            energy, count = _core.energies_and_exceedances(z, tau, threads)
+        with np.errstate(over="ignore"):  # float64 beyond float32: seen below
+            energy = _contiguous(energy, np.float32)
+        if not np.isfinite(energy).all():
+            raise ValueError(f"latents of scale {scale}, shape {tuple(z.shape)}, hold values that are not finite")
+        found.append(energy)
+        if count is not None:
+            counts.append(_contiguous(count, np.int32))
+    return found, None if tau is None else counts
 
 
 def _check(array: Any, dims: int, name: str, want: str) -> None:

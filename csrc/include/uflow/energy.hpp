@@ -1,41 +1,73 @@
-// Latents in, energies or exceedance counts per cell out: the only pass over the latents.
+// Latents in, energies and exceedance counts per cell out: the only pass over the latents.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "uflow/lanes.hpp"
 #include "uflow/parallel.hpp"
 
 namespace uflow {
 
 namespace detail {
 
-// Cells whose sums stay in the first cache while the channels go by.
-constexpr std::ptrdiff_t cell_block = 2048;
-
-// out[cell] (float or integer) = sum over channels of term(z[channel][cell]), for one image. Eight channels
-// are added to each other before they are added to the sum: fewer passes over it, and less rounding in it.
-template <class T, class Out, class Term>
-void sum_over_channels(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, Term term,
-                       Out* out) noexcept {
-    for (std::ptrdiff_t first = 0; first < cells; first += cell_block) {
-        const std::ptrdiff_t count = std::min(cell_block, cells - first);
-        Out* sum = out + first;
-        std::fill(sum, sum + count, Out(0));
+// One image. Eight channels are added to each other before they are added to the sums: fewer passes over
+// these, and less rounding in them. The sums of one block of cells stay in the first cache while the channels
+// go by.
+template <bool counting, class T>
+UFLOW_INLINE void sum_channels_in_lanes(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, T limit,
+                                        T* energy, std::int32_t* counts) noexcept {
+    constexpr std::ptrdiff_t block = 1024;
+    for (std::ptrdiff_t start = 0; start < cells; start += block) {
+        const std::ptrdiff_t here = std::min(block, cells - start);
+        T* sum = energy + start;
+        std::int32_t* count = counting ? counts + start : nullptr;
+        std::fill(sum, sum + here, T(0));
+        if constexpr (counting) std::fill(count, count + here, 0);
         std::ptrdiff_t channel = 0;
         for (; channel + 8 <= channels; channel += 8) {
-            const T* row[8];
-            for (int k = 0; k < 8; ++k) row[k] = z + (channel + k) * cells + first;
-            for (std::ptrdiff_t i = 0; i < count; ++i)
-                sum[i] += ((term(row[0][i]) + term(row[1][i])) + (term(row[2][i]) + term(row[3][i]))) +
-                          ((term(row[4][i]) + term(row[5][i])) + (term(row[6][i]) + term(row[7][i])));
+            const T* r[8];
+            for (int k = 0; k < 8; ++k) r[k] = z + (channel + k) * cells + start;
+            const T *r0 = r[0], *r1 = r[1], *r2 = r[2], *r3 = r[3], *r4 = r[4], *r5 = r[5], *r6 = r[6],
+                    *r7 = r[7];
+            for (std::ptrdiff_t i = 0; i < here; ++i) {
+                const T a = r0[i] * r0[i], b = r1[i] * r1[i], c = r2[i] * r2[i], d = r3[i] * r3[i];
+                const T e = r4[i] * r4[i], f = r5[i] * r5[i], g = r6[i] * r6[i], h = r7[i] * r7[i];
+                sum[i] += ((a + b) + (c + d)) + ((e + f) + (g + h));
+                if constexpr (counting)
+                    count[i] += (a >= limit) + (b >= limit) + (c >= limit) + (d >= limit) + (e >= limit) +
+                                (f >= limit) + (g >= limit) + (h >= limit);
+            }
         }
         for (; channel < channels; ++channel) {
-            const T* row = z + channel * cells + first;
-            for (std::ptrdiff_t i = 0; i < count; ++i) sum[i] += term(row[i]);
+            const T* row = z + channel * cells + start;
+            for (std::ptrdiff_t i = 0; i < here; ++i) {
+                const T square = row[i] * row[i];
+                sum[i] += square;
+                if constexpr (counting) count[i] += square >= limit;
+            }
         }
     }
+}
+
+// Without fused multiply-adds, so that every processor rounds alike.
+#ifdef UFLOW_AVX2
+template <bool counting, class T>
+__attribute__((target("avx2"))) void sum_channels_avx2(const T* z, std::ptrdiff_t channels,
+                                                       std::ptrdiff_t cells, T limit, T* energy,
+                                                       std::int32_t* counts) noexcept {
+    sum_channels_in_lanes<counting>(z, channels, cells, limit, energy, counts);
+}
+#endif
+template <bool counting, class T>
+void sum_channels(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, T limit, T* energy,
+                  std::int32_t* counts) noexcept {
+#ifdef UFLOW_AVX2
+    if (__builtin_cpu_supports("avx2"))
+        return sum_channels_avx2<counting>(z, channels, cells, limit, energy, counts);
+#endif
+    sum_channels_in_lanes<counting>(z, channels, cells, limit, energy, counts);
 }
 
 }  // namespace detail
@@ -45,20 +77,18 @@ template <class T>
 void energies(const T* z, std::int64_t batch, std::ptrdiff_t channels, std::ptrdiff_t cells, int threads,
               T* energy) {
     parallel_for(batch, threads, [&](int, std::int64_t image) {
-        detail::sum_over_channels(
-            z + image * channels * cells, channels, cells, [](T v) { return v * v; }, energy + image * cells);
+        detail::sum_channels<false>(z + image * channels * cells, channels, cells, T(0),
+                                    energy + image * cells, nullptr);
     });
 }
 
-// counts (batch, cells): in how many channels z^2 >= tau.
+// The same, and counts (batch, cells): in how many channels z^2 >= tau.
 template <class T>
-void exceedances(const T* z, std::int64_t batch, std::ptrdiff_t channels, std::ptrdiff_t cells, double tau,
-                 int threads, std::int32_t* counts) {
-    const T limit = T(tau);
+void energies_and_exceedances(const T* z, std::int64_t batch, std::ptrdiff_t channels, std::ptrdiff_t cells,
+                              double tau, int threads, T* energy, std::int32_t* counts) {
     parallel_for(batch, threads, [&](int, std::int64_t image) {
-        detail::sum_over_channels(
-            z + image * channels * cells, channels, cells,
-            [limit](T v) { return std::int32_t(v * v >= limit); }, counts + image * cells);
+        detail::sum_channels<true>(z + image * channels * cells, channels, cells, T(tau),
+                                   energy + image * cells, counts + image * cells);
     });
 }
 

@@ -115,6 +115,8 @@ struct Divisor {
     }
 };
 
+constexpr std::int32_t ahead = 24;  // pixels: a memory access takes about as long as these
+
 inline void prefetch(const void* address) noexcept {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch(address);
@@ -152,8 +154,7 @@ void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace& work) {
     }
     constexpr int degree = int(C);
     const std::int32_t offset[8] = {-stride, -1, 1, stride, -stride - 1, -stride + 1, stride - 1, stride + 1};
-    constexpr std::int32_t ahead = 24;  // pixels: a memory access takes about as long as these
-    std::int32_t fresh = 1;             // the next basin, should the pixel be one
+    std::int32_t fresh = 1;  // the next basin, should the pixel be one
     work.relabelled = 0;
     const Divisor row_length(stride);
     for (std::int32_t rank = count; rank-- > 0;) {
@@ -239,6 +240,7 @@ void max_tree(const T* image, std::int32_t height, std::int32_t width, Connectiv
     const Pixel<T>* pixels = work.pixels.as<Pixel<T>>();
     auto* ranks = work.parent.as<std::int32_t>();
     for (std::int32_t rank = 0; rank < count; ++rank) {
+        detail::prefetch(parent + pixels[std::min(rank + detail::ahead, count - 1)].index);
         const std::int32_t below = ranks[rank], canonical = ranks[below];
         ranks[rank] = pixels[canonical].key == pixels[below].key ? canonical : below;
         order[rank] = pixels[rank].index;

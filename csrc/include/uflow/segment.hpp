@@ -46,28 +46,33 @@ constexpr double lowest_log = -1e30;
 
 // The values of the nodes, levels or exceedance counts, become log10 P of every node:
 // (area / correlation area) * log10 P(one cell at least at the level).
-inline void node_log_pfa(const ComponentTree& tree, Tail tail, const Background& model) {
-    const auto each = [&](auto&& log_p) {
-        for (std::int32_t node = 0; node < tree.size; ++node)
-            tree.value[node] = std::max(
-                log_p(double(tree.area[node]), tree.value[node]) / model.correlation_area, lowest_log);
-    };
-    const bool guarded = tail == Tail::chernoff;
-    const Chi2Tail chi2(model.dof);  // made once: cheap next to the tree
-    switch (tail) {
-        case Tail::exact:
-            return each([&](double area, double level) { return area * chi2.log10_sf(level / model.scale); });
-        case Tail::chernoff:
-        case Tail::chernoff_unguarded: {
-            const double mean = model.scale * model.dof;
-            return each([&](double area, double level) {
-                return area * log10_chi2_chernoff(level / mean, model.dof, guarded);
-            });
+inline void node_log_pfa(const ComponentTree& tree, Tail tail, const Background& model) noexcept {
+    constexpr std::int32_t chunk = 256;
+    double log_p[chunk], samples[chunk];
+    const double mean = model.scale * model.dof;
+    for (std::int32_t first = 0; first < tree.size; first += chunk) {
+        const std::int32_t count = std::min(chunk, tree.size - first);
+        const std::int32_t* area = tree.area + first;
+        double* value = tree.value + first;
+        switch (tail) {
+            case Tail::exact:
+                for (std::int32_t i = 0; i < count; ++i) log_p[i] = value[i] / model.scale;
+                log10_chi2_sf({log_p}, {&model.dof, false}, log_p, std::size_t(count));
+                for (std::int32_t i = 0; i < count; ++i) log_p[i] *= area[i];
+                break;
+            case Tail::chernoff:
+            case Tail::chernoff_unguarded:
+                for (std::int32_t i = 0; i < count; ++i) log_p[i] = value[i] / mean;
+                log10_chi2_chernoff(log_p, model.dof, tail == Tail::chernoff, log_p, std::size_t(count));
+                for (std::int32_t i = 0; i < count; ++i) log_p[i] *= area[i];
+                break;
+            case Tail::binomial:
+                for (std::int32_t i = 0; i < count; ++i) samples[i] = area[i] * model.channels;
+                log10_tails(BinomialLaw{{value}, {samples}, {&model.exceedance, false}}, log_p,
+                            std::size_t(count));
         }
-        case Tail::binomial:
-            return each([&](double area, double count) {
-                return log10_binomial_sf(count, area * model.channels, model.exceedance);
-            });
+        for (std::int32_t i = 0; i < count; ++i)
+            value[i] = std::max(log_p[i] / model.correlation_area, lowest_log);
     }
 }
 
@@ -94,14 +99,11 @@ void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t 
     work.flags.fit<std::uint8_t>(cells);
     auto* region = work.region.fit<std::int32_t>(cells);
     select_regions(tree.parent, tree.value, tree.size, work.flags, region);
-    // The value of a node's region, parents first, so that a region's own value is read before it can be
-    // lost.
-    for (std::int32_t node = 0; node < tree.size; ++node)
-        tree.value[node] = region[node] < 0 ? outside : tree.value[region[node]];
     const Pixel<T>* pixels = work.tree.pixels.as<Pixel<T>>();
-    const std::int32_t count = height * width;
-    for (std::int32_t rank = 0; rank < count; ++rank)
-        map[pixels[rank].index] = float(tree.value[tree.node_of[rank]]);
+    for (std::size_t rank = 0; rank < cells; ++rank) {
+        const std::int32_t chosen = region[tree.node_of[rank]];
+        map[pixels[rank].index] = float(chosen < 0 ? outside : tree.value[chosen]);
+    }
 }
 
 // The workspaces of a crew of threads; that of the calling thread may be the caller's, to be kept.
@@ -206,8 +208,8 @@ struct Resize {
             const std::int32_t* at = cols.index.data();
             const Real* w = cols.weight.data();
             for (std::int32_t col = 0; col < out_width; ++col, at += Taps, w += Taps) {
-                Real sum = 0;
-                for (int k = 0; k < Taps; ++k) sum += w[k] * from[at[k]];
+                Real sum = w[0] * from[at[0]];
+                for (int k = 1; k < Taps; ++k) sum += w[k] * from[at[k]];
                 line[col] = sum;
             }
         }
@@ -296,21 +298,51 @@ inline std::int32_t reflect(std::int32_t i, std::int32_t n) noexcept {
 }
 
 // Sums over windows of (2 half + 1)^2 cells, reflected at the border: along the rows into `rows`, then along
-// columns.
+// columns. `padded`: width + 2 half values.
 inline void window_sums(const std::int32_t* counts, std::int32_t height, std::int32_t width,
-                        std::int32_t half, std::int32_t* rows, std::int32_t* sums) noexcept {
-    for (std::int32_t row = 0; row < height; ++row)
-        for (std::int32_t col = 0; col < width; ++col) {
-            std::int32_t sum = 0;
-            for (std::int32_t k = -half; k <= half; ++k) sum += counts[row * width + reflect(col + k, width)];
-            rows[row * width + col] = sum;
+                        std::int32_t half, std::int32_t* padded, std::int32_t* rows,
+                        std::int32_t* sums) noexcept {
+    for (std::int32_t row = 0; row < height; ++row) {
+        const std::int32_t* from = counts + row * width;
+        std::int32_t* to = rows + row * width;
+        for (std::int32_t k = 1; k <= half; ++k) {
+            padded[half - k] = from[reflect(-k, width)];
+            padded[half + width - 1 + k] = from[reflect(width - 1 + k, width)];
         }
-    for (std::int32_t row = 0; row < height; ++row)
-        for (std::int32_t col = 0; col < width; ++col) {
-            std::int32_t sum = 0;
-            for (std::int32_t k = -half; k <= half; ++k) sum += rows[reflect(row + k, height) * width + col];
-            sums[row * width + col] = sum;
+        std::copy(from, from + width, padded + half);
+        std::fill(to, to + width, 0);
+        for (std::int32_t k = 0; k <= 2 * half; ++k)
+            for (std::int32_t col = 0; col < width; ++col) to[col] += padded[col + k];
+    }
+    for (std::int32_t row = 0; row < height; ++row) {
+        std::int32_t* to = sums + row * width;
+        std::fill(to, to + width, 0);
+        for (std::int32_t k = -half; k <= half; ++k) {
+            const std::int32_t* from = rows + reflect(row + k, height) * width;
+            for (std::int32_t col = 0; col < width; ++col) to[col] += from[col];
         }
+    }
+}
+
+// out += the sum of four weighted rows: most of the block test's time, so in the widest lanes there are.
+UFLOW_INLINE void add_rows_in_lanes(const double* const* line, const double* w, std::int32_t count,
+                                    double* out) noexcept {
+    const double *a = line[0], *b = line[1], *c = line[2], *d = line[3];
+    const double wa = w[0], wb = w[1], wc = w[2], wd = w[3];
+    for (std::int32_t i = 0; i < count; ++i) out[i] += (wa * a[i] + wb * b[i]) + (wc * c[i] + wd * d[i]);
+}
+#ifdef UFLOW_AVX2
+UFLOW_AVX2 inline void add_rows_avx2(const double* const* line, const double* w, std::int32_t count,
+                                     double* out) noexcept {
+    add_rows_in_lanes(line, w, count, out);
+}
+#endif
+inline void add_rows(const double* const* line, const double* w, std::int32_t count, double* out) noexcept {
+#ifdef UFLOW_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return add_rows_avx2(line, w, count, out);
+#endif
+    add_rows_in_lanes(line, w, count, out);
 }
 
 }  // namespace detail
@@ -345,33 +377,35 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
     }
     const double log_tests = std::log10(double(cells));
     struct Worker {
-        std::vector<std::int32_t> rows, sums;
-        std::vector<double> map;
-        ResizeLines<4, double> lines;
+        std::vector<std::int32_t> padded, rows, sums;
+        std::vector<std::vector<double>> maps;
+        std::vector<ResizeLines<4, double>> lines;
     };
     std::vector<Worker> crew(std::size_t(workers(batch, threads)));
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
         Worker& mine = crew[std::size_t(worker)];
         mine.rows.resize(largest);
         mine.sums.resize(largest);
-        mine.map.resize(largest);
-        double* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
-        std::fill(out, out + std::size_t(out_height) * std::size_t(out_width), log_tests);
+        mine.maps.resize(scales.size());
+        mine.lines.resize(scales.size());
         for (std::size_t l = 0; l < scales.size(); ++l) {
             const BlockScale& scale = scales[l];
             const std::size_t here = std::size_t(scale.height) * std::size_t(scale.width);
+            const std::int32_t half = block_half(window, l);
+            mine.padded.resize(std::size_t(scale.width + 2 * half));
+            mine.maps[l].resize(here);
             detail::window_sums(scale.exceedances + std::size_t(image) * here, scale.height, scale.width,
-                                block_half(window, l), mine.rows.data(), mine.sums.data());
+                                half, mine.padded.data(), mine.rows.data(), mine.sums.data());
             for (std::size_t cell = 0; cell < here; ++cell)
-                mine.map[cell] = table[l][std::size_t(mine.sums[cell])];
-            resize[l].start(mine.lines);
-            for (std::int32_t row = 0; row < out_height; ++row) {
-                double* row_out = out + std::size_t(row) * std::size_t(out_width);
-                resize[l].prepare(mine.map.data(), row, mine.lines);
-                const double *const *line = mine.lines.line, *w = resize[l].weight(row);
-                for (std::int32_t col = 0; col < out_width; ++col)
-                    row_out[col] +=
-                        w[0] * line[0][col] + w[1] * line[1][col] + w[2] * line[2][col] + w[3] * line[3][col];
+                mine.maps[l][cell] = table[l][std::size_t(mine.sums[cell])];
+            resize[l].start(mine.lines[l]);
+        }
+        double* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
+        for (std::int32_t row = 0; row < out_height; ++row, out += out_width) {
+            std::fill(out, out + out_width, log_tests);
+            for (std::size_t l = 0; l < scales.size(); ++l) {
+                resize[l].prepare(mine.maps[l].data(), row, mine.lines[l]);
+                detail::add_rows(mine.lines[l].line, resize[l].weight(row), out_width, out);
             }
         }
     });

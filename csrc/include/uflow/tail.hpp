@@ -402,15 +402,52 @@ inline double log10_chi2_chernoff(double t, double dof, bool guarded) noexcept {
     return 0.5 * dof * detail::log_less<double>(t, t - 1.0, t - 1.0) * detail::inv_ln10;
 }
 
-// One dof, many x.
-class Chi2Tail {
-  public:
-    explicit Chi2Tail(double dof) noexcept : dof_(dof) {}
-    double log10_sf(double x) const noexcept { return log10_chi2_sf(x, dof_); }
+namespace detail {
 
-  private:
-    double dof_;
-};
+template <class V>
+UFLOW_INLINE void chernoff_lanes(const double* t, double dof, bool guarded, double* out,
+                                 std::size_t count) noexcept {
+    const double factor = 0.5 * dof * inv_ln10;
+    const V one = V{} + 1.0;
+    std::size_t i = 0;
+    for (; i + lanes<V> <= count; i += lanes<V>) {
+        const V x = load<V>(t + i);
+        bool usual = true;
+        for (int lane = 0; lane < lanes<V>; ++lane)
+            usual &= get(x, lane) >= std::numeric_limits<double>::min() && get(x, lane) < inf;
+        if (usual) {
+            const V e = x - 1.0, bound = factor * log_less<V>(x, e, e);
+            store<V>(out + i, guarded ? (x > one ? bound : V{}) : bound);
+        } else {
+            for (int lane = 0; lane < lanes<V>; ++lane)
+                out[i + lane] = log10_chi2_chernoff(get(x, lane), dof, guarded);
+        }
+    }
+    for (; i < count; ++i) out[i] = log10_chi2_chernoff(t[i], dof, guarded);
+}
+
+#ifdef UFLOW_AVX2
+UFLOW_AVX2 inline void chernoff_avx2(const double* t, double dof, bool guarded, double* out,
+                                     std::size_t count) noexcept {
+    chernoff_lanes<Double4>(t, dof, guarded, out, count);
+}
+#endif
+
+}  // namespace detail
+
+// The same for count values; `out` may be t's own memory.
+inline void log10_chi2_chernoff(const double* t, double dof, bool guarded, double* out,
+                                std::size_t count) noexcept {
+#ifdef UFLOW_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return detail::chernoff_avx2(t, dof, guarded, out, count);
+#endif
+#ifdef UFLOW_VECTORS
+    detail::chernoff_lanes<detail::Double2>(t, dof, guarded, out, count);
+#else
+    detail::chernoff_lanes<double>(t, dof, guarded, out, count);
+#endif
+}
 
 // The q-quantile of chi2_1: 2 u^2 with erf(u) = q, by Halley's iteration on erf (erfc in the upper half).
 inline double chi2_1_quantile(double q) noexcept {
