@@ -43,6 +43,28 @@ void hand_worked(uflow::TreeWorkspace& work) {
     CHECK((nodes_of_pixels<T>(tree, work, 16) == Ints{5, 2, 4, 4, 2, 2, 1, 1, 1, 1, 3, 1, 0, 1, 1, 1}));
 }
 
+// Above a floor of 3: the peaks 9, 7 7 and 5, all at the root.
+template <class T>
+void above_a_floor(uflow::TreeWorkspace& work) {
+    const std::vector<T> image{9, 3, 7, 7,  //
+                               3, 3, 1, 1,  //
+                               1, 1, 5, 1,  //
+                               0, 1, 1, 1};
+    const uflow::ComponentTree tree =
+        uflow::component_tree(image.data(), nullptr, 4, 4, Connectivity::four, work, 3.0);
+    CHECK(tree.size == 4 && tree.first_rank == 11);
+    CHECK((std::vector<double>(tree.value, tree.value + 4) == std::vector<double>{3, 5, 7, 9}));
+    CHECK((ints(tree.parent, 4) == Ints{0, 0, 0, 0}));
+    CHECK((ints(tree.area + 1, 3) == Ints{1, 2, 1}));
+    const auto* pixels = work.pixels.as<uflow::Pixel<T>>();
+    Ints inside;
+    for (std::int32_t rank = tree.first_rank + 1; rank < 16; ++rank) inside.push_back(pixels[rank].index);
+    CHECK((inside == Ints{10, 2, 3, 0}));
+    const uflow::ComponentTree none =
+        uflow::component_tree(image.data(), nullptr, 4, 4, Connectivity::four, work, 9.0);
+    CHECK(none.size == 1 && none.first_rank == 15);
+}
+
 template <class T>
 void constant(uflow::TreeWorkspace& work) {
     const std::vector<T> image(6, T(-2.5));
@@ -57,6 +79,7 @@ void all() {
     uflow::TreeWorkspace work;  // reused: nothing may leak from one image to the next
     hand_worked<T>(work);
     constant<T>(work);
+    above_a_floor<T>(work);
     hand_worked<T>(work);
 }
 

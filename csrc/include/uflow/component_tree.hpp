@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "uflow/max_tree.hpp"
 
@@ -16,16 +17,19 @@ struct ComponentTree {
     const std::int32_t* area;     // pixels
     double* value;                // the level, or the sum of the counts
     const std::int32_t* node_of;  // per rank: the smallest component that holds the pixel work.pixels[rank]
+    std::int32_t first_rank;      // lower ones are not in the tree
 };
 
 // The component tree of an image. Where counts (per pixel) is null, the value of a node is its level, the
 // smallest pixel in it; else the sum of the counts of its pixels, exact up to 2^53. After the max-tree, one
 // pass over the pixels from the root up makes the nodes, and one over the nodes from the leaves down sums
-// them.
+// them. With a `floor` (see rank_tree) the root stands for all at or below it: its area and value are not
+// theirs.
 template <class T>
 ComponentTree component_tree(const T* image, const std::int32_t* counts, std::int32_t height,
-                             std::int32_t width, Connectivity connectivity, TreeWorkspace& work) {
-    rank_tree(image, height, width, connectivity, work);
+                             std::int32_t width, Connectivity connectivity, TreeWorkspace& work,
+                             double floor = -std::numeric_limits<double>::infinity()) {
+    const std::int32_t root = rank_tree(image, height, width, connectivity, work, floor);
     const std::int32_t count = height * width;
     const Pixel<T>* pixels = work.pixels.as<Pixel<T>>();
     auto* parent =
@@ -33,12 +37,12 @@ ComponentTree component_tree(const T* image, const std::int32_t* counts, std::in
     auto* area = work.component.fit<std::int32_t>(std::size_t(count));
     auto* node_of = work.label.fit<std::int32_t>(std::size_t(count));
     auto* value = work.basin.fit<double>(std::size_t(count));
-    node_of[0] = 0;
+    node_of[root] = 0;
     std::int32_t nodes = 0;
-    for (std::int32_t rank = 0; rank < count; ++rank) {
+    for (std::int32_t rank = root; rank < count; ++rank) {
         const std::int32_t below = parent[rank];
         std::int32_t node = node_of[below];
-        if (rank == 0 || pixels[below].key != pixels[rank].key) {
+        if (rank == root || pixels[below].key != pixels[rank].key) {
             parent[nodes] = node;
             node = nodes++;
             area[node] = 0;
@@ -52,7 +56,7 @@ ComponentTree component_tree(const T* image, const std::int32_t* counts, std::in
         area[parent[node]] += area[node];
         if (counts) value[parent[node]] += value[node];
     }
-    return {nodes, parent, area, value, node_of};
+    return {nodes, parent, area, value, node_of, root};
 }
 
 }  // namespace uflow

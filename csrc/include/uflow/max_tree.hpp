@@ -135,9 +135,10 @@ struct Basin {
 // next to one already seen is of the same component as that, so only local maxima ("basins") are ever joined:
 // each pixel keeps its basin, `component` tells the component of a basin, and when two components join, the
 // basins of the one with fewer, kept in a ring, are relabelled (quick-find). So finding a component is one
-// look-up without a loop, and all that branches on the image are the pixels where components meet.
+// look-up without a loop, and all that branches on the image are the pixels where components meet. Pixels of
+// ranks below `lowest` are left out, but for the last of them: the root of what is there.
 template <Connectivity C, class T>
-void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace& work) {
+void join_pixels(std::int32_t height, std::int32_t width, std::int32_t lowest, TreeWorkspace& work) {
     const std::int32_t count = height * width, stride = width + 1;
     const std::size_t padded = std::size_t(height + 2) * std::size_t(stride) + 1;
     // No two basins are neighbours: at most every other pixel, and the one to come, and none.
@@ -157,7 +158,7 @@ void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace& work) {
     std::int32_t fresh = 1;  // the next basin, should the pixel be one
     work.relabelled = 0;
     const Divisor row_length(stride);
-    for (std::int32_t rank = count; rank-- > 0;) {
+    for (std::int32_t rank = count; rank-- > lowest;) {
         const std::int32_t later = pixels[std::max(rank - ahead, 0)].index;
         prefetch(label + later - stride);
         prefetch(label + later);
@@ -202,30 +203,48 @@ void join_pixels(std::int32_t height, std::int32_t width, TreeWorkspace& work) {
         basin[mine].top = rank;
         label[at] = mine;
     }
-    parent[0] = 0;
+    const std::int32_t root = std::max(lowest - 1, 0);
+    parent[root] = root;
+    if (lowest > 0) {
+        const std::int32_t inner = pixels[root].index - stride - 1;
+        pixels[root].index = inner - row_length.quotient(inner);
+        for (std::int32_t b = 1; b < fresh; ++b)
+            if (component[b] == b) parent[basin[b].top] = root;
+    }
 }
 
 }  // namespace detail
 
 // The max-tree in the order of the sorted pixels: work.pixels, lowest first, and work.parent, for each rank a
-// lower one (0 for rank 0). Pixels of one level are a chain here, not yet one component.
+// lower one (its own for the root). Pixels of one level are a chain here, not yet one component. Returns the
+// rank of the root: 0, or that of the highest pixel at or below `floor`, where there is one. Then the pixels
+// of lower ranks are no part of the tree, and all components above the floor hang at the root, touching it or
+// not.
 template <class T>
-void rank_tree(const T* image, std::int32_t height, std::int32_t width, Connectivity connectivity,
-               TreeWorkspace& work) {
+std::int32_t rank_tree(const T* image, std::int32_t height, std::int32_t width, Connectivity connectivity,
+                       TreeWorkspace& work, double floor = -std::numeric_limits<double>::infinity()) {
     if (height < 1 || width < 1 ||
         (std::int64_t(height) + 2) * (std::int64_t(width) + 1) >= std::numeric_limits<std::int32_t>::max())
         throw std::invalid_argument("max_tree: the image needs at least 1 and less than 2^31 pixels");
     // 11 bits a digit take a pass less. Not for few pixels: the tables cost more than the pass. Nor for many:
     // 2048 places to write to are more than the translation buffer and the first cache hold.
-    const std::int64_t count = std::int64_t(height) * width;
+    const std::int32_t count = height * width;
     if (count < 2048 || count > 400000)
         detail::sort_pixels<8>(image, height, width, work);
     else
         detail::sort_pixels<11>(image, height, width, work);
+    const auto* pixels = work.pixels.as<Pixel<T>>();
+    const auto lowest =
+        std::int32_t(std::partition_point(pixels, pixels + count,
+                                          [&](const Pixel<T>& pixel) {
+                                              return double(detail::value_of_bits<T>(pixel.key)) <= floor;
+                                          }) -
+                     pixels);
     if (connectivity == Connectivity::four)
-        detail::join_pixels<Connectivity::four, T>(height, width, work);
+        detail::join_pixels<Connectivity::four, T>(height, width, lowest, work);
     else
-        detail::join_pixels<Connectivity::eight, T>(height, width, work);
+        detail::join_pixels<Connectivity::eight, T>(height, width, lowest, work);
+    return std::max(lowest - 1, 0);
 }
 
 // Max-tree of a row-major image (Berger et al. 2007, "Effective component tree computation"): order lists the

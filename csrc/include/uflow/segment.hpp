@@ -85,8 +85,13 @@ template <class T>
 void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t height, std::int32_t width,
                  Tail tail, const Background& model, std::size_t by_area_scales, SegmentWorkspace& work,
                  float* map) {
+    // The guarded bound is 0 up to the mean, and below 0 above it. So no component of a level up to the mean
+    // is chosen before one inside it that is above, nor has it any other value than what is outside: half of
+    // the cells of normal latents need no tree. (By area a quiet plateau has a value of its own.)
+    const bool quiet_is_outside = tail == Tail::chernoff && by_area_scales == 0;
+    const double floor = quiet_is_outside ? model.scale * model.dof : -detail::inf;
     const ComponentTree tree = component_tree(energy, tail == Tail::binomial ? exceedances : nullptr, height,
-                                              width, Connectivity::four, work.tree);
+                                              width, Connectivity::four, work.tree, floor);
     detail::node_log_pfa(tree, tail, model);
     double outside = 0.0;
     if (by_area_scales) {
@@ -100,7 +105,8 @@ void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t 
     auto* region = work.region.fit<std::int32_t>(cells);
     select_regions(tree.parent, tree.value, tree.size, work.flags, region);
     const Pixel<T>* pixels = work.tree.pixels.as<Pixel<T>>();
-    for (std::size_t rank = 0; rank < cells; ++rank) {
+    if (tree.first_rank > 0) std::fill(map, map + cells, float(outside));
+    for (auto rank = std::size_t(tree.first_rank); rank < cells; ++rank) {
         const std::int32_t chosen = region[tree.node_of[rank]];
         map[pixels[rank].index] = float(chosen < 0 ? outside : tree.value[chosen]);
     }
