@@ -1,12 +1,13 @@
 # make demo    set up .venv if needed, then train and evaluate on textures with made defects; pictures in demo/
 # make test    set up .venv if needed, then all tests: C++ under sanitizers, Python
 # make lint    style, types, architecture
+# make bench   the segmentation beside other libraries; redraws the tables and plots of README and docs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CPP := $(shell find csrc -name '*.hpp' -o -name '*.cpp')
+CPP := $(shell find csrc examples -name '*.hpp' -o -name '*.cpp')
 
-.PHONY: setup demo test lint format wheel clean
+.PHONY: setup demo test lint bench format wheel clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/installed
@@ -39,6 +40,10 @@ lint: setup
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/lint-imports
 	@echo "== Lint: clean"
+
+bench: setup
+	@echo "== Benchmarks, some minutes: leave the machine to them"
+	$(BIN)/python benchmarks/run.py
 
 format: setup
 	$(BIN)/ruff check --fix

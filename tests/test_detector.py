@@ -156,7 +156,7 @@ def test_paper_test_is_kept_unchanged(dataset: Path, tmp_path: Path, caplog: pyt
         latents, _ = uncalibrated.flow(uncalibrated.backbone(batch))
     expected = uflow.segmentation.log_nfa(latents, size=(80, 96), tail="chernoff", n_tests="total")[0]
     for detector in (uncalibrated, uflow.load(tmp_path / "model.uflow", device="cpu"), emptied, gaussian):
-        assert (detector.tail, detector.n_tests, detector.background) == ("chernoff", "total", None)
+        assert (detector.tail, detector.n_tests, detector.background) == ("chernoff", "total", "gaussian")
         assert (detector.joint, detector.shift, detector.alpha) == (None, 0.0, None)
         np.testing.assert_allclose(detector.predict(image).log_nfa, expected, atol=1e-3)
 

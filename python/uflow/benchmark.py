@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def steps(
     threads: Sequence[int] = (1,),
     tail: TailName = "chernoff",
     n_tests: TestsName = "total",
-    background: Sequence[Background] | None = None,
+    background: Sequence[Background] | Literal["gaussian"] = "gaussian",
 ) -> list[Step]:
     """List what there is to time for a batch of standard normal latents.
 

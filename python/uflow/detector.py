@@ -114,7 +114,7 @@ class Detector:
         self.flow = flow.to(self.device).eval()
         self.tail = tail
         self.n_tests = n_tests
-        self.background = None if background == "gaussian" else list(background)
+        self.background = background if background == "gaussian" else list(background)
         self.joint = joint
         self.shift = shift
         self.alpha = alpha
@@ -253,7 +253,7 @@ class Detector:
         if sizes:
             self._set_shift(self._set_background(energies, sizes), alpha, sources)
         else:
-            self.tail, self.n_tests, self.background, self.joint = "chernoff", "total", None, None
+            self.tail, self.n_tests, self.background, self.joint = "chernoff", "total", "gaussian", None
             self.shift, self.alpha = 0.0, None
             log.warning("no calibration images: %s", _UNCALIBRATED)
         return self
@@ -336,7 +336,7 @@ class Detector:
         return segmentation.energies(self.flow(features)[0])
 
     def _log_nfa(self, energies: list[np.ndarray], size: tuple[int, int] | int) -> np.ndarray:
-        if self.background is not None and self.joint is not None:
+        if self.background != "gaussian" and self.joint is not None:
             raw = calibration.log_nfa(energies, self.background, self.joint, size)
         else:
             raw = segmentation.log_nfa_from_energies(
@@ -412,7 +412,7 @@ class Detector:
             "segmentation": {
                 "tail": self.tail,
                 "n_tests": self.n_tests,
-                "background": "gaussian" if self.background is None else [asdict(b) for b in self.background],
+                "background": self.background if self.background == "gaussian" else [asdict(b) for b in self.background],
                 "joint": None if self.joint is None else asdict(self.joint),
                 "shift": self.shift,
                 "alpha": self.alpha,
@@ -447,6 +447,7 @@ def load(path: str | Path, device: str = "auto", weights: str | Path | Sequence[
     flow = UFlow(backbone.channels, backbone.sizes, **config["flow"])
     flow.load_state_dict(tensors)
     options = dict(config["segmentation"])
+    options["background"] = options["background"] or "gaussian"  # None in files written before it had the name
     if options["background"] != "gaussian":
         options["background"] = [Background(**b) for b in options["background"]]
     if options.get("joint") is not None:  # absent from files written before there was one

@@ -197,7 +197,7 @@ def log_nfa(
     n_tests: TestsName = "total",
     quantile: float = 0.9,
     threads: int | None = None,
-    background: Sequence[Background] | None = None,
+    background: Sequence[Background] | Literal["gaussian"] = "gaussian",
 ) -> NDArray[np.float32]:
     """Compute log10 of the Number of False Alarms at every pixel; `log_nfa < 0` is the mask (epsilon = 1).
 
@@ -208,7 +208,7 @@ def log_nfa(
         n_tests: "total" (the paper: N_T for every region) or "by-area" (N(r) for a region of r cells).
         quantile: of chi2_1 from which z^2 counts, for the binomial tail.
         threads: worker threads, default one per core; the result does not depend on it.
-        background: one model of normal energies per scale; default the paper's, independent standard normals.
+        background: one model of normal energies per scale; "gaussian" is the paper's, independent standard normals.
 
     Returns:
         (B, H, W) float32, log10.
@@ -238,7 +238,7 @@ def log_nfa_from_energies(
     n_tests: TestsName = "total",
     quantile: float = 0.9,
     threads: int | None = None,
-    background: Sequence[Background] | None = None,
+    background: Sequence[Background] | Literal["gaussian"] = "gaussian",
     exceedances: Sequence[ArrayLike] | None = None,
 ) -> NDArray[np.float32]:
     """Compute log_nfa from energies: per scale (B, H, W), of `dof` channels each; see :func:`log_nfa`.
@@ -270,8 +270,10 @@ def log_nfa_from_energies(
     _check_tail(tail, quantile)
     if n_tests not in ("total", "by-area"):
         raise ValueError(f"unknown n_tests {n_tests!r}; choose 'total' or 'by-area'")
-    if background is None:
+    if background == "gaussian":
         background = [Background(1.0, float(channels), 1.0) for channels in dof]
+    elif isinstance(background, str):
+        raise ValueError(f"background must be 'gaussian' or one Background per scale, got {background!r}")
     if len(background) != len(arrays):
         raise ValueError(f"one Background per scale is needed, got {len(background)} for {len(arrays)} scales")
     if (exceedances is not None) != (tail == "binomial"):
