@@ -85,16 +85,28 @@ def test_chi2_mpmath(race: Race, quick: bool) -> None:
     )
 
 
-def binomial_values(count: int) -> tuple[Array, Array, Array]:
-    """Regions of 1 to 784 cells of 816 channels with counts from 5 deviations below to 30 above the mean."""
+BINOMIAL = {  # smallest and largest n, and what it is a multiple of
+    "regions of 816 channels, n up to 639744": (816, 639744, 816),
+    "n from 20 to 100": (20, 100, 1),
+    "n from 20 to 10^7": (20, 10**7, 1),
+}
+
+
+def binomial_values(kind: str, count: int) -> tuple[Array, Array, Array]:
+    """n uniform (over a range beyond 1000 times: its logarithm) and k from 5 deviations below to 30 above the mean."""
     rng = np.random.default_rng(0)
-    n = 816.0 * rng.integers(1, 785, count)
+    low, high, step = BINOMIAL[kind]
+    if high > 1000 * low:
+        n = np.floor(np.exp(rng.uniform(np.log(low), np.log(high), count)))
+    else:
+        n = step * rng.integers(low // step, high // step + 1, count).astype(float)
     k = np.floor(0.1 * n + rng.uniform(-5, 30, count) * np.sqrt(0.09 * n))
     return np.clip(k, 1, n), n, np.full(count, 0.1)
 
 
-def test_binomial_scipy(race: Race, quick: bool) -> None:
-    k, n, p = binomial_values(count_of(quick))
+@pytest.mark.parametrize("kind", BINOMIAL)
+def test_binomial_scipy(race: Race, quick: bool, kind: str) -> None:
+    k, n, p = binomial_values(kind, count_of(quick))
     assert_logs_equal(_core.log10_binomial_sf(k, n, p), scipy.stats.binom.logsf(k - 1, n, p) / LN10)
     race(
         lambda: _core.log10_binomial_sf(k, n, p),
@@ -102,20 +114,21 @@ def test_binomial_scipy(race: Race, quick: bool) -> None:
         at_least(10, "binomial tail of 10^6 values: times faster than `scipy.stats.binom.logsf`"),
         group="binomial tail",
         library="scipy.stats.binom.logsf",
-        kind="n up to 639744",
+        kind=kind,
         count=len(k),
     )
 
 
-def test_binomial_scipy_special(race: Race, quick: bool) -> None:
+@pytest.mark.parametrize("kind", BINOMIAL)
+def test_binomial_scipy_special(race: Race, quick: bool, kind: str) -> None:
     """The function below logsf, without its checks: no target, for honesty."""
-    k, n, p = binomial_values(count_of(quick))
+    k, n, p = binomial_values(kind, count_of(quick))
     race(
         lambda: _core.log10_binomial_sf(k, n, p),
         lambda: np.log(scipy.special.betainc(k, n - k + 1, p)),
         group="binomial tail",
         library="log(scipy.special.betainc)",
-        kind="n up to 639744",
+        kind=kind,
         count=len(k),
     )
 

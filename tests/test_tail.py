@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from uflow import _core
+from uflow import _core, segmentation
 
 Array = NDArray[np.float64]
 TOLERANCE = 1e-10
@@ -351,3 +351,18 @@ def test_block_table_is_finite_far_below_the_smallest_double() -> None:
         table = _core.block_tail_table(400, 2, 1e-3, continuous)
         assert np.all(np.isfinite(table))
         assert table[-1] < -1190
+
+
+def test_public_tails_broadcast() -> None:
+    x = np.array([[3.0], [700.0]])
+    result = segmentation.log10_chi2_sf(x, [1, 2, 3])
+    assert result.shape == (2, 3)
+    np.testing.assert_allclose(result[0], scipy.stats.chi2.logsf(3, [1, 2, 3]) / np.log(10), rtol=1e-12)
+    assert np.isfinite(result).all()
+    result = segmentation.log10_binomial_sf([[3], [90]], 100, [0.1, 0.2])
+    np.testing.assert_allclose(
+        result, scipy.stats.binom.logsf(np.array([[3], [90]]) - 1, 100, [0.1, 0.2]) / np.log(10), rtol=1e-9
+    )
+    assert segmentation.log10_binomial_sf(1, 2, 0.5).shape == ()
+    with pytest.raises(ValueError, match="broadcast"):
+        segmentation.log10_chi2_sf([1.0, 2.0], [1.0, 2.0, 3.0])

@@ -412,7 +412,9 @@ class Detector:
             "segmentation": {
                 "tail": self.tail,
                 "n_tests": self.n_tests,
-                "background": self.background if self.background == "gaussian" else [asdict(b) for b in self.background],
+                "background": self.background
+                if self.background == "gaussian"
+                else [asdict(b) for b in self.background],
                 "joint": None if self.joint is None else asdict(self.joint),
                 "shift": self.shift,
                 "alpha": self.alpha,

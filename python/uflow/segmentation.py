@@ -131,6 +131,43 @@ def number_of_tests(sizes: Sequence[int]) -> float:
     return _core.log10_number_of_tests([operator.index(n) for n in sizes])
 
 
+def log10_chi2_sf(x: ArrayLike, dof: ArrayLike) -> NDArray[np.float64]:
+    """Compute log10 P(chi2_dof >= x), also where P is far below 1e-308.
+
+    Args:
+        x: real numbers; 1 below 0.
+        dof: degrees of freedom, real and positive; broadcast against `x`.
+
+    Returns:
+        float64, <= 0, log10, of the broadcast shape; nan for nan and for dof <= 0.
+
+    log10 of Q(dof / 2, x / 2), the regularised upper incomplete gamma function (DLMF 8.2.4), to 1e-10 of its value.
+
+    >>> log10_chi2_sf([10.0, 1e5], 10).round(2).tolist()
+    [-0.36, -21697.97]
+    """
+    return _elementwise(_core.log10_chi2_sf, x, dof)
+
+
+def log10_binomial_sf(k: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
+    """Compute log10 P(Bin(n, p) >= k), also where P is far below 1e-308.
+
+    Args:
+        k: whole numbers.
+        n: whole numbers below 2^53; broadcast against `k`.
+        p: probabilities; broadcast against `k`.
+
+    Returns:
+        float64, <= 0, log10, of the broadcast shape: 0 for k <= 0, -inf for k > n; nan where n or p is out of range.
+
+    log10 of I_p(k, n - k + 1), the regularised incomplete beta function (DLMF 8.17.5), to 1e-10 of its value.
+
+    >>> log10_binomial_sf([1, 5000], [10, 5000], 0.1).round(2).tolist()
+    [-0.19, -5000.0]
+    """
+    return _elementwise(_core.log10_binomial_sf, k, n, p)
+
+
 def log_pfa_tree(
     energy: Any,
     dof: float,
@@ -380,6 +417,12 @@ def regions(mask: ArrayLike, log_nfa: ArrayLike, anomaly_map: ArrayLike) -> list
 
 
 # Below: tensors to arrays, and checks. Tensors are known by their module, so that torch is never imported here.
+
+
+def _elementwise(function: Any, *arguments: ArrayLike) -> NDArray[np.float64]:
+    arrays = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in arguments))
+    flat: NDArray[np.float64] = function(*(np.ascontiguousarray(a).ravel() for a in arrays))
+    return flat.reshape(arrays[0].shape)
 
 
 def _is_tensor(x: Any) -> bool:
