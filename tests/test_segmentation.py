@@ -339,3 +339,12 @@ def test_number_of_tests():
 def test_threshold_is_the_chi2_quantile():
     for q in (0.01, 0.5, 0.9, 0.999):
         assert _core.chi2_1_quantile(q) == pytest.approx(scipy.stats.chi2.ppf(q, 1), rel=1e-12)
+
+
+def test_background_by_name():
+    latents = [np.random.default_rng(0).normal(size=(1, 6, 4, 4)).astype(np.float32)]
+    paper = segmentation.log_nfa(latents, 8)
+    for background in (None, "gaussian", [segmentation.Background(1.0, 6.0, 1.0)]):
+        np.testing.assert_array_equal(segmentation.log_nfa(latents, 8, background=background), paper)
+    with pytest.raises(ValueError, match="'gaussian' or one Background per scale, got 'gauss'"):
+        segmentation.log_nfa(latents, 8, background="gauss")

@@ -234,7 +234,7 @@ def log_nfa(
     n_tests: TestsName = "total",
     quantile: float = 0.9,
     threads: int | None = None,
-    background: Sequence[Background] | Literal["gaussian"] = "gaussian",
+    background: Sequence[Background] | Literal["gaussian"] | None = "gaussian",
 ) -> NDArray[np.float32]:
     """Compute log10 of the Number of False Alarms at every pixel; `log_nfa < 0` is the mask (epsilon = 1).
 
@@ -245,7 +245,8 @@ def log_nfa(
         n_tests: "total" (the paper: N_T for every region) or "by-area" (N(r) for a region of r cells).
         quantile: of chi2_1 from which z^2 counts, for the binomial tail.
         threads: worker threads, default one per core; the result does not depend on it.
-        background: one model of normal energies per scale; "gaussian" is the paper's, independent standard normals.
+        background: one model of normal energies per scale; "gaussian", or None, is the paper's,
+            independent standard normals.
 
     Returns:
         (B, H, W) float32, log10.
@@ -275,7 +276,7 @@ def log_nfa_from_energies(
     n_tests: TestsName = "total",
     quantile: float = 0.9,
     threads: int | None = None,
-    background: Sequence[Background] | Literal["gaussian"] = "gaussian",
+    background: Sequence[Background] | Literal["gaussian"] | None = "gaussian",
     exceedances: Sequence[ArrayLike] | None = None,
 ) -> NDArray[np.float32]:
     """Compute log_nfa from energies: per scale (B, H, W), of `dof` channels each; see :func:`log_nfa`.
@@ -307,7 +308,7 @@ def log_nfa_from_energies(
     _check_tail(tail, quantile)
     if n_tests not in ("total", "by-area"):
         raise ValueError(f"unknown n_tests {n_tests!r}; choose 'total' or 'by-area'")
-    if background == "gaussian":
+    if background is None or background == "gaussian":
         background = [Background(1.0, float(channels), 1.0) for channels in dof]
     elif isinstance(background, str):
         raise ValueError(f"background must be 'gaussian' or one Background per scale, got {background!r}")
