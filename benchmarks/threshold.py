@@ -123,10 +123,10 @@ def images(folder: Path, part: str, paths: Sequence[Path], gain: float = 1.0) ->
 
 @torch.inference_mode()
 def _latents(detector: Detector, paths: Sequence[Path], gain: float) -> Iterator[list[np.ndarray]]:
-    for batch in training.batches(paths, 16):
+    for batch in data.batches(paths, 16):
         pictures = [(data.read_image(path) * gain).clip(0, 255).round().astype(np.uint8) for path in batch]
         inputs = np.stack([data.resize_image(picture, detector.backbone.image_size) for picture in pictures])
-        yield [z.numpy() for z in detector.flow(detector.backbone(torch.from_numpy(inputs)))[0]]
+        yield [z.numpy() for z in detector.flow(detector.backbone(training.image_tensor(inputs)))[0]]
 
 
 # Statistics: (images to calibrate on, images) -> log NFA without shift of both; the first may be its minima -----------

@@ -16,6 +16,7 @@ from uflow import data
 from uflow.data import (
     Sample,
     atomic_write,
+    image_size,
     list_images,
     read_image,
     read_mask,
@@ -23,6 +24,7 @@ from uflow.data import (
     resize_image,
     resize_mask,
 )
+from uflow.training import image_tensor
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -327,11 +329,21 @@ def test_other_things_are_no_images(thing: object) -> None:
 def test_resize_image_equals_torchvision(size: tuple[int, int]) -> None:
     transforms = pytest.importorskip("torchvision.transforms.functional")
     image = RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8)
-    expected = transforms.to_tensor(transforms.resize(Image.fromarray(image), list(size))).numpy()
+    expected = np.asarray(transforms.resize(Image.fromarray(image), list(size)))
     resized = resize_image(image, size)
-    assert resized.dtype == np.float32
-    assert resized.shape == (3, *size)
-    np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-7)
+    assert resized.dtype == np.uint8
+    np.testing.assert_array_equal(resized, expected)
+    tensor = image_tensor(resized[None])[0].numpy()
+    np.testing.assert_allclose(tensor, transforms.to_tensor(resized).numpy(), rtol=0, atol=1e-7)
+
+
+def test_image_size_is_that_of_the_image_read(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "rgb.png")
+    for image in (RGB, GREY, Image.fromarray(RGB), tmp_path / "rgb.png", str(tmp_path / "rgb.png")):
+        assert image_size(image) == read_image(image).shape[:2]
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"cannot read .*broken\.png: its content is no known image format"):
+        image_size(tmp_path / "broken.png")
 
 
 def test_resize_mask_is_bilinear_then_above_one_half() -> None:

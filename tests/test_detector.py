@@ -1,4 +1,7 @@
-"""The detector end to end on a tiny data set: fit, predict, calibrate, evaluate, save, load, resume, bad input."""
+"""The detector end to end on a tiny data set: fit, predict, calibrate, evaluate, save, load, resume, bad input.
+
+Streams and tiles are tested in test_predictor.py.
+"""
 
 import json
 import logging
@@ -84,23 +87,6 @@ def test_takes_files_patterns_folders_arrays_and_pictures(detector: Detector, da
     assert one_by_one[0].path == paths[0]
 
 
-def test_streams_in_bounded_memory(detector: Detector) -> None:
-    taken = 0
-
-    def camera():
-        nonlocal taken
-        while True:
-            taken += 1
-            yield np.full((64, 64, 3), 128, np.uint8)
-
-    results = detector.predict(camera(), batch_size=4)
-    next(results)
-    assert taken == 4
-    for _ in range(4):
-        next(results)
-    assert taken == 8
-
-
 def test_saved_and_loaded_detectors_agree(detector: Detector, dataset: Path, tmp_path: Path) -> None:
     detector.save(tmp_path / "grating.uflow")
     loaded = uflow.load(tmp_path / "grating.uflow", device="cpu")
@@ -151,7 +137,7 @@ def test_paper_test_is_kept_unchanged(dataset: Path, tmp_path: Path, caplog: pyt
     gaussian = Detector(uncalibrated.backbone, uncalibrated.flow, background="gaussian", device="cpu")
 
     image = data.read_image(dataset / "test/square/00.png")
-    batch = torch.from_numpy(data.resize_image(image, (64, 64))[None])
+    batch = uflow.training.image_tensor(data.resize_image(image, (64, 64))[None])
     with torch.inference_mode():
         latents, _ = uncalibrated.flow(uncalibrated.backbone(batch))
     expected = uflow.segmentation.log_nfa(latents, size=(80, 96), tail="chernoff", n_tests="total")[0]

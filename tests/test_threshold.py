@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uflow import calibration, data, segmentation, training
+from uflow import calibration, data, segmentation
 from uflow.detector import Detector, hold_out
 from uflow.training import TrainingSettings
 
@@ -59,9 +59,9 @@ def test_calibrated_prediction_takes_at_most_5_percent_more(detector: Detector, 
 def energies(detector: Detector, paths: Sequence[Path], gain: float = 1.0) -> list[np.ndarray]:
     """Energies of images as a camera of some gain sees them."""
     batches = []
-    for batch in training.batches(paths, 16):
+    for batch in data.batches(paths, 16):
         images = [(data.read_image(path) * gain).clip(0, 255).astype(np.uint8) for path in batch]
-        batches.append(detector._energies(images))
+        batches.append(detector._network(np.stack([data.resize_image(image, detector.image_size) for image in images])))
     return [np.concatenate(scale) for scale in zip(*batches, strict=True)]
 
 

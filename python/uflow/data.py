@@ -6,11 +6,12 @@ import glob
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ __all__ = [
     "ImageLike",
     "Sample",
     "atomic_write",
+    "batches",
+    "image_size",
     "list_images",
     "read_image",
     "read_mask",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
+T = TypeVar("T")
 ImageLike = PathLike | Image.Image | NDArray[Any]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -236,16 +240,40 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize an (H, W, 3) uint8 image to size (height, width), bilinear with antialiasing: (3, h, w) float32 in [0, 1].
+def image_size(image: ImageLike) -> tuple[int, int]:
+    """(H, W) of what `read_image` will return, read from a file's header; raises what `read_image` raises."""
+    if isinstance(image, np.ndarray) and image.ndim > 1:
+        return int(image.shape[0]), int(image.shape[1])
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    if isinstance(image, (str, os.PathLike)):
+        with suppress(Exception), Image.open(Path(image).expanduser()) as file:
+            return file.height, file.width
+    height, width, _ = read_image(image).shape  # says what is wrong
+    return height, width
 
-    Pillow's filter on 8-bit values, which is what torchvision's `Resize` and `ToTensor` make of a PIL image.
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an (H, W, 3) uint8 image to size (height, width), bilinear with antialiasing: (h, w, 3) uint8.
+
+    Pillow's filter on 8-bit values, which is torchvision's `Resize` of a PIL image.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"an image to resize must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    resized = Image.fromarray(image).resize(_pil_size(size), Image.Resampling.BILINEAR)
-    planes = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
-    return planes.astype(np.float32) / np.float32(255)
+    if image.shape[:2] == tuple(size):
+        return image
+    return np.array(Image.fromarray(image).resize(_pil_size(size), Image.Resampling.BILINEAR))  # writable
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one perhaps shorter; never more than one of them read ahead.
+
+    >>> list(batches("abc", 2))
+    [['a', 'b'], ['c']]
+    """
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def _pil_size(size: tuple[int, int]) -> tuple[int, int]:

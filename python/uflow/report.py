@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .data import atomic_write
-from .detector import Evaluation, Prediction
+from .predictor import Evaluation, Prediction
 
 OUTLINE = (0, 255, 255)  # cyan: rare on parts, and far from every colour of the map
 

@@ -6,23 +6,22 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import TypedDict, TypeVar, cast
+from typing import TypedDict, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 from torch import Tensor
 
 from .backbones import Backbone
+from .data import batches
 from .flow import Affine, UFlow
-
-T = TypeVar("T")
 
 
 class TrainingError(RuntimeError):
@@ -228,11 +227,9 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict(whole)
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one perhaps shorter; never more than one of them read ahead."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def image_tensor(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """(B, H, W, 3) uint8 images as a backbone takes them: (B, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 class FeatureCache:
@@ -296,7 +293,7 @@ def compute_features(
     folder: Path | None = None,
     progress: bool = False,
 ) -> FeatureCache:
-    """Run the frozen backbone once over `count` images, (3, H, W) float32 in [0, 1], and keep its features."""
+    """Run the frozen backbone once over `count` images, (H, W, 3) uint8, and keep its features."""
     shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
     cache = FeatureCache(count, shapes, memory_share, folder)
     try:
@@ -304,7 +301,7 @@ def compute_features(
             task = bar.add_task("Features", total=count)
             done = 0
             for batch in batches(images, batch_size):
-                features = backbone(torch.from_numpy(np.stack(batch)).to(device))
+                features = backbone(image_tensor(np.stack(batch), device))
                 for array, feature in zip(cache.arrays, features, strict=True):
                     array[done : done + len(batch)] = feature.float().cpu().numpy()
                 done += len(batch)
