@@ -16,8 +16,10 @@
 #include "uflow/buffer.hpp"
 #include "uflow/component_tree.hpp"
 #include "uflow/energy.hpp"
+#include "uflow/joint.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
+#include "uflow/resize.hpp"
 #include "uflow/segment.hpp"
 #include "uflow/select.hpp"
 #include "uflow/tail.hpp"
@@ -260,6 +262,20 @@ std::vector<Array<T>> arrays_of(const py::list& list, const char* name) {
     return arrays;
 }
 
+// The scales of energies without counts.
+std::vector<uflow::Scale> scales_of(const std::vector<Array<float>>& energies,
+                                    const std::vector<uflow::Background>& backgrounds) {
+    require(backgrounds.size() == energies.size(), "one background per scale is needed");
+    std::vector<uflow::Scale> scales;
+    for (std::size_t l = 0; l < energies.size(); ++l) {
+        check_finite(energies[l], "energies");
+        check_background(backgrounds[l]);
+        scales.push_back(
+            {energies[l].data(), nullptr, side(energies[l], 1), side(energies[l], 2), backgrounds[l]});
+    }
+    return scales;
+}
+
 Array<float> log_nfa(const py::list& energies, const std::optional<py::list>& exceedances,
                      const std::vector<uflow::Background>& backgrounds, std::int64_t height,
                      std::int64_t width, uflow::Tail tail, bool by_area, int threads) {
@@ -267,19 +283,13 @@ Array<float> log_nfa(const py::list& energies, const std::optional<py::list>& ex
     const auto counts = exceedances ? arrays_of<std::int32_t>(*exceedances, "exceedances")
                                     : std::vector<Array<std::int32_t>>{};
     check_size(height, width);
-    require(backgrounds.size() == energy.size(), "one background per scale is needed");
     require(exceedances.has_value() || tail != uflow::Tail::binomial, "the binomial tail needs exceedances");
     require(!exceedances || counts.size() == energy.size(), "one array of exceedances per scale is needed");
-    std::vector<uflow::Scale> scales;
-    for (std::size_t l = 0; l < energy.size(); ++l) {
-        check_finite(energy[l], "energies");
-        check_background(backgrounds[l]);
-        if (exceedances) {
-            check_same_shape(energy[l], counts[l], "energies and exceedances");
-            check_counts(counts[l], backgrounds[l].channels);
-        }
-        scales.push_back({energy[l].data(), exceedances ? counts[l].data() : nullptr, side(energy[l], 1),
-                          side(energy[l], 2), backgrounds[l]});
+    auto scales = scales_of(energy, backgrounds);
+    for (std::size_t l = 0; l < counts.size(); ++l) {
+        check_same_shape(energy[l], counts[l], "energies and exceedances");
+        check_counts(counts[l], backgrounds[l].channels);
+        scales[l].exceedances = counts[l].data();
     }
     const std::int64_t batch = energy[0].shape(0);
     Array<float> result({batch, height, width});
@@ -321,20 +331,53 @@ Array<double> log_nfa_block(const py::list& exceedances, const std::vector<std::
     return result;
 }
 
-Array<double> resize_bilinear(const Array<double>& map, std::int64_t height, std::int64_t width) {
-    check_shape(map, 2, "map");
+Array<float> resize_bilinear(const Array<float>& maps, std::int64_t height, std::int64_t width, int threads) {
+    check_shape(maps, 3, "maps");
+    check_finite(maps, "maps");
     check_size(height, width);
-    Array<double> result({height, width});
-    const uflow::Resize<2, double> resize(side(map, 0), side(map, 1), std::int32_t(height),
-                                          std::int32_t(width));
-    uflow::ResizeLines<2, double> lines;
-    resize.start(lines);
-    double* out = result.mutable_data();
-    for (std::int32_t row = 0; row < height; ++row, out += width) {
-        resize.prepare(map.data(), row, lines);
-        const double* w = resize.weight(row);
-        for (std::int64_t col = 0; col < width; ++col)
-            out[col] = w[0] * lines.line[0][col] + w[1] * lines.line[1][col];
+    Array<float> result({std::int64_t(maps.shape(0)), height, width});
+    const float* in = maps.data();
+    float* out = result.mutable_data();
+    const std::int64_t batch = maps.shape(0);
+    const std::int32_t in_height = side(maps, 1), in_width = side(maps, 2);
+    {
+        const py::gil_scoped_release release;
+        uflow::resize_bilinear(in, batch, in_height, in_width, std::int32_t(height), std::int32_t(width),
+                               threads, out);
+    }
+    return result;
+}
+
+Array<float> joint_energy(const py::list& energies, const std::vector<uflow::Background>& backgrounds,
+                          int threads) {
+    const auto energy = arrays_of<float>(energies, "energies");
+    const auto scales = scales_of(energy, backgrounds);
+    Array<float> result({energy[0].shape(0), energy[0].shape(1), energy[0].shape(2)});
+    const std::int64_t batch = energy[0].shape(0);
+    float* out = result.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        with_kept<uflow::NfaWorkspace>(
+            [&](auto& work) { uflow::joint_energy(scales, batch, threads, out, &work); });
+    }
+    return result;
+}
+
+Array<float> anomaly_map(const py::list& energies, const std::vector<double>& channels, std::int64_t height,
+                         std::int64_t width, int threads) {
+    const auto energy = arrays_of<float>(energies, "energies");
+    check_size(height, width);
+    std::vector<uflow::Background> backgrounds;
+    for (const double count : channels) backgrounds.push_back({1.0, count, 1.0, count});
+    const auto scales = scales_of(energy, backgrounds);
+    const std::int64_t batch = energy[0].shape(0);
+    Array<float> result({batch, height, width});
+    float* out = result.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        with_kept<uflow::NfaWorkspace>([&](auto& work) {
+            uflow::anomaly_map(scales, batch, std::int32_t(height), std::int32_t(width), threads, out, &work);
+        });
     }
     return result;
 }
@@ -449,7 +492,9 @@ PYBIND11_MODULE(_core, m) {
           "tail"_a, "by_area"_a, "threads"_a);
     m.def("log_nfa_block", &log_nfa_block, "exceedances"_a, "channels"_a, "height"_a, "width"_a, "window"_a,
           "exceedance"_a, "continuous"_a, "threads"_a);
-    m.def("resize_bilinear", &resize_bilinear, "map"_a.noconvert(), "height"_a, "width"_a);
+    m.def("joint_energy", &joint_energy, "energies"_a, "backgrounds"_a, "threads"_a);
+    m.def("anomaly_map", &anomaly_map, "energies"_a, "channels"_a, "height"_a, "width"_a, "threads"_a);
+    m.def("resize_bilinear", &resize_bilinear, "maps"_a.noconvert(), "height"_a, "width"_a, "threads"_a);
     m.def("log10_chi2_sf", &log10_chi2_sf, "x"_a.noconvert(), "dof"_a.noconvert());
     m.def("log10_chi2_chernoff", &log10_chi2_chernoff, "t"_a.noconvert(), "dof"_a.noconvert(), "guarded"_a);
     m.def("log10_binomial_sf", &log10_binomial_sf, "k"_a.noconvert(), "n"_a.noconvert(), "p"_a.noconvert());

@@ -1,7 +1,12 @@
 """Background model and conformal shift: parameters recovered, the promise kept on new images."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from uflow import calibration
@@ -32,19 +37,65 @@ def test_one_odd_image_does_not_decide_the_background() -> None:
     assert fit_background(energies).dof == pytest.approx(background.dof, rel=0.1)
 
 
-def test_joint_energy_is_the_mean_of_3_x_3_of_the_sum_over_scales() -> None:
+SCALES = [Background(2.0, 3.0, 1.0), Background(0.5, 4.0, 1.0), Background(1.1, 90.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(8, 8), (4, 4)], [(9, 14), (4, 7), (2, 3)], [(1, 5)], [(6, 1), (3, 1)], [(2, 2)], [(1, 1)]]
+)
+def test_joint_energy_is_the_mean_of_3_x_3_of_the_sum_over_scales(shapes: list[tuple[int, int]]) -> None:
     rng = np.random.default_rng(0)
-    fine, coarse = (rng.chisquare(5, (2, n, n)).astype(np.float32) for n in (8, 4))
-    background = [Background(2.0, 3.0, 1.0), Background(0.5, 4.0, 1.0)]
-    rows, columns = np.mgrid[:8, :8] / 2 - 0.25  # where the coarse grid's cells lie: align_corners=False
-    expected = np.empty((2, 8, 8))
-    for i in range(2):
-        total = fine[i] / 6 + ndimage.map_coordinates(coarse[i], [rows, columns], order=1, mode="nearest") / 2
-        ones = ndimage.uniform_filter(np.ones((8, 8)), 3, mode="constant")
-        expected[i] = ndimage.uniform_filter(total, 3, mode="constant") / ones  # at the border of what there is
-    joint = joint_energy([fine, coarse], background)
+    energies = [rng.chisquare(5, (3, *shape)).astype(np.float32) for shape in shapes]
+    before = [e.copy() for e in energies]
+    joint = joint_energy(energies, SCALES[: len(shapes)])
+    total = sum(
+        F.interpolate(torch.from_numpy(e).double()[:, None] / (b.scale * b.dof), shapes[0], mode="bilinear")
+        for e, b in zip(energies, SCALES, strict=False)
+    )
+    expected = F.avg_pool2d(total, 3, stride=1, padding=1, count_include_pad=False)[:, 0].numpy()
     assert joint.dtype == np.float32
-    np.testing.assert_allclose(joint, expected, rtol=1e-5)
+    assert joint.shape == (3, *shapes[0])
+    np.testing.assert_allclose(joint, expected, rtol=1e-6)  # some float32 roundings, 6e-8 each
+    for one, same in zip(energies, before, strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert (
+        joint_energy([e.astype(float) for e in energies], SCALES[: len(shapes)], threads=1).tobytes() == joint.tobytes()
+    )
+
+
+def test_joint_energy_refuses_bad_energies() -> None:
+    good = np.ones((1, 4, 4), np.float32)
+    with pytest.raises(ValueError, match="one Background per scale is needed and at least one scale, got 1 scales, 2"):
+        joint_energy([good], SCALES[:2])
+    with pytest.raises(ValueError, match=r"energies must be \(B, H, W\) and not empty, got shape \(4, 4\)"):
+        joint_energy([good[0]], SCALES[:1])
+    with pytest.raises(ValueError, match="scales differ in batch size"):
+        joint_energy([good, np.ones((2, 2, 2))], SCALES[:2])
+    with pytest.raises(ValueError, match=r"not finite, at flat index 0 of shape \(1, 4, 4\)"):
+        joint_energy([np.where(good.cumsum().reshape(good.shape) == 1, np.nan, good)], SCALES[:1])
+
+
+def test_shift_is_added_to_log_nfa() -> None:
+    energies = good_images(np.random.default_rng(1), 5)
+    background, joint, _ = calibration.fit(energies, [(12, 12)] * 5)
+    plain = calibration.log_nfa(energies, background, joint, (20, 24))
+    assert (
+        calibration.log_nfa(energies, background, joint, (20, 24), shift=-1.7).tobytes()
+        == (plain + np.float32(-1.7)).tobytes()
+    )
+
+
+def test_what_follows_the_network_needs_no_torch() -> None:
+    code = (
+        "import sys, numpy as np, uflow.calibration, uflow.scoring\n"
+        "energies = [np.random.default_rng(0).chisquare(4, (9, 6, 6)).astype(np.float32)]\n"
+        "background, joint, _ = uflow.calibration.fit(energies, [(12, 12)] * 9)\n"
+        "uflow.calibration.log_nfa(energies, background, joint, 12)\n"
+        "uflow.scoring.anomaly_map([np.zeros((1, 4, 2, 2), np.float32)], 3)\n"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
 def test_an_image_has_no_part_in_the_background_it_is_judged_by() -> None:

@@ -133,12 +133,17 @@ def test_selection_equals_prune_and_merge(nodes, values):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (14, 14), (9, 11)])
 def test_resizing_equals_torch(shape, size):
     torch = pytest.importorskip("torch", reason="the oracle is torch")
-    image = np.random.default_rng(0).normal(size=shape)
-    resized = _core.resize_bilinear(image, *size)
-    theirs = torch.nn.functional.interpolate(torch.from_numpy(image)[None, None], size=size, mode="bilinear")
-    np.testing.assert_allclose(resized, theirs[0, 0].numpy(), rtol=1e-12, atol=1e-12)
+    maps = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    resized = _core.resize_bilinear(maps, *size, 1)
+    assert resized.dtype == np.float32
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(maps)[:, None], size=size, mode="bilinear")
+    # Two float32 roundings of values up to 4; torch computes the positions in float32 too, ours are float64.
+    np.testing.assert_allclose(resized, theirs[:, 0].numpy(), rtol=0, atol=1e-5)
     if size[0] < 100:
-        np.testing.assert_allclose(resized, reference.bilinear(image, *size), rtol=1e-12, atol=1e-12)
+        for one, image in zip(resized, maps, strict=True):
+            np.testing.assert_allclose(one, reference.bilinear(image.astype(float), *size), rtol=0, atol=1e-6)
+    for threads in (2, 0):
+        assert _core.resize_bilinear(maps, *size, threads).tobytes() == resized.tobytes()
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 3), np.int32), np.zeros((4, 4), np.float32)[:, ::2], [[1.0, 2.0]]])
@@ -180,7 +185,19 @@ def test_core_checks_what_it_would_index_with():
     with pytest.raises(ValueError, match="a parent must come before"):
         _core.select_regions(np.array([0, 2, 0], np.int32), np.zeros(3))
     with pytest.raises(ValueError, match="output size must be positive"):
-        _core.resize_bilinear(np.zeros((2, 2)), 0, 3)
+        _core.resize_bilinear(np.zeros((1, 2, 2), np.float32), 0, 3, 1)
+    with pytest.raises(ValueError, match="maps needs 3 dimensions"):
+        _core.resize_bilinear(np.zeros((2, 2), np.float32), 3, 3, 1)
+    with pytest.raises(TypeError):
+        _core.resize_bilinear(np.zeros((1, 2, 2)), 3, 3, 1)
+    with pytest.raises(ValueError, match="one background per scale"):
+        _core.joint_energy([energy], [], 1)
+    with pytest.raises(ValueError, match="one batch size"):
+        _core.joint_energy([energy, np.ones((2, 1, 1), np.float32)], [model, model], 1)
+    with pytest.raises(ValueError, match="positive and finite"):
+        _core.anomaly_map([energy], [0.0], 4, 4, 1)
+    with pytest.raises(ValueError, match="output size must be positive"):
+        _core.anomaly_map([energy], [4.0], 4, 0, 1)
     with pytest.raises(ValueError, match="positive and finite"):
         _core.log_pfa(energy, None, _core.Tail.exact, _core.Background(0, 4, 1, 4, 0.1), 1)
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from uflow.scoring import anomaly_map
+from uflow import segmentation
+from uflow.scoring import anomaly_map, anomaly_map_from_energies
 
 
 @pytest.mark.parametrize("size", [16, (16, 24), (5, 7)])
@@ -38,3 +39,15 @@ def test_bad_latents_are_refused() -> None:
         anomaly_map([np.zeros((4, 3, 3), np.float32)])
     with pytest.raises(ValueError, match="size must be positive, got 0"):
         anomaly_map([np.zeros((1, 4, 3, 3), np.float32)], size=0)
+    energies = [np.zeros((1, 3, 3), np.float32)]
+    with pytest.raises(ValueError, match="one dof per scale is needed and at least one scale, got 1 scales, 2 dof"):
+        anomaly_map_from_energies(energies, [4, 4])
+    with pytest.raises(ValueError, match="positive and finite"):
+        anomaly_map_from_energies(energies, [0])
+
+
+def test_same_bytes_whatever_the_threads() -> None:
+    energies = [np.random.default_rng(0).chisquare(8, (7, n, n)).astype(np.float32) for n in (9, 5)]
+    one = segmentation.anomaly_map(energies, [8, 8], (20, 31), threads=1).tobytes()
+    assert segmentation.anomaly_map(energies, [8, 8], (20, 31), threads=5).tobytes() == one
+    assert anomaly_map_from_energies(energies, [8, 8], (20, 31)).tobytes() == one

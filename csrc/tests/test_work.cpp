@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "uflow/segment.hpp"
+#include "uflow/joint.hpp"
 
 namespace {
 
@@ -60,8 +60,8 @@ void work_of_the_tree() {
     }
 }
 
-// log_nfa allocates for its threads and scales, and nothing more however many images there are; and what a
-// thread holds is at most 48 bytes a cell of the largest map.
+// Nothing allocates but for its threads and scales, however many images there are; and what a
+// thread of log_nfa holds is at most 48 bytes a cell of the largest map.
 void memory_of_the_test() {
     const int sides[] = {112, 56, 28};
     const int dof = 112;
@@ -78,6 +78,9 @@ void memory_of_the_test() {
         std::vector<float> out(std::size_t(batch) * 256 * 256);
         const std::int64_t before = allocations;
         uflow::log_nfa(scales, batch, 256, 256, tail, true, 1, out.data());
+        uflow::joint_energy(scales, batch, 1, out.data());
+        uflow::anomaly_map(scales, batch, 256, 256, 1, out.data());
+        uflow::resize_bilinear(energies[2].data(), batch, sides[2], sides[2], 256, 256, 1, out.data());
         return allocations - before;
     };
     for (const uflow::Tail tail : {uflow::Tail::chernoff, uflow::Tail::exact, uflow::Tail::binomial})

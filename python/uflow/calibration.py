@@ -11,12 +11,21 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 from . import segmentation
-from .segmentation import Background
+from .segmentation import Background, joint_energy
+
+__all__ = [
+    "check_alpha",
+    "conformal_shift",
+    "fit",
+    "fit_background",
+    "images_needed",
+    "joint_energy",
+    "log_nfa",
+    "supported_alpha",
+]
 
 
 def fit_background(energies: ArrayLike) -> Background:
@@ -54,42 +63,21 @@ def _background(moments: NDArray[np.float64]) -> Background:
     return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=1.0)
 
 
-def joint_energy(energies: Sequence[NDArray[np.float32]], background: Sequence[Background]) -> NDArray[np.float32]:
-    """One energy for each cell of the finest grid, from all scales.
-
-    Each scale's energies divided by their mean on normal parts (``scale * dof``), resized bilinearly
-    (align_corners=False) to the finest grid, summed over scales, and averaged over the 3 x 3 neighbourhood.
-
-    Args:
-        energies: per scale (B, h, w) float32, finest first.
-        background: one a scale.
-
-    Returns:
-        (B, h, w) of the finest scale, float32; about the number of scales on normal parts.
-
-    >>> joint_energy([np.full((1, 4, 4), 6, np.float32)], [Background(1.5, 4.0, 1.0)])[0, 0]
-    array([1., 1., 1., 1.], dtype=float32)
-    """
-    finest = energies[0].shape[1:]
-    joint = torch.zeros(len(energies[0]), 1, *finest)
-    for energy, normal in zip(energies, background, strict=True):
-        relative = torch.from_numpy(energy)[:, None] / (normal.scale * normal.dof)
-        joint += F.interpolate(relative, finest, mode="bilinear", align_corners=False)
-    return np.asarray(F.avg_pool2d(joint, 3, stride=1, padding=1, count_include_pad=False)[:, 0].numpy())
-
-
 def log_nfa(
     energies: Sequence[NDArray[np.float32]],
     background: Sequence[Background],
     joint: Background,
     size: int | tuple[int, int] = 256,
+    shift: float = 0.0,
 ) -> NDArray[np.float32]:
-    """log10 NFA of the joint energies, by area, before the shift: (B, height, width) float32.
+    """log10 NFA of the joint energies, by area, plus the shift: (B, height, width) float32, detected where below 0.
 
     For a region R of A cells at level t, ``log NFA = A log10 P(scale * chi2_dof >= t) + log10 N(A)``, see
     `segmentation.log_nfa_from_energies`.
     """
-    return _log_nfa(joint_energy(energies, background), joint, size)
+    result = _log_nfa(joint_energy(energies, background), joint, size)
+    result += np.float32(shift)
+    return result
 
 
 def _log_nfa(energy: NDArray[np.float32], joint: Background, size: int | tuple[int, int]) -> NDArray[np.float32]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from . import segmentation
+
+if TYPE_CHECKING:
+    import torch
 
 
 def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[int, int] = 256) -> np.ndarray:
@@ -35,9 +37,4 @@ def anomaly_map_from_energies(
     energies: Sequence[np.ndarray], dof: Sequence[float], size: int | tuple[int, int] = 256
 ) -> np.ndarray:
     """`anomaly_map` of energies ``e_l = sum of z^2`` already computed: (B, h, w) float32 a scale, and the channels."""
-    height, width = segmentation.output_size(size)
-    likelihood = torch.zeros(len(energies[0]), height, width)
-    for energy, channels in zip(energies, dof, strict=True):
-        p = torch.exp(torch.from_numpy(energy) / (-2 * channels))
-        likelihood += F.interpolate(p[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
-    return np.asarray(1 - likelihood.numpy() / len(energies), dtype=np.float32)
+    return segmentation.anomaly_map(energies, dof, size)

@@ -293,15 +293,7 @@ def log_nfa_from_energies(
     >>> log_nfa_from_energies([np.full((2, 4, 4), 16.0)], dof=[16], size=(4, 6)).shape
     (2, 4, 6)
     """
-    arrays = [np.asarray(e) for e in energies]
-    if not arrays or len(dof) != len(arrays):
-        raise ValueError(
-            f"one dof per scale is needed and at least one scale, got {len(arrays)} scales, {len(dof)} dof"
-        )
-    for array in arrays:
-        _check(array, 3, "energies", "(B, H, W)")
-        if len(array) != len(arrays[0]):
-            raise ValueError(f"scales differ in batch size: energies of shapes {arrays[0].shape} and {array.shape}")
+    arrays = _scales(energies, len(dof), "dof")
     for channels in dof:
         if operator.index(channels) < 1:
             raise ValueError(f"dof must be at least 1, got {channels}")
@@ -326,7 +318,7 @@ def log_nfa_from_energies(
         for b, channels in zip(background, dof, strict=True)
     ]
     return _core.log_nfa(
-        [_contiguous(array, np.float32) for array in arrays],
+        arrays,
         counts,
         models,
         *output_size(size),
@@ -334,6 +326,80 @@ def log_nfa_from_energies(
         n_tests == "by-area",
         _threads(threads),
     )
+
+
+def joint_energy(
+    energies: Sequence[ArrayLike], background: Sequence[Background], threads: int | None = None
+) -> NDArray[np.float32]:
+    """Compute one energy for each cell of the finest grid, from all scales.
+
+    Each scale's energies divided by their mean on normal parts (``scale * dof``), resized bilinearly
+    (align_corners=False) to the finest grid, summed over scales, and averaged over the 3 x 3 neighbourhood, at the
+    border over what there is of it.
+
+    Args:
+        energies: per scale (B, h, w), finest first.
+        background: one a scale.
+        threads: worker threads, default one per core; the result does not depend on it.
+
+    Returns:
+        (B, h, w) of the finest scale, float32; about the number of scales on normal parts.
+
+    Raises:
+        ValueError: no scales, wrong or empty shapes, different batch sizes, values that are not finite.
+
+    >>> joint_energy([np.full((1, 4, 4), 6.0)], [Background(1.5, 4.0, 1.0)])[0, 0]
+    array([1., 1., 1., 1.], dtype=float32)
+    """
+    arrays = _scales(energies, len(background), "Background")
+    models = [_core.Background(b.scale, b.dof, b.correlation_area, b.dof, 0.1) for b in background]
+    return _core.joint_energy(arrays, models, _threads(threads))
+
+
+def anomaly_map(
+    energies: Sequence[ArrayLike],
+    dof: Sequence[float],
+    size: int | tuple[int, int] = 256,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Compute the anomaly map of energies: `scoring.anomaly_map`, without the latents.
+
+    Args:
+        energies: per scale (B, h, w).
+        dof: channels per scale.
+        size: of the result: a side or (H, W).
+        threads: worker threads, default one per core; the result does not depend on it.
+
+    Returns:
+        (B, H, W) float32 in [0, 1]: 1 - mean over scales of the resized exp(-energy / (2 dof)).
+
+    Raises:
+        ValueError: as :func:`joint_energy`, and a dof that is not positive.
+
+    >>> anomaly_map([np.zeros((1, 2, 2))], [4], size=3)[0, 0]
+    array([0., 0., 0.], dtype=float32)
+    """
+    arrays = _scales(energies, len(dof), "dof")
+    return _core.anomaly_map(arrays, list(dof), *output_size(size), _threads(threads))
+
+
+def resize_bilinear(maps: ArrayLike, size: int | tuple[int, int], threads: int | None = None) -> NDArray[np.float32]:
+    """Resize maps (B, h, w) bilinearly to (B, H, W) float32, as torch does with align_corners=False.
+
+    Args:
+        maps: (B, h, w) real numbers, finite.
+        size: a side or (H, W).
+        threads: worker threads, default one per core; the result does not depend on it.
+
+    Raises:
+        ValueError: not 3-D, empty, or not finite.
+
+    >>> resize_bilinear([[[0.0, 4.0]]], (1, 4)).tolist()
+    [[[0.0, 1.0, 3.0, 4.0]]]
+    """
+    array = np.asarray(maps)
+    _check(array, 3, "maps", "(B, H, W)")
+    return _core.resize_bilinear(_contiguous(array, np.float32), *output_size(size), _threads(threads))
 
 
 def log_nfa_block(
@@ -484,6 +550,20 @@ def _check(array: Any, dims: int, name: str, want: str) -> None:
         raise ValueError(f"{name} must be {want} and not empty, got shape {shape}")
     if not _is_tensor(array) and np.asarray(array).dtype.kind not in "fiu":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+
+
+def _scales(energies: Sequence[ArrayLike], count: int, what: str) -> list[NDArray[np.float32]]:
+    """The energies of all scales as the core takes them; `count` is how many `what` there are."""
+    arrays = [np.asarray(e) for e in energies]
+    if not arrays or count != len(arrays):
+        raise ValueError(
+            f"one {what} per scale is needed and at least one scale, got {len(arrays)} scales, {count} {what}"
+        )
+    for array in arrays:
+        _check(array, 3, "energies", "(B, H, W)")
+        if len(array) != len(arrays[0]):
+            raise ValueError(f"scales differ in batch size: energies of shapes {arrays[0].shape} and {array.shape}")
+    return [_contiguous(array, np.float32) for array in arrays]
 
 
 def _check_latents(latents: Sequence[Any]) -> None:

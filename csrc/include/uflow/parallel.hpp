@@ -47,4 +47,19 @@ void parallel_for(std::int64_t count, int threads, Task&& task) {
     if (error) std::rethrow_exception(error);
 }
 
+// The workspaces of a crew of threads; that of the calling thread may be the caller's, to be kept.
+template <class Workspace>
+class Crew {
+  public:
+    Crew(int size, Workspace* first) : others_(std::size_t(first ? size - 1 : size)), first_(first) {}
+    Workspace& operator[](int worker) {
+        if (!first_) return others_[std::size_t(worker)];
+        return worker == 0 ? *first_ : others_[std::size_t(worker - 1)];
+    }
+
+  private:
+    std::vector<Workspace> others_;
+    Workspace* first_;
+};
+
 }  // namespace uflow

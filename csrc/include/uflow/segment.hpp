@@ -13,6 +13,7 @@
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
 #include "uflow/parallel.hpp"
+#include "uflow/resize.hpp"
 #include "uflow/select.hpp"
 #include "uflow/tail.hpp"
 
@@ -112,21 +113,6 @@ void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t 
     }
 }
 
-// The workspaces of a crew of threads; that of the calling thread may be the caller's, to be kept.
-template <class Workspace>
-class Crew {
-  public:
-    Crew(int size, Workspace* first) : others_(std::size_t(first ? size - 1 : size)), first_(first) {}
-    Workspace& operator[](int worker) {
-        if (!first_) return others_[std::size_t(worker)];
-        return worker == 0 ? *first_ : others_[std::size_t(worker - 1)];
-    }
-
-  private:
-    std::vector<Workspace> others_;
-    Workspace* first_;
-};
-
 // Batch of (height, width) maps, one after the other; log_pfa (out) has the shape of energy. `kept`: memory
 // of the calling thread for its next call, or null.
 template <class T>
@@ -143,89 +129,6 @@ void log_pfa(const T* energy, const std::int32_t* exceedances, std::int64_t batc
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Resizing, as torch.nn.functional.interpolate defines it: along each axis, every output is a weighted sum of
-// Taps neighbouring inputs (indices clamped at the border). Bilinear: 2 taps, align_corners=False. Bicubic: 4
-// taps, align_corners=True, Keys' kernel with A = -0.75.
-template <int Taps, class Real>
-struct ResizeAxis {
-    static_assert(Taps == 2 || Taps == 4, "bilinear or bicubic");
-    std::vector<std::int32_t> index;  // Taps per output
-    std::vector<Real> weight;
-
-    ResizeAxis(std::int32_t in, std::int32_t out) {
-        index.reserve(std::size_t(out) * Taps);
-        weight.reserve(std::size_t(out) * Taps);
-        for (std::int32_t i = 0; i < out; ++i) {
-            double at;
-            if constexpr (Taps == 2)
-                at = std::max(0.0, (i + 0.5) * double(in) / double(out) - 0.5);
-            else
-                at = out > 1 ? i * (double(in - 1) / double(out - 1)) : 0.0;
-            const double below = std::floor(at), t = at - below;
-            for (int tap = 0; tap < Taps; ++tap) {
-                const std::int32_t neighbour = std::int32_t(below) + tap - (Taps / 2 - 1);
-                index.push_back(std::clamp(neighbour, std::int32_t(0), in - 1));
-                weight.push_back(Real(kernel(std::fabs(t - (tap - (Taps / 2 - 1))))));
-            }
-        }
-    }
-
-    static double kernel(double x) noexcept {
-        constexpr double a = -0.75;
-        if constexpr (Taps == 2) return 1.0 - x;
-        return x <= 1.0 ? ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-                        : ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a;
-    }
-};
-
-// Rows of the map stretched to the output's width, of which Taps make an output row: kept until they are not
-// needed any more, since going down the output the same ones serve again and again.
-template <int Taps, class Real>
-struct ResizeLines {
-    Buffer memory;            // Real, Taps rows
-    std::int32_t held[Taps];  // which row of the map a line holds
-    const Real* line[Taps];   // for the current output row
-};
-
-template <int Taps, class Real>
-struct Resize {
-    std::int32_t width, out_width;
-    ResizeAxis<Taps, Real> rows, cols;
-
-    Resize(std::int32_t height, std::int32_t width, std::int32_t out_height, std::int32_t out_width)
-        : width(width), out_width(out_width), rows(height, out_height), cols(width, out_width) {}
-
-    void start(ResizeLines<Taps, Real>& lines) const {
-        lines.memory.template fit<Real>(std::size_t(Taps) * std::size_t(out_width));
-        std::fill(lines.held, lines.held + Taps, -1);
-    }
-
-    // Fills in lines.line for an output row; its values are sum over taps of weight(out_row)[tap] *
-    // line[tap][col].
-    void prepare(const Real* map, std::int32_t out_row, ResizeLines<Taps, Real>& lines) const {
-        for (int tap = 0; tap < Taps; ++tap) {
-            const std::int32_t row = rows.index[std::size_t(out_row) * Taps + std::size_t(tap)];
-            const int slot = row % Taps;  // the rows of one output row follow one another
-            Real* line = lines.memory.template as<Real>() + std::size_t(slot) * std::size_t(out_width);
-            lines.line[tap] = line;
-            if (lines.held[slot] == row) continue;
-            lines.held[slot] = row;
-            const Real* from = map + std::size_t(row) * std::size_t(width);
-            const std::int32_t* at = cols.index.data();
-            const Real* w = cols.weight.data();
-            for (std::int32_t col = 0; col < out_width; ++col, at += Taps, w += Taps) {
-                Real sum = w[0] * from[at[0]];
-                for (int k = 1; k < Taps; ++k) sum += w[k] * from[at[k]];
-                line[col] = sum;
-            }
-        }
-    }
-    const Real* weight(std::int32_t out_row) const {
-        return rows.weight.data() + std::size_t(out_row) * Taps;
-    }
-};
-
-// ---------------------------------------------------------------------------------------------------------------
 // The tests on a batch: all scales of every image.
 
 struct Scale {
@@ -235,12 +138,17 @@ struct Scale {
     Background background;
 };
 
-// What one thread of log_nfa needs.
+// What one thread of log_nfa, joint_energy or anomaly_map needs.
 struct NfaWorkspace {
     SegmentWorkspace segment;
     std::vector<Buffer> maps;  // float, 4 bytes a cell of each scale
     std::vector<ResizeLines<2, float>> lines;
 
+    // Room for the maps of `scales` scales; what more there was stays for another call.
+    void fit(std::size_t scales) {
+        if (maps.size() < scales) maps.resize(scales);
+        if (lines.size() < scales) lines.resize(scales);
+    }
     std::size_t bytes() const noexcept {
         std::size_t sum = segment.bytes();
         for (const auto& map : maps) sum += map.bytes();
@@ -265,8 +173,7 @@ inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::i
     Crew<NfaWorkspace> crew(workers(batch, threads), kept);
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
         NfaWorkspace& mine = crew[worker];
-        mine.maps.resize(scales.size());
-        mine.lines.resize(scales.size());
+        mine.fit(scales.size());
         for (std::size_t l = 0; l < scales.size(); ++l) {
             const Scale& scale = scales[l];
             const auto at = std::size_t(image * cells[l]);
@@ -278,15 +185,12 @@ inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::i
         float* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
         for (std::int32_t row = 0; row < out_height; ++row, out += out_width)
             for (std::size_t l = 0; l < scales.size(); ++l) {
-                resize[l].prepare(mine.maps[l].as<float>(), row, mine.lines[l]);
-                const float *above = mine.lines[l].line[0], *below = mine.lines[l].line[1];
-                const float up = resize[l].weight(row)[0], down = resize[l].weight(row)[1];
+                const auto resized = resized_row(resize[l], mine.maps[l].as<float>(), row, mine.lines[l]);
                 if (l == 0)
-                    for (std::int32_t col = 0; col < out_width; ++col)
-                        out[col] = up * above[col] + down * below[col] + log_tests;
+                    for (std::int32_t col = 0; col < out_width; ++col) out[col] = resized[col] + log_tests;
                 else
                     for (std::int32_t col = 0; col < out_width; ++col)
-                        out[col] = std::min(out[col], up * above[col] + down * below[col] + log_tests);
+                        out[col] = std::min(out[col], resized[col] + log_tests);
             }
     });
 }
