@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uflow import benchmark, cli, report
+from uflow import benchmark, cli, data, report
 
 
 @pytest.fixture
@@ -97,6 +97,10 @@ def test_help_shows_a_runnable_example(run) -> None:
         (["--model", "absent.uflow"], "there is no model file absent.uflow"),
         (["--model", "a.uflow", "--shape", "20x8x8"], "give --shape or --model, not both"),
         (["--json", "no/such/speed.json"], "there is no folder"),
+        (["--end-to-end"], "--end-to-end needs --model and images"),
+        (["--end-to-end", "parts/"], "--end-to-end needs --model and images"),
+        (["parts/"], "images go with --end-to-end"),
+        (["--model", "a.uflow", "--runtime", "openvino"], "a runtime is for an exported folder, and 'a.uflow' is none"),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, message: str) -> None:
@@ -140,3 +144,33 @@ def test_steps_of_a_calibrated_test_run() -> None:
     for log_nfa in maps:
         assert log_nfa.shape == (3, 12, 12)
         np.testing.assert_array_equal(log_nfa, maps[0])
+
+
+def test_end_to_end_by_phase(run, detector, dataset: Path, tmp_path: Path) -> None:
+    detector.save(tmp_path / "grating.uflow")
+    call = ("--end-to-end", "--model", "grating.uflow", "--repeats", 5, "--batch", 2, dataset / "test")
+    code, out, err = run(*call, "--json", "speed.json", "--device", "cpu")
+    assert code == 0, err
+    saved = json.loads((tmp_path / "speed.json").read_text())
+    found = {m["phase"]: m for m in saved["measurements"]}
+    phases = ["read", "resize", "backbone", "flow", "segmentation"]
+    assert list(found) == [*phases, "one image", "stream, batch 2"]
+    assert all(m["threads"] is None and m["ms_median"] > 0 for m in found.values())
+    parts = sum(found[phase]["ms_median"] for phase in phases)
+    assert parts < 2 * found["one image"]["ms_median"]
+    assert found["one image"]["ms_median"] < 2 * parts
+    assert "stream, batch 2" in out
+
+
+def test_phases_of_tiles_add_up(detector, dataset: Path) -> None:
+    images = [np.tile(data.read_image(path), (3, 2, 1)) for path in data.list_images(dataset / "test/good")[:1]]
+    detector.tile = True
+    try:
+        measured = {m.phase: m for m in benchmark.end_to_end(detector, images, batch=4, repeats=2)}
+    finally:
+        detector.tile = False
+    assert measured["flow"].ms_median < measured["one image"].ms_median
+    with pytest.raises(ValueError, match="at least one image is needed"):
+        next(benchmark.end_to_end(detector, []))
+    with pytest.raises(ValueError, match="must be at least 1, got 0 and 3"):
+        next(benchmark.end_to_end(detector, images, batch=0, repeats=3))

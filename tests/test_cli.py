@@ -52,6 +52,21 @@ def test_train_writes_a_model_named_after_the_category(run, dataset: Path, tmp_p
     assert json.loads(out)["image"].endswith("00.png")
 
 
+def test_tiles(run, dataset: Path) -> None:
+    code, _, err = run(
+        "train", dataset / "train/good", "-o", "t.uflow", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--tile"
+    )
+    assert code == 0, err
+    code, tiled, err = run("predict", "t.uflow", dataset / "test/good/00.png")
+    assert code == 0, err
+    assert "Tiles" in err
+    assert run("predict", "t.uflow", dataset / "test/good/00.png", "--tile")[1] == tiled
+    code, whole, err = run("predict", "t.uflow", dataset / "test/good/00.png", "--no-tile")
+    assert code == 0
+    assert "Tiles" not in err
+    assert json.loads(whole)["score"] != json.loads(tiled)["score"]
+
+
 def test_predict_writes_pictures_arrays_and_json_lines(run, model: Path, dataset: Path, tmp_path: Path) -> None:
     code, out, err = run("predict", model, dataset / "test", "--output", "results", "--npy")
     assert code == 0, err

@@ -244,5 +244,6 @@ def test_a_detector_learns_and_predicts_in_tiles(dataset: Path, tmp_path: Path) 
     assert result.is_anomalous
     truth = np.concatenate([data.read_mask(dataset / f"ground_truth/square/0{i}_mask.png") for i in range(2)], axis=1)
     assert result.anomaly_map[truth].mean() > result.anomaly_map[~truth].mean()
+    wide[0] = wide[0][:, :150]  # sizes may differ
     loaded.calibrate(wide, alpha=0.1)
     assert sum(p.is_anomalous for p in loaded.predict(wide)) <= 3

@@ -11,12 +11,16 @@ work without torch.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from . import backbones, calibration, checkpoints, data, flow, metrics, scoring, segmentation, training
-    from .detector import Detector, load
-    from .predictor import Prediction
+    from .detector import Detector
+    from .predictor import Prediction, Predictor
 
 __all__ = [
     "Detector",
@@ -34,7 +38,39 @@ __all__ = [
     "training",
 ]
 
-_WHERE = {"Detector": "detector", "Prediction": "predictor", "load": "detector"}
+_WHERE = {"Detector": "detector", "Prediction": "predictor"}
+
+
+def load(
+    path: str | Path,
+    device: str = "auto",
+    weights: str | Path | Sequence[str | Path] | None = None,
+    runtime: str | None = None,
+) -> Predictor:
+    """Read a model file written by `Detector.save`, or a folder written by `uflow.export`.
+
+    Args:
+        path: the file or the folder.
+        device: of a model file: "auto" (CUDA, then MPS, then CPU), or a torch device name.
+        weights: of a model file: file with the backbone's weights, where they cannot be found otherwise.
+        runtime: of a folder: "onnxruntime", "openvino" or "torch"; None takes what the folder is for.
+
+    Returns:
+        A `Detector`, or a `runtime.Exported`; both predict, stream, calibrate and evaluate.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; cut short, changed, of another version, or no model at all; or the
+            backbone's weights are not those the model was trained with.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 (pathlib takes a third of the time to import this package)
+        from .runtime import load as load_folder
+
+        return load_folder(path, runtime)
+    if runtime is not None:
+        raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")
+    from .detector import load as load_file
+
+    return load_file(path, device, weights)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,21 +1,24 @@
-"""How fast the segmentation is on this machine, for latents of given shapes."""
+"""How fast this machine segments latents of given shapes, and how fast a model predicts, phase by phase."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from . import segmentation
+from . import data, segmentation
+from .predictor import ImageLike, Predictor, join
 from .segmentation import Background, TailName, TestsName
 
 
@@ -32,10 +35,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Times of a step: median and 99th percentile over its repeats, in milliseconds an image."""
+    """Times of a step: median and 99th percentile over its repeats, in milliseconds an image.
+
+    `threads` is None where the network's library decides; `ms_median` of a stream is the mean over it.
+    """
 
     phase: str
-    threads: int
+    threads: int | None
     ms_median: float
     ms_p99: float
     images_per_second: float
@@ -126,15 +132,84 @@ def measure(step: Step, repeats: int = 100) -> Measurement:
         start = time.perf_counter()
         step.function()
         seconds[i] = time.perf_counter() - start
-    seconds /= step.images
+    return _measurement(step.phase, step.threads, seconds / step.images, step.pixels)
+
+
+def end_to_end(
+    predictor: Predictor, images: Sequence[ImageLike], batch: int = 8, repeats: int = 100
+) -> Iterator[Measurement]:
+    """Measure predictions from image to regions: the latency of one image, by phase, and the throughput of a stream.
+
+    Args:
+        predictor: a detector or an exported model.
+        images: at least one; they are taken in turn.
+        batch: images, or tiles, that pass through the network together in the stream.
+        repeats: images to predict one by one, after one to warm up; the stream has as many.
+
+    Yields:
+        "read", "resize", the network's phases, "segmentation" (energies to maps, mask and regions), "one image" (their
+        sum: the latency), and "stream, batch N", whose times are those between two predictions.
+
+    Raises:
+        ValueError: no images, or a batch or number of repeats below 1.
+    """
+    if not images:
+        raise ValueError("at least one image is needed")
+    if min(batch, repeats) < 1:
+        raise ValueError(f"the batch and the number of repeats must be at least 1, got {batch} and {repeats}")
+    source = itertools.cycle(images)
+    runs = [_phases(predictor, next(source), batch) for _ in range(repeats + 1)][1:]
+    for phase in runs[0]:
+        yield _measurement(phase, None, np.array([run[phase] for run in runs]))
+    yield _measurement("one image", None, np.array([sum(run.values()) for run in runs]))
+    times = [time.perf_counter()]
+    for _ in predictor.stream(itertools.islice(source, batch + repeats), batch):
+        times.append(time.perf_counter())
+    steady = np.array(times[batch:])  # without the time until the first are through
+    measurement = _measurement(f"stream, batch {batch}", None, np.diff(steady))
+    rate = (len(steady) - 1) / (steady[-1] - steady[0])
+    yield replace(measurement, ms_median=1e3 / rate, images_per_second=rate)
+
+
+def _phases(predictor: Predictor, source: ImageLike, batch: int) -> dict[str, float]:
+    """Seconds of each phase of one image's prediction."""
+    seconds: dict[str, float] = {}
+    last = time.perf_counter()
+
+    def lap(phase: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        seconds[phase] = seconds.get(phase, 0.0) + now - last
+        last = now
+
+    image = data.read_image(source)
+    lap("read")
+    tiling = predictor._tiling(image)
+    found = []
+    for tiles in data.batches(tiling.cut(image), batch):
+        value: Any = np.stack(tiles)
+        lap("resize")
+        for phase, function in predictor._phases():
+            value = function(value)
+            lap(phase)
+        found.append(value)
+    (energies,) = join([tiling], found)
+    predictor._judge(source, image, energies)
+    lap("segmentation")
+    return seconds
+
+
+def _measurement(
+    phase: str, threads: int | None, seconds: NDArray[np.float64], pixels: int | None = None
+) -> Measurement:
     median = float(np.median(seconds))
     return Measurement(
-        phase=step.phase,
-        threads=step.threads,
+        phase=phase,
+        threads=threads,
         ms_median=1e3 * median,
         ms_p99=1e3 * float(np.percentile(seconds, 99)),
         images_per_second=1 / median,
-        ns_per_pixel=None if step.pixels is None else 1e9 * median / step.pixels,
+        ns_per_pixel=None if pixels is None else 1e9 * median / pixels,
     )
 
 
@@ -148,7 +223,8 @@ def table(measurements: Sequence[Measurement]) -> list[list[str]]:
     for m in measurements:
         pixel = "" if m.ns_per_pixel is None else f"{m.ns_per_pixel:.3g}"
         rate = f"{float(f'{m.images_per_second:.3g}'):,.10g}"
-        rows.append([m.phase, str(m.threads), f"{m.ms_median:.3g}", f"{m.ms_p99:.3g}", rate, pixel])
+        threads = "" if m.threads is None else str(m.threads)
+        rows.append([m.phase, threads, f"{m.ms_median:.3g}", f"{m.ms_p99:.3g}", rate, pixel])
     return rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def fit_background(energies: ArrayLike) -> Background:
+def fit_background(energies: Sequence[ArrayLike] | ArrayLike) -> Background:
     """The scaled chi-square that fits the energies of typical normal images at one scale.
 
     ``e ~ scale * chi2_dof`` by the two first moments, ``scale = var / (2 mean)`` and ``dof = 2 mean^2 / var``
@@ -37,7 +38,7 @@ def fit_background(energies: ArrayLike) -> Background:
     correlation does to the number of false alarms is left to the shift, which finds it out.
 
     Args:
-        energies: (N, h, w) energies of N normal images, ``sum over channels of z^2``.
+        energies: (N, h, w), or N maps (h, w) of any sizes: of N normal images, ``sum over channels of z^2``.
 
     Raises:
         ValueError: the energies do not vary, so that nothing can be fitted, or are not finite.
@@ -48,10 +49,9 @@ def fit_background(energies: ArrayLike) -> Background:
     return _background(_moments(energies))
 
 
-def _moments(energies: ArrayLike) -> NDArray[np.float64]:
+def _moments(energies: Any) -> NDArray[np.float64]:
     """(N, 2): mean and variance of each image's energies."""
-    e = np.asarray(energies, np.float64)
-    return np.stack([e.mean(axis=(1, 2)), e.var(axis=(1, 2))], axis=1)
+    return np.array([(np.mean(e, dtype=np.float64), np.var(e, dtype=np.float64)) for e in energies])
 
 
 def _background(moments: NDArray[np.float64]) -> Background:
@@ -85,12 +85,12 @@ def _log_nfa(energy: NDArray[np.float32], joint: Background, size: int | tuple[i
 
 
 def fit(
-    energies: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]]
+    energies: Sequence[Sequence[NDArray[np.float32]] | NDArray[np.float32]], sizes: Sequence[tuple[int, int]]
 ) -> tuple[list[Background], Background, list[float]]:
     """Learn the background from normal images, and how low their own log NFA falls.
 
     Args:
-        energies: per scale (N, h, w) float32.
+        energies: per scale (N, h, w) float32, or N maps (h, w) where images are tiled and differ in size.
         sizes: (height, width) of each of the N images, at which it is predicted: interpolation moves the lowest value
             of a map a little.
 
@@ -99,12 +99,12 @@ def fit(
         background of the others (a new image has no part in the background that judges it either).
     """
     background = [fit_background(e) for e in energies]
-    joint = joint_energy(energies, background)
+    joint = [joint_energy([e[i][None] for e in energies], background) for i in range(len(sizes))]
     moments = _moments(joint)
     minima = []
     for i, size in enumerate(sizes):
         others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
-        minima.append(float(_log_nfa(joint[i : i + 1], _background(others), size).min()))
+        minima.append(float(_log_nfa(joint[i], _background(others), size).min()))
     return background, _background(moments), minima
 
 

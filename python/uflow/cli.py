@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 console = Console()
@@ -29,6 +30,9 @@ app = typer.Typer(
 )
 
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps")]
+Runtime = Annotated[
+    str | None, typer.Option(help="of an exported folder: onnxruntime, openvino or torch (default: what it is for)")
+]
 Weights = Annotated[
     list[Path] | None, typer.Option(help="file with the backbone's weights (twice for mcait: m48, s24)")
 ]
@@ -49,6 +53,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Adam's rate after warming up")] = 2e-3,
     held_out: Annotated[float, typer.Option(help="share of images kept to select and calibrate by")] = 0.15,
     alpha: Annotated[float, typer.Option(help="wished chance that a good image is flagged")] = 0.05,
+    tile: Annotated[bool, typer.Option(help="cut large images into tiles of the network's size")] = False,
     paper_test: Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")] = False,
     seed: Annotated[int, typer.Option(help="of the split, the flow and the order of images")] = 0,
     device: Device = "auto",
@@ -76,6 +81,7 @@ def train(
         held_out=held_out,
         alpha=None if paper_test else alpha,
         device=device,
+        tile=tile,
         state_file=state_file,
     )
     detector.save(output)
@@ -85,38 +91,52 @@ def train(
 
 @app.command(epilog="Example: uflow predict tile.uflow new_parts/ --output results")
 def predict(
-    model: Annotated[Path, typer.Argument(help="model file")],
+    model: Annotated[Path, typer.Argument(help="model file, or exported folder")],
     images: Annotated[list[str], typer.Argument(help="files, folders or patterns")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for masks, maps and overlays")] = None,
     arrays: Annotated[bool, typer.Option("--npy", help="also write the maps as .npy, float32")] = False,
-    batch_size: Annotated[int, typer.Option(help="images at once")] = 8,
+    batch_size: Annotated[int, typer.Option(help="images, or tiles, at once")] = 8,
+    tile: Annotated[
+        bool | None, typer.Option(help="cut large images into tiles of the network's size (default: as trained)")
+    ] = None,
+    runtime: Runtime = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
     """Anomaly map, mask and regions of new images; one line of JSON an image on standard output."""
-    from . import report
+    from . import load, report
     from .data import list_images
-    from .detector import load
 
-    detector = load(model, device=device, weights=weights)
+    detector = load(model, device, weights, runtime)
+    if tile is not None:
+        detector.tile = tile
     paths = list_images(images)
     stems = _stems(paths)
-    predictions = detector.stream(paths, batch_size)
-    shown = track(predictions, "Predicting", total=len(paths), console=Console(stderr=True), disable=len(paths) == 1)
+    progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True))
+    bar = progress.add_task("Predicting", total=len(paths), visible=len(paths) > 1)
+    tiles = progress.add_task("Tiles", visible=False)
+
+    def on_tiles(done: int, total: int) -> None:
+        progress.update(tiles, completed=done, total=total, visible=True)
+
+    predictions = detector.stream(paths, batch_size, on_tiles if detector.tile else None)
     lines = None
     flagged = 0
     started = time.perf_counter()
+    progress.start()
     try:
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             lines = (output / "predictions.jsonl").open("w")
-        for prediction, stem in zip(shown, stems, strict=True):
+        for prediction, stem in zip(predictions, stems, strict=True):
+            progress.advance(bar)
             flagged += prediction.is_anomalous
             report.write_json_line(prediction, sys.stdout)
             if output is not None and lines is not None:
                 report.write_json_line(prediction, lines)
                 report.write_prediction(prediction, output / stem, arrays)
     finally:
+        progress.stop()
         if lines is not None:
             lines.close()
     rate = len(paths) / (time.perf_counter() - started)
@@ -126,17 +146,17 @@ def predict(
 
 @app.command(epilog="Example: uflow evaluate tile.uflow data/tile --output tile.json")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="model file")],
+    model: Annotated[Path, typer.Argument(help="model file, or exported folder")],
     root: Annotated[Path, typer.Argument(help="folder with test/<defect> and ground_truth/<defect>")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the figures")] = None,
+    runtime: Runtime = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
     """Measure a model on a test set with truth: AUROC, AUPRO, mIoU at log NFA = 0, images flagged."""
-    from . import report
-    from .detector import load
+    from . import load, report
 
-    evaluation = load(model, device=device, weights=weights).evaluate(root, progress=True)
+    evaluation = load(model, device, weights, runtime).evaluate(root, progress=True)
     _print_table(report.table({root.resolve().name: evaluation}))
     kinds = [["test", "images", "flagged"]]
     kinds += [[kind, f"{c['images']:.0f}", f"{c['share']:.1%}"] for kind, c in evaluation.flagged.items()]
@@ -167,31 +187,46 @@ def demo(
 
 @app.command(epilog="Example: uflow benchmark --shape 816x28x28 --shape 192x14x14 --threads 1,2 --json speed.json")
 def benchmark(
+    images: Annotated[
+        list[str] | None, typer.Argument(help="with --end-to-end: files, folders or patterns to predict")
+    ] = None,
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end", help="time --model from image to regions, by phase, and a stream of images")
+    ] = False,
     shape: Annotated[
         list[str] | None, typer.Option(help="latents of a scale, CxHxW; once a scale (default: those of MS-CaiT)")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="take the shapes and the test of this model file")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="take the shapes and the test of this model file (or exported folder)")
+    ] = None,
     size: Annotated[str, typer.Option(help="of the log NFA map: 256, or 256x320 (height x width)")] = "256",
     batch: Annotated[int, typer.Option(help="images a call")] = 16,
+    runtime: Runtime = None,
+    device: Device = "auto",
     threads: Annotated[str | None, typer.Option(help="thread numbers to compare (default: 1 and all cores)")] = None,
     repeats: Annotated[int, typer.Option(help="calls of each step")] = 100,
     json: Annotated[Path | None, typer.Option(help="file for the figures and the machine")] = None,
 ) -> None:
-    """Measure how fast this machine segments latents: time an image, images a second, threads.
+    """Measure how fast this machine segments latents, or predicts: time an image, images a second, threads.
 
-    energy: latents to one number a cell; segmentation: energies to log NFA maps; log_nfa: both.
+    energy: latents to one number a cell; segmentation: energies to log NFA maps; log_nfa: both. With --end-to-end:
+    reading, resizing, the network and segmentation (energies to maps, mask and regions) of one image, then a stream.
     """
     from . import benchmark as speed
-    from . import report
+    from . import load, report
+    from .data import list_images
 
+    if end_to_end and (model is None or not images):
+        raise ValueError("--end-to-end needs --model and images: uflow benchmark --end-to-end --model MODEL IMAGES")
+    if images and not end_to_end:
+        raise ValueError("images go with --end-to-end")
     options: dict[str, Any] = {}
     if model is not None:
-        from .detector import load
-
         if shape:
             raise ValueError("give --shape or --model, not both")
-        detector = load(model, device="cpu")
-        shapes = [(c, *cells) for c, cells in zip(detector.flow.latent_channels, detector.flow.sizes, strict=True)]
+        detector = load(model, device, runtime=runtime)
+        height, width = detector.image_size
+        shapes = [(c, height // s, width // s) for c, s in zip(detector.latent_channels, detector.strides, strict=True)]
         options = {"tail": detector.tail, "n_tests": detector.n_tests, "background": detector.background}
     else:
         shapes = [_shape(text) for text in shape or ["816x28x28", "192x14x14"]]
@@ -201,9 +236,12 @@ def benchmark(
     if json is not None and not json.resolve().parent.is_dir():
         raise FileNotFoundError(f"cannot write {json}: there is no folder {json.resolve().parent}")
     sides = _size(size, "--size")
-    todo = speed.steps(shapes, sides, batch, counts, **options)
-    shown = track(todo, "Measuring", console=Console(stderr=True))
-    measurements = [speed.measure(step, repeats) for step in shown]
+    todo: Iterable[speed.Measurement]
+    if end_to_end and images:
+        todo = speed.end_to_end(detector, list_images(images), batch, repeats)
+    else:
+        todo = (speed.measure(step, repeats) for step in speed.steps(shapes, sides, batch, counts, **options))
+    measurements = list(track(todo, "Measuring", console=Console(stderr=True)))
     machine = speed.machine()
     _print_table(speed.table(measurements))
     console.print(f"{machine['processor']}, {machine['cores']} cores; batches of {batch}, {repeats} repeats")

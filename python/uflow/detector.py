@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -165,9 +165,16 @@ class Detector(Predictor):
 
     # The network ------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def _network(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        return self._energies_of_features(self.backbone(training.image_tensor(images, self.device)))
+        return self._energies_of_features(self._features(images))
+
+    def _phases(self) -> list[tuple[str, Callable[[Any], Any]]]:
+        return [("backbone", self._features), ("flow", self._energies_of_features)]
+
+    @torch.inference_mode()
+    def _features(self, images: NDArray[np.uint8]) -> list[Tensor]:
+        features: list[Tensor] = self.backbone(training.image_tensor(images, self.device))
+        return features
 
     @torch.inference_mode()
     def _energies_of_features(self, features: list[Tensor]) -> list[NDArray[np.float32]]:

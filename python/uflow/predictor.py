@@ -128,6 +128,10 @@ class Predictor(ABC):
     def _network(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Energies, per scale (B, h, w), of (B, H, W, 3) images of the network's size."""
 
+    def _phases(self) -> list[tuple[str, Callable[[Any], Any]]]:
+        """The network in parts that can be timed, each fed with what the one before gives."""
+        return [("network", self._network)]
+
     # Predicting -------------------------------------------------------------------------------------------------------
 
     def predict(
@@ -194,14 +198,15 @@ class Predictor(ABC):
 
     def _log_nfa(self, energies: Energies, size: tuple[int, int] | int) -> NDArray[np.float32]:
         """log10 NFA of one image, after the shift: (height, width)."""
+        log_nfa: NDArray[np.float32]
         if self.background != "gaussian" and self.joint is not None:
-            raw = calibration.log_nfa(energies, self.background, self.joint, size)
+            (log_nfa,) = calibration.log_nfa(energies, self.background, self.joint, size, self.shift)
         else:
-            raw = segmentation.log_nfa_from_energies(
+            (log_nfa,) = segmentation.log_nfa_from_energies(
                 energies, self.latent_channels, size, tail=self.tail, n_tests=self.n_tests, background=self.background
             )
-        shifted: NDArray[np.float32] = raw[0] + np.float32(self.shift)
-        return shifted
+            log_nfa += np.float32(self.shift)
+        return log_nfa
 
     def _tiling(self, image: NDArray[np.uint8]) -> tiling.Tiling:
         if self.tile:
@@ -339,7 +344,7 @@ class Predictor(ABC):
 
     def _set_background(self, energies: Sequence[Energies], sizes: Sequence[tuple[int, int]]) -> list[float]:
         """Learn the background from good images' energies; the images' lowest log NFA before the shift."""
-        scales = [np.concatenate(scale) for scale in zip(*energies, strict=True)]
+        scales = [[e[0] for e in scale] for scale in zip(*energies, strict=True)]
         background, joint, minima = calibration.fit(scales, sizes)  # first: if it fails, nothing has changed
         self.tail, self.n_tests, self.background, self.joint = "exact", "by-area", background, joint
         return minima
