@@ -19,6 +19,7 @@
 #include "uflow/joint.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
+#include "uflow/regions.hpp"
 #include "uflow/resize.hpp"
 #include "uflow/segment.hpp"
 #include "uflow/select.hpp"
@@ -113,12 +114,16 @@ void with_kept(Use&& use) {
     if (kept.bytes() > (std::size_t(64) << 20)) kept = Workspace{};
 }
 
+void check_connectivity(int connectivity) {
+    if (connectivity != 4 && connectivity != 8)
+        throw std::invalid_argument("connectivity must be 4 or 8, got " + std::to_string(connectivity));
+}
+
 template <class T>
 void check_image(const Array<T>& image, int connectivity) {
     check_shape(image, 2, "image");
     check_finite(image, "image");
-    if (connectivity != 4 && connectivity != 8)
-        throw std::invalid_argument("connectivity must be 4 or 8, got " + std::to_string(connectivity));
+    check_connectivity(connectivity);
 }
 
 template <class T>
@@ -382,6 +387,53 @@ Array<float> anomaly_map(const py::list& energies, const std::vector<double>& ch
     return result;
 }
 
+struct RunsWorkspace {
+    std::vector<uflow::Run> runs;
+    std::size_t bytes() const noexcept { return runs.capacity() * sizeof(uflow::Run); }
+};
+
+py::tuple connected_components(const Array<bool>& mask, int connectivity) {
+    check_shape(mask, 2, "mask");
+    check_connectivity(connectivity);
+    const std::int32_t height = side(mask, 0), width = side(mask, 1);
+    Array<std::int32_t> labels({height, width});
+    const auto* in = reinterpret_cast<const std::uint8_t*>(mask.data());
+    std::int32_t *out = labels.mutable_data(), count = 0;
+    {
+        const py::gil_scoped_release release;
+        std::fill(out, out + std::int64_t(height) * width, 0);
+        with_kept<RunsWorkspace>([&](auto& work) {
+            count = uflow::find_runs(in, height, width, uflow::Connectivity(connectivity), work.runs);
+            for (const uflow::Run& run : work.runs) {
+                std::int32_t* row = out + std::int64_t(run.row) * width;
+                std::fill(row + run.first, row + run.end, run.component + 1);
+            }
+        });
+    }
+    return py::make_tuple(labels, count);
+}
+
+template <class T>
+py::list regions(const Array<bool>& mask, const Array<T>& log_nfa, const Array<T>& anomaly_map) {
+    check_shape(mask, 2, "mask");
+    check_same_shape(mask, log_nfa, "mask and log_nfa");
+    check_same_shape(mask, anomaly_map, "mask and anomaly_map");
+    const auto* in = reinterpret_cast<const std::uint8_t*>(mask.data());
+    const T *nfa = log_nfa.data(), *score = anomaly_map.data();
+    const std::int32_t height = side(mask, 0), width = side(mask, 1);
+    std::vector<uflow::Region> found;
+    {
+        const py::gil_scoped_release release;
+        with_kept<RunsWorkspace>(
+            [&](auto& work) { found = uflow::regions(in, nfa, score, height, width, work.runs); });
+    }
+    py::list result;
+    for (const uflow::Region& r : found)
+        result.append(py::make_tuple(r.area, py::make_tuple(r.top, r.left, r.bottom, r.right),
+                                     py::make_tuple(r.row, r.col), r.log_nfa, r.score));
+    return result;
+}
+
 Array<double> log10_chi2_sf(const Array<double>& x, const Array<double>& dof) {
     check_same_shape(x, dof, "x and dof");
     Array<double> result(x.size());
@@ -495,6 +547,11 @@ PYBIND11_MODULE(_core, m) {
     m.def("joint_energy", &joint_energy, "energies"_a, "backgrounds"_a, "threads"_a);
     m.def("anomaly_map", &anomaly_map, "energies"_a, "channels"_a, "height"_a, "width"_a, "threads"_a);
     m.def("resize_bilinear", &resize_bilinear, "maps"_a.noconvert(), "height"_a, "width"_a, "threads"_a);
+    m.def("connected_components", &connected_components, "mask"_a.noconvert(), "connectivity"_a);
+    m.def("regions", &regions<float>, "mask"_a.noconvert(), "log_nfa"_a.noconvert(),
+          "anomaly_map"_a.noconvert());
+    m.def("regions", &regions<double>, "mask"_a.noconvert(), "log_nfa"_a.noconvert(),
+          "anomaly_map"_a.noconvert());
     m.def("log10_chi2_sf", &log10_chi2_sf, "x"_a.noconvert(), "dof"_a.noconvert());
     m.def("log10_chi2_chernoff", &log10_chi2_chernoff, "t"_a.noconvert(), "dof"_a.noconvert(), "guarded"_a);
     m.def("log10_binomial_sf", &log10_binomial_sf, "k"_a.noconvert(), "n"_a.noconvert(), "p"_a.noconvert());

@@ -247,6 +247,11 @@ def test_connected_components_and_regions():
         np.testing.assert_allclose(region.centroid, pixels.mean(0))
         assert region.score == score[at].max()
     assert segmentation.regions(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 2))) == []
+    # float32 maps, a list, and arrays that are not contiguous give the same
+    nfa, score = nfa.astype(np.float32), score.astype(np.float32)
+    listed = segmentation.regions(big, nfa, score)
+    assert segmentation.regions(np.asfortranarray(big), nfa.astype(float), np.asfortranarray(score)) == listed
+    assert segmentation.regions(255 * big.astype(np.uint8), nfa.tolist(), score) == listed
     with pytest.raises(dataclasses.FrozenInstanceError):
         listed[0].area = 3
 
@@ -323,6 +328,12 @@ def test_bad_arguments():
         Background(1.0, 0.0, 1.0)
     with pytest.raises(ValueError, match="must have the same shape"):
         segmentation.regions(np.ones((2, 2)), np.ones((2, 3)), np.ones((2, 2)))
+    with pytest.raises(ValueError, match="NaN inside the mask"):
+        segmentation.regions(np.ones((2, 2)), np.full((2, 2), np.nan), np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"mask must be \(H, W\) and not empty, got shape \(0, 2\)"):
+        segmentation.connected_components(np.ones((0, 2)))
+    with pytest.raises(ValueError, match="connectivity must be 4 or 8, got 5"):
+        segmentation.connected_components(np.ones((2, 2)), 5)
 
 
 def test_number_of_tests():

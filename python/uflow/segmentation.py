@@ -88,33 +88,16 @@ def max_tree(image: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32]
 def connected_components(mask: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32], int]:
     """Label the connected components of a mask: (H, W) int32, 0 outside, 1..n in raster order, and n.
 
-    They are the nodes at level 1 of the max-tree of the mask.
+    `connectivity` is 4 or 8 neighbours.
 
     Raises:
-        ValueError: not 2-D or empty.
+        ValueError: not 2-D or empty, or another connectivity.
 
     >>> labels, n = connected_components([[1, 0, 1], [1, 0, 1]])
     >>> labels.tolist(), n
     ([[1, 0, 2], [1, 0, 2]], 2)
     """
-    foreground = np.asarray(mask).astype(bool)
-    if foreground.ndim != 2 or foreground.size == 0:
-        raise ValueError(f"mask must be (H, W) and not empty, got shape {foreground.shape}")
-    labels = np.zeros(foreground.shape, np.int32)
-    rows, cols = np.flatnonzero(foreground.any(1)), np.flatnonzero(foreground.any(0))
-    if len(rows) == 0:
-        return labels, 0
-    box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)  # the tree of the whole would cost more
-    flat = foreground[box].ravel()
-    parent = max_tree(foreground[box].astype(np.float32), connectivity)[0].ravel()
-    pixels = np.flatnonzero(flat)
-    below = parent[pixels]
-    # A component's canonical pixel is its first in raster order, so that sorting these numbers the components.
-    canonical, label = np.unique(np.where(flat[below], below, pixels), return_inverse=True)
-    inside = np.zeros(flat.size, np.int32)
-    inside[pixels] = label.ravel() + 1
-    labels[box] = inside.reshape(labels[box].shape)
-    return labels, len(canonical)
+    return _core.connected_components(_mask(mask), connectivity)
 
 
 def number_of_tests(sizes: Sequence[int]) -> float:
@@ -449,38 +432,19 @@ def regions(mask: ArrayLike, log_nfa: ArrayLike, anomaly_map: ArrayLike) -> list
         anomaly_map: (H, W) scores; a region keeps its largest.
 
     Raises:
-        ValueError: not 2-D, empty, or of different shapes.
+        ValueError: not 2-D, empty, of different shapes, or NaN inside the mask.
 
     >>> regions([[1, 0]], [[-3.0, 2.0]], [[0.9, 0.1]])
     [Region(area=1, bbox=(0, 0, 1, 1), centroid=(0.0, 0.0), log_nfa=-3.0, score=0.9)]
     """
-    nfa, score = np.asarray(log_nfa), np.asarray(anomaly_map)
-    shape = np.shape(mask)
-    if nfa.shape != shape or score.shape != shape:
-        raise ValueError(f"mask {shape}, log_nfa {nfa.shape} and anomaly_map {score.shape} must have the same shape")
-    labels, count = connected_components(mask)
-    if count == 0:
-        return []
-    pixels = np.flatnonzero(labels)
-    pixels = pixels[np.argsort(labels.ravel()[pixels], kind="stable")]  # region after region
-    area = np.bincount(labels.ravel())[1:]
-    first = np.cumsum(area) - area
-    rows, cols = np.divmod(pixels, shape[1])
-    top, left = np.minimum.reduceat(rows, first), np.minimum.reduceat(cols, first)
-    bottom, right = np.maximum.reduceat(rows, first) + 1, np.maximum.reduceat(cols, first) + 1
-    row, col = np.add.reduceat(rows, first) / area, np.add.reduceat(cols, first) / area
-    lowest = np.minimum.reduceat(nfa.ravel()[pixels], first)
-    highest = np.maximum.reduceat(score.ravel()[pixels], first)
-    return [
-        Region(
-            area=int(area[i]),
-            bbox=(int(top[i]), int(left[i]), int(bottom[i]), int(right[i])),
-            centroid=(float(row[i]), float(col[i])),
-            log_nfa=float(lowest[i]),
-            score=float(highest[i]),
+    inside, nfa, score = _mask(mask), np.asarray(log_nfa), np.asarray(anomaly_map)
+    if nfa.shape != inside.shape or score.shape != inside.shape:
+        raise ValueError(
+            f"mask {inside.shape}, log_nfa {nfa.shape} and anomaly_map {score.shape} must have the same shape"
         )
-        for i in np.argsort(lowest, kind="stable")
-    ]
+    dtype = np.float32 if nfa.dtype == score.dtype == np.float32 else np.float64
+    found = _core.regions(inside, _contiguous(nfa, dtype), _contiguous(score, dtype))
+    return [Region(*values) for values in found]
 
 
 # Below: tensors to arrays, and checks. Tensors are known by their module, so that torch is never imported here.
@@ -504,6 +468,13 @@ def _contiguous(array: ArrayLike, dtype: Any) -> NDArray[Any]:
     if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.carray:
         return array  # np.require would look for longer than a small map takes
     return np.require(array, dtype, ["C", "A"])
+
+
+def _mask(mask: ArrayLike) -> NDArray[np.bool_]:
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"mask must be (H, W) and not empty, got shape {array.shape}")
+    return _contiguous(array, np.bool_)
 
 
 def _latents(z: Any) -> Any:

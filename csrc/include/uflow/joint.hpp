@@ -55,6 +55,7 @@ inline void joint_energy(const std::vector<Scale>& scales, std::int64_t batch, i
     const std::int32_t height = scales[0].height, width = scales[0].width;
     const auto cells = std::size_t(height) * std::size_t(width);
     std::vector<Resize<2, float>> resize;
+    resize.reserve(scales.size());
     for (const Scale& scale : scales) resize.emplace_back(scale.height, scale.width, height, width);
     Crew<NfaWorkspace> crew(workers(batch, threads), kept);
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
@@ -85,6 +86,7 @@ inline void joint_energy(const std::vector<Scale>& scales, std::int64_t batch, i
 inline void anomaly_map(const std::vector<Scale>& scales, std::int64_t batch, std::int32_t out_height,
                         std::int32_t out_width, int threads, float* result, NfaWorkspace* kept = nullptr) {
     std::vector<Resize<2, float>> resize;
+    resize.reserve(scales.size());
     for (const Scale& scale : scales) resize.emplace_back(scale.height, scale.width, out_height, out_width);
     Crew<NfaWorkspace> crew(workers(batch, threads), kept);
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
@@ -101,7 +103,7 @@ inline void anomaly_map(const std::vector<Scale>& scales, std::int64_t batch, st
             resize[l].start(mine.lines[l]);
         }
         float* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
-        const auto count = float(scales.size());
+        const auto share = float(1.0 / double(scales.size()));
         for (std::int32_t row = 0; row < out_height; ++row, out += out_width) {
             for (std::size_t l = 0; l < scales.size(); ++l) {
                 const auto resized = resized_row(resize[l], mine.maps[l].as<float>(), row, mine.lines[l]);
@@ -110,7 +112,8 @@ inline void anomaly_map(const std::vector<Scale>& scales, std::int64_t batch, st
                 else
                     for (std::int32_t col = 0; col < out_width; ++col) out[col] += resized[col];
             }
-            for (std::int32_t col = 0; col < out_width; ++col) out[col] = 1.0f - out[col] / count;
+            for (std::int32_t col = 0; col < out_width; ++col)
+                out[col] = std::max(1.0f - share * out[col], 0.0f);  // rounding could leave -6e-8
         }
     });
 }

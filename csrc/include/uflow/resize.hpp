@@ -21,20 +21,21 @@ struct ResizeAxis {
     std::vector<std::int32_t> index;  // Taps per output
     std::vector<Real> weight;
 
-    ResizeAxis(std::int32_t in, std::int32_t out) {
-        index.reserve(std::size_t(out) * Taps);
-        weight.reserve(std::size_t(out) * Taps);
+    ResizeAxis(std::int32_t in, std::int32_t out)
+        : index(std::size_t(out) * Taps), weight(std::size_t(out) * Taps) {
+        std::int32_t* at_index = index.data();
+        Real* at_weight = weight.data();
+        const double step = Taps == 2 ? double(in) / double(out)
+                            : out > 1 ? double(in - 1) / double(out - 1)
+                                      : 0.0;
         for (std::int32_t i = 0; i < out; ++i) {
-            double at;
-            if constexpr (Taps == 2)
-                at = std::max(0.0, (i + 0.5) * double(in) / double(out) - 0.5);
-            else
-                at = out > 1 ? i * (double(in - 1) / double(out - 1)) : 0.0;
-            const double below = std::floor(at), t = at - below;
+            const double at = Taps == 2 ? std::max(0.0, (i + 0.5) * step - 0.5) : i * step;
+            const auto below = std::int32_t(at);
+            const double t = at - below;
             for (int tap = 0; tap < Taps; ++tap) {
-                const std::int32_t neighbour = std::int32_t(below) + tap - (Taps / 2 - 1);
-                index.push_back(std::clamp(neighbour, std::int32_t(0), in - 1));
-                weight.push_back(Real(kernel(std::fabs(t - (tap - (Taps / 2 - 1))))));
+                const int offset = tap - (Taps / 2 - 1);
+                *at_index++ = std::clamp(below + offset, std::int32_t(0), in - 1);
+                *at_weight++ = Real(kernel(std::fabs(t - offset)));
             }
         }
     }
