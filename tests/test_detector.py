@@ -97,6 +97,20 @@ def test_saved_and_loaded_detectors_agree(detector: Detector, dataset: Path, tmp
     assert loaded.history == detector.history
 
 
+def test_predicts_by_the_weights_that_the_flow_has(detector: Detector, dataset: Path, tmp_path: Path) -> None:
+    detector.save(tmp_path / "model.uflow")
+    other = uflow.load(tmp_path / "model.uflow", device="cpu")
+    image = dataset / "test/good/00.png"
+    before = other.predict(image).score
+    weights = {name: tensor.clone() for name, tensor in other.flow.state_dict().items()}
+    with torch.no_grad():
+        for parameter in other.flow.parameters():
+            parameter.mul_(1.1)
+    assert other.predict(image).score != before
+    other.flow.load_state_dict(weights)
+    assert other.predict(image).score == before
+
+
 def test_calibration_keeps_its_promise_on_the_images_it_saw(detector: Detector, dataset: Path, tmp_path: Path) -> None:
     detector.save(tmp_path / "model.uflow")
     other = uflow.load(tmp_path / "model.uflow", device="cpu")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import calibration, checkpoints, data, segmentation, tiling, training
 from .backbones import Backbone, create_backbone
-from .flow import UFlow
+from .flow import FoldedFlow, UFlow
 from .predictor import UNCALIBRATED, Evaluation, ImageLike, Prediction, Predictor, join, list_sources, test_options
 from .training import TrainingSettings, TrainingState
 
@@ -49,6 +49,8 @@ class Detector(Predictor):
         self.image_size, self.strides = backbone.image_size, backbone.strides
         self.latent_channels = flow.latent_channels
         self.history = list(history)
+        self._folded_state: list[tuple[int, int]] = []
+        self._folded_flow()
 
     # Learning ---------------------------------------------------------------------------------------------------------
 
@@ -178,7 +180,14 @@ class Detector(Predictor):
 
     @torch.inference_mode()
     def _energies_of_features(self, features: list[Tensor]) -> list[NDArray[np.float32]]:
-        return segmentation.energies(self.flow(features)[0])
+        return segmentation.energies(self._folded_flow()(features))
+
+    def _folded_flow(self) -> FoldedFlow:
+        """The flow for inference, made anew when the flow's weights have changed or moved."""
+        state = [(tensor.data_ptr(), tensor._version) for tensor in self.flow.state_dict(keep_vars=True).values()]
+        if state != self._folded_state:
+            self._folded, self._folded_state = FoldedFlow(self.flow), state
+        return self._folded
 
     # Files ------------------------------------------------------------------------------------------------------------
 
