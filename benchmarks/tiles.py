@@ -27,8 +27,8 @@ result = detector.predict(folder + "/large.bmp")
 maps = sum(m.nbytes for m in (result.image, result.anomaly_map, result.log_nfa, result.mask)) / 2**20
 tiles = len(detector._tiling(result.image))
 seconds = time.perf_counter() - started
-print(f"8000x2000: {tiles} tiles, {seconds:.1f} s; peak memory {before:.0f} MB with a 512x512 image, {peak():.0f} MB with",
-      f"this one, of which the result is {maps:.0f}")
+print(f"8000x2000: {tiles} tiles, {seconds:.0f} s; peak memory {before:.0f} MB with a 512x512 image, {peak():.0f} MB",
+      f"with this one, of which the result is {maps:.0f}")
 """
 
 
