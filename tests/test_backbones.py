@@ -211,6 +211,59 @@ def test_making_a_backbone_leaves_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(1), wanted)
 
 
+def test_batch_norms_are_folded_into_the_convolutions(resnet18_file: Path) -> None:
+    for name, weights in (("efficientnet_lite0", None), ("resnet18", resnet18_file)):
+        net = create_backbone(name, 64, weights=weights)
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+        images = torch.rand(2, 3, 64, 64)
+        arch = net.extractor.archs[0]
+        plain: Any = timm.create_model(arch, features_only=True).eval()
+        backbones._load(plain, arch, weights or LITE0, backbones.hashlib.sha256())
+        with torch.no_grad():
+            maps = plain((images - net.mean) / net.std)
+        strides = plain.feature_info.reduction()
+        for stride, a in zip(net.strides, net(images), strict=True):
+            b = maps[strides.index(stride)]
+            torch.testing.assert_close(a, F.layer_norm(b, b.shape[1:]), rtol=1e-4, atol=1e-4)
+
+
+class Twice(nn.Module):
+    """A net that uses a convolution's output before the batch norm and behind it."""
+
+    def __init__(self, extra: float) -> None:
+        super().__init__()
+        self.extra = extra
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False))
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        y = self.layers(x)
+        return [self.norm(y) + self.extra * y]
+
+
+@pytest.mark.parametrize("extra", [0.0, 1.0])
+def test_a_batch_norm_is_folded_only_where_that_changes_nothing(extra: float) -> None:
+    net = Twice(extra).eval()
+    torch.manual_seed(0)
+    for norm in (net.layers[1], net.norm):
+        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            nn.init.uniform_(value, 0.5, 2)
+    images = torch.rand(1, 3, 8, 8)
+    wanted = net(images)
+    folded = backbones._fold_batch_norms(net, (8, 8))
+    assert any(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == bool(extra)
+    torch.testing.assert_close(folded(images), wanted)
+    assert torch.equal(net(images)[0], wanted[0])
+
+
+def test_export_with_any_batch() -> None:
+    net = create_backbone(image_size=64)
+    images = torch.rand(3, 3, 64, 64)
+    program = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for a, b in zip(program.module()(images[:2]), net(images[:2]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 # MS-CaiT -------------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ PyPI (so that the default works without internet), and any timm model that offer
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import importlib
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -27,6 +28,7 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.cait import TalkingHeadAttn
 from torch import Tensor, nn
 
 __all__ = ["Backbone", "WeightsNotFound", "create_backbone", "list_backbones"]
@@ -190,6 +192,8 @@ def create_backbone(
     digest = hashlib.sha256()
     for arch, net, (path, _) in zip(entry.archs, extractor.nets, files, strict=True):
         _load(net, arch, path, digest)
+    if isinstance(extractor, _Pyramid):
+        extractor.nets[0] = _fold_batch_norms(extractor.nets[0], size)
     source = " + ".join(label for _, label in files)
     return Backbone(name, extractor, size, wished, channels, source, digest.hexdigest())
 
@@ -209,10 +213,74 @@ class _Pyramid(nn.Module):
         self.channels_last_maps = getattr(net, "output_fmt", None) == "NHWC"
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        if not _on_cpu(x):
+            return self._maps(x)
+        # As many images at once as threads: the maps of more do not stay in the processor's cache.
+        parts = [self._maps(part) for part in torch.split(x, torch.get_num_threads())]
+        return [torch.cat(scale) for scale in zip(*parts, strict=True)]
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
         maps = self.nets[0](x.contiguous(memory_format=torch.channels_last))
         if self.channels_last_maps:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         return [F.layer_norm(m.float().contiguous(), m.shape[1:]) for m in maps]
+
+
+def _on_cpu(x: Tensor) -> bool:
+    """Whether to go the way that is fast on a CPU; an exported net goes the plain one."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+@torch.no_grad()
+def _fold_batch_norms(net: nn.Module, image_size: Size) -> nn.Module:
+    """A copy of the net in which each convolution does the work of the batch norm behind it, as frozen ones can.
+
+    Who is behind whom is seen in a run. What a run does not show, such as another use of a convolution's output, makes
+    the maps of the copy differ: then the net stays as it is.
+    """
+    images = torch.rand(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last)
+    folded = copy.deepcopy(net)
+    names = {m: name for name, m in folded.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    hooks = [m.register_forward_hook(lambda m, args, y: calls.append((m, args[0], y))) for m in names]
+    wanted = folded(images)
+    for hook in hooks:
+        hook.remove()
+    for (conv, _, y), (norm, x, _) in itertools.pairwise(calls):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and x is y:
+            mean, var = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+            scale = norm.weight / (var + norm.eps).sqrt()
+            bias = 0 if conv.bias is None else conv.bias
+            conv.bias = nn.Parameter((norm.bias + (bias - mean) * scale).to(conv.weight.dtype), requires_grad=False)
+            conv.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
+            parent, _, name = names[norm].rpartition(".")
+            setattr(folded.get_submodule(parent), name, getattr(norm, "act", nn.Identity()))
+    pairs = zip(folded(images), wanted, strict=True)
+    return folded if all(torch.allclose(a, b, rtol=0, atol=1e-4 * float(b.std())) for a, b in pairs) else net
+
+
+class _TalkingHeads(TalkingHeadAttn):
+    """timm's attention of CaiT, on a CPU for some of the queries at a time: 16 heads of 784 x 784 fit in no cache.
+
+    Heads are mixed by a matrix product from the left, without a permuted copy.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _on_cpu(x):
+            return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        y = torch.empty_like(qkv[0])
+        before, after = self.proj_l, self.proj_w
+        rows = max(1, 700_000 // (self.num_heads * tokens))  # of all heads: 2.8 MB
+        for q, k, v, out in zip(qkv[0] * self.scale, qkv[1].mT, qkv[2], y, strict=True):
+            for i in range(0, tokens, rows):
+                a = torch.bmm(q[:, i : i + rows], k)
+                a = torch.addmm(before.bias[:, None], before.weight, a.flatten(1)).view(a.shape).softmax(-1)
+                a = torch.addmm(after.bias[:, None], after.weight, a.flatten(1)).view(a.shape)
+                out[:, i : i + rows] = torch.bmm(a, v)
+        return cast(Tensor, self.proj(y.transpose(1, 2).reshape(x.shape)))
 
 
 class _MultiScaleCait(nn.Module):
@@ -231,7 +299,8 @@ class _MultiScaleCait(nn.Module):
         self.channels: tuple[int, ...] = ()
         for i, (arch, last) in enumerate(zip(self.archs, self.last, strict=True)):
             with torch.device("meta"):
-                net = _timm_model(arch, img_size=(image_size[0] >> i, image_size[1] >> i))
+                size = (image_size[0] >> i, image_size[1] >> i)
+                net = _timm_model(arch, img_size=size, attn_block=_TalkingHeads)
             net.prune_intermediate_layers([last], prune_norm=False, prune_head=True)
             net.cls_token = None  # older timm leaves it
             self.nets.append(net.to_empty(device="cpu"))
