@@ -1,12 +1,12 @@
-// Segments one image with the C++ core alone: energies in, log10 NFA out, its regions printed.
+// The paper's test of one image with the C++ core alone: energies in, log10 NFA out, its regions printed.
 //   segment MAP SIZE  ENERGY HEIGHT WIDTH CHANNELS  [ENERGY HEIGHT WIDTH CHANNELS ...]
 // ENERGY, a file per scale, finest first: HEIGHT x WIDTH sums of z^2 over CHANNELS as raw float32, in numpy
 // energy.astype("float32").tofile("energy.f32"). MAP is SIZE x SIZE, numpy.fromfile("map.f32", "float32").
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <stdexcept>
+#include <uflow/regions.hpp>
 #include <uflow/segment.hpp>
 
 int positive(const std::string& text) {
@@ -40,20 +40,14 @@ int main(int argc, char** argv) try {
     std::ofstream file(argv[1], std::ios::binary);
     if (!file.write(reinterpret_cast<char*>(map.data()), pixels * sizeof(float)).flush())
         throw std::runtime_error("cannot write the map");
-    int regions = 0;
-    for (int i = 0, area = 0; i < pixels; ++i, area = 0) {  // flood each region, raising it to 0
-        std::vector<std::array<int, 2>> open{{i / size, i % size}};
-        float lowest = 0.0f;
-        while (!open.empty()) {
-            const auto [row, col] = open.back();
-            open.pop_back();
-            if (row < 0 || col < 0 || row == size || col == size || map[row * size + col] >= 0.0f) continue;
-            lowest = std::min(lowest, std::exchange(map[row * size + col], 0.0f)), ++area;
-            open.insert(open.end(), {{row - 1, col}, {row + 1, col}, {row, col - 1}, {row, col + 1}});
-        }
-        if (area) std::printf("region %d: %d pixels, lowest log10 NFA %.6g\n", ++regions, area, lowest);
-    }
-    std::printf("%d regions\n", regions);
+    std::vector<std::uint8_t> mask(pixels);
+    std::transform(map.begin(), map.end(), mask.begin(), [](float value) { return value < 0.0f; });
+    std::vector<uflow::Run> memory;
+    const auto regions = uflow::regions(mask.data(), map.data(), map.data(), size, size, memory);
+    for (const uflow::Region& r : regions)
+        std::printf("%d pixels in rows %d to %d, columns %d to %d, lowest log10 NFA %.6g\n", int(r.area),
+                    r.top, r.bottom - 1, r.left, r.right - 1, r.log_nfa);
+    std::printf("%d regions\n", int(regions.size()));
 } catch (const std::exception& error) {
     return std::fprintf(stderr, "segment: %s\n", error.what()), 2;
 }
