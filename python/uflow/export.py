@@ -1,0 +1,279 @@
+"""A detector's network as ONNX, OpenVINO or torch.export program, in a folder that `runtime` reads without torch."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from . import __version__, data, runtime
+from .detector import Detector
+from .flow import FoldedFlow
+from .predictor import ImageLike, list_sources
+
+__all__ = ["export"]
+
+log = logging.getLogger("uflow")
+
+OPSET = 18
+TOLERANCE = 1e-3
+
+
+class _Network(nn.Module):
+    """Images (B, H, W, 3) uint8 -> energies (B, h, w) of each scale, finest first, and the anomaly map (B, H, W)."""
+
+    def __init__(self, detector: Detector, dynamic_size: bool) -> None:
+        super().__init__()
+        self.image_size, self.channels, self.dynamic_size = detector.image_size, detector.latent_channels, dynamic_size
+        self.backbone = copy.deepcopy(detector.backbone).cpu()
+        self.flow = FoldedFlow(detector.flow, winograd=False).cpu()
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = image.permute(0, 3, 1, 2).float()
+        size = x.shape[2:]
+        if self.dynamic_size:
+            # As Pillow does it: along the rows, then along the columns, each rounded to 8 bits.
+            x = _rounded(x @ _resizing(x[0, 0, 0], self.image_size[1]).T)
+            x = _rounded(_resizing(x[0, 0, :, 0], self.image_size[0]) @ x)
+        x = (x / 255 - self.backbone.mean) / self.backbone.std
+        energies = [z.square().sum(dim=1) for z in self.flow(self.backbone.extractor(x))]
+        likely = [
+            F.interpolate(torch.exp(e * (-0.5 / c))[:, None], size, mode="bilinear", align_corners=False)
+            for e, c in zip(energies, self.channels, strict=True)
+        ]
+        return (*energies, 1 - torch.cat(likely, dim=1).mean(dim=1))
+
+
+def _rounded(x: Tensor) -> Tensor:
+    # Halves are frequent where sizes have a simple ratio: a hair more, and all runtimes round them up.
+    return torch.floor(x + (0.5 + 2**-12))
+
+
+def _resizing(line: Tensor, length: int) -> Tensor:
+    """The matrix (length, len(line)) that resizes a line: antialiased bilinear interpolation, as Pillow's.
+
+    A matrix product, because OpenVINO leaves out the antialiasing of ONNX's Resize without a word.
+    """
+    cells = torch.ones_like(line).cumsum(0) - 0.5
+    scale = (cells[-1] + 0.5) / length
+    centres = (torch.arange(length) + 0.5) * scale
+    weights = (1 - (cells - centres[:, None]).abs() / scale.clamp(min=1)).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def export(
+    detector: Detector,
+    folder: str | Path,
+    format: str = "onnx",
+    *,
+    dynamic_size: bool = False,
+    int8: str | Path | Sequence[ImageLike] | None = None,
+) -> None:
+    """Write the detector's network and test to a folder, whole or not at all, that `runtime.load` reads.
+
+    The network takes `image`, uint8 (B, H, W, 3), B free, and gives `energy_0`, `energy_1`, ..., float32 (B, h, w)
+    finest first: the sum of the squared latents of each cell; and `anomaly_map`, float32 (B, H, W) in [0, 1]. All is
+    inside: scaling, normalisation, backbone, flow. docs/deploy.md says what else is in the folder.
+
+    Args:
+        detector: fitted or loaded.
+        folder: to write; an export that is there is replaced, anything else is refused.
+        format: "onnx" (opset 18, for ONNX Runtime and OpenVINO), "openvino" (IR) or "torch" (a torch.export program).
+        dynamic_size: H and W are free too: images are resized in the network. Otherwise they are
+            ``detector.image_size``, and the caller resizes, as `Predictor` does.
+        int8: good images (a folder, a pattern or a list) to calibrate post-training quantisation with: the backbone's
+            convolutions compute in 8 bits. ONNX and OpenVINO only. Not exact: see docs/deploy.md for what it costs.
+
+    Raises:
+        ValueError: an unknown format, a folder that is no export, or images that cannot be used.
+        OSError: the folder cannot be written.
+        ModuleNotFoundError: a package is missing; the message says how to install it.
+        RuntimeError: what was written computes something else than the detector (maps differ by more than 1e-3).
+    """
+    if format not in runtime.FORMATS:
+        raise ValueError(f"unknown export format {format!r}; known: {', '.join(runtime.FORMATS)}")
+    if int8 is not None and format == "torch":
+        raise ValueError("int8 is for the formats onnx and openvino")
+    folder = Path(folder)
+    if folder.exists() and not _is_export(folder):
+        raise ValueError(f"{folder} exists and is not an exported model: choose another folder, or remove it first")
+    images = None if int8 is None else [_resized(detector, image) for image in list_sources(int8)]
+    if images == []:
+        raise ValueError("int8 needs good images to calibrate with: none given")
+    with _replaced(folder) as temporary:
+        network = _Network(detector, dynamic_size)
+        file, runtimes = runtime.FORMATS[format]
+        path, onnx = temporary / file, temporary / "network.onnx"
+        outputs = [*(f"energy_{i}" for i in range(len(detector.strides))), "anomaly_map"]
+        program = _program(network)
+        if format == "torch":
+            with _quiet():
+                torch.export.save(program, path)
+        else:
+            _write_onnx(program, onnx, outputs)
+        if format == "openvino":
+            _convert(onnx, path)
+        _verify(network, runtime.open_network(path, runtime.first_installed(runtimes), len(outputs)))
+        if images is not None:
+            _quantise(onnx, images)
+            if format == "openvino":
+                _convert(onnx, path)
+        if format == "openvino":
+            for part in temporary.glob("network.onnx*"):
+                part.unlink()
+        metadata = {
+            "kind": "uflow export",
+            "version": runtime.FORMAT_VERSION,
+            "uflow": __version__,
+            "format": format,
+            "opset": OPSET if format == "onnx" else None,
+            "int8": images is not None,
+            "dynamic_size": dynamic_size,
+            "input": "image",
+            "outputs": outputs,
+            "backbone": {"name": detector.backbone.name, "weights_sha256": detector.backbone.weights_sha256},
+            "image_size": detector.image_size,
+            "strides": detector.strides,
+            "latent_channels": detector.latent_channels,
+            "segmentation": detector._test_config(),
+            "files": {part.name: runtime.sha256(part) for part in sorted(temporary.iterdir())},
+        }
+        runtime.write_metadata(temporary, metadata)
+    log.info("%s holds %s (%.1f MB)", folder, file, sum(part.stat().st_size for part in folder.iterdir()) / 1e6)
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        runtime.read_metadata(folder)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, put in its place at the end; if anything fails, all is as it was."""
+    token = secrets.token_hex(8)
+    temporary, old = folder.with_name(f".uflow-{token}"), folder.with_name(f".uflow-{token}-old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for part in temporary.iterdir():
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+        if folder.exists():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise OSError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _resized(detector: Detector, image: ImageLike) -> NDArray[np.uint8]:
+    return data.resize_image(data.read_image(image), detector.image_size)
+
+
+# Formats --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # exporters on their own way from torch: nothing a user can act on
+        yield
+
+
+def _program(network: _Network) -> torch.export.ExportedProgram:
+    free = torch.export.Dim.DYNAMIC
+    height, width = network.image_size
+    image = torch.zeros(
+        (2, height + 1, width + 2, 3) if network.dynamic_size else (2, height, width, 3), dtype=torch.uint8
+    )
+    dims = {0: free, 1: free, 2: free} if network.dynamic_size else {0: free}
+    with _quiet():
+        return torch.export.export(network, (image,), dynamic_shapes=(dims,))
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"export needs {error.name}: pip install onnx onnxscript", name=error.name) from None
+    with _quiet():
+        onnx_program = torch.onnx.export(
+            program,
+            input_names=["image"],
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert onnx_program is not None
+        onnx_program.save(path)  # weights beside it only where they exceed the 2 GB of a protobuf
+
+
+def _convert(onnx: Path, path: Path) -> None:
+    """ONNX to OpenVINO's own format, float32 as it is."""
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("export needs openvino: pip install openvino", name="openvino") from None
+    openvino.save_model(openvino.Core().read_model(onnx), path, compress_to_fp16=False)
+
+
+def _verify(network: _Network, run: runtime.Run) -> None:
+    """RuntimeError unless the written network gives what torch does, on a batch of random images."""
+    height, width = network.image_size
+    size = (height * 3 // 2, 2 * width) if network.dynamic_size else (height, width)
+    images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
+    with torch.inference_mode():
+        wanted = [output.numpy() for output in network(torch.from_numpy(images))]
+    found = run(images)
+    errors = [np.abs(found[-1] - wanted[-1]).max()]
+    for f, w, c in zip(found, wanted, network.channels, strict=False):  # energies far above normal hardly show in maps
+        errors.append((np.abs(f - w) / (w + c)).max())
+    if not max(errors) <= TOLERANCE:
+        raise RuntimeError(f"the exported network differs from torch by {max(errors):.1e}, more than {TOLERANCE:g}")
+
+
+class _Batches:
+    """Images one at a time, as the quantisation asks for them."""
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        self.images = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        image = next(self.images, None)
+        return None if image is None else {"image": image[None]}
+
+
+def _quantise(path: Path, images: Sequence[NDArray[np.uint8]]) -> None:
+    """Post-training static quantisation of an ONNX file: the backbone's convolutions, weights by output channel."""
+    import onnx
+    from onnxruntime import quantization
+
+    model = onnx.load(path)
+    nodes = [n.name for n in model.graph.node if n.op_type == "Conv" and n.input[1].startswith("backbone.")]
+    with _quiet():
+        quantization.quantize_static(model, path, _Batches(images), per_channel=True, nodes_to_quantize=nodes)

@@ -1,0 +1,188 @@
+"""Exported networks: a folder written by `export`, and ONNX Runtime, OpenVINO or torch to run it.
+
+Needs numpy, Pillow, the compiled core and one of the runtimes; torch only for a folder of the format "torch".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .data import atomic_write
+from .predictor import Predictor, test_options
+
+__all__ = ["FORMATS", "Exported", "load"]
+
+FORMAT_VERSION = 1
+METADATA = "model.json"
+
+# format -> (file of the network, packages that run it: the first that is installed does)
+FORMATS = {
+    "onnx": ("network.onnx", ("onnxruntime", "openvino")),
+    "openvino": ("network.xml", ("openvino",)),
+    "torch": ("network.pt2", ("torch",)),
+}
+
+Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
+
+
+class Exported(Predictor):
+    """A network in a folder, with the test it was exported with. Made by `load`.
+
+    Predicts, streams, calibrates and evaluates like a `Detector`; it cannot be trained. It runs on the CPU.
+
+    Attributes:
+        folder: where it was read from.
+        runtime: "onnxruntime", "openvino" or "torch": what runs the network.
+        metadata: the content of the folder's `model.json`.
+    """
+
+    def __init__(self, folder: Path, metadata: dict[str, Any], runtime: str, run: Run) -> None:
+        super().__init__(**test_options(metadata["segmentation"]))
+        self.folder, self.metadata, self.runtime = folder, metadata, runtime
+        height, width = metadata["image_size"]
+        self.image_size = (height, width)
+        self.strides = tuple(metadata["strides"])
+        self.latent_channels = tuple(metadata["latent_channels"])
+        self._run_network = run
+
+    def _network(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return self._run_network(images)[:-1]  # the last is the anomaly map: ours is made at the image's own size
+
+    def save_test(self) -> None:
+        """Write the test, after `calibrate`, to the folder: `load` takes it from there. The network stays."""
+        self.metadata["segmentation"] = self._test_config()
+        write_metadata(self.folder, self.metadata)
+
+
+def load(folder: str | Path, runtime: str | None = None, threads: int | None = None) -> Exported:
+    """Read a folder written by `export`.
+
+    Args:
+        folder: the folder.
+        runtime: "onnxruntime" (format "onnx"), "openvino" ("onnx" and "openvino") or "torch" ("torch"); None takes
+            what runs the folder's format and is installed, ONNX Runtime before OpenVINO.
+        threads: of the network; None is the runtime's own choice, one a core. For torch it counts for all of torch.
+
+    Raises:
+        FileNotFoundError, ValueError: no export, of another version, a file that is missing or was changed, a runtime
+            that does not run this format.
+        ModuleNotFoundError: the runtime is not installed; the message says how to.
+    """
+    folder = Path(folder)
+    metadata = read_metadata(folder)
+    for name, wanted in metadata["files"].items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is incomplete: {name} is missing; copy or export it again")
+        if sha256(folder / name) != wanted:
+            raise ValueError(f"{folder / name} was changed or cut short: its SHA-256 is not that in {METADATA}")
+    file, runtimes = FORMATS[metadata["format"]]
+    if runtime is None:
+        runtime = first_installed(runtimes)
+    elif runtime not in runtimes:
+        raise ValueError(f"{folder} holds {file}, which {' or '.join(runtimes)} can run, not {runtime!r}")
+    run = open_network(folder / file, runtime, len(metadata["outputs"]), threads)
+    return Exported(folder, metadata, runtime, run)
+
+
+def open_network(path: Path, runtime: str, outputs: int, threads: int | None = None) -> Run:
+    """What runs a batch (B, H, W, 3) through the network in a file and gives its outputs."""
+    try:
+        return _OPEN[runtime](path, outputs, threads)
+    except ModuleNotFoundError as error:
+        if error.name != runtime:
+            raise
+        raise ModuleNotFoundError(f"{path} needs {runtime}: pip install {runtime}", name=runtime) from None
+
+
+def first_installed(runtimes: Sequence[str]) -> str:
+    """The first of them that is installed; the very first where none is."""
+    return next((name for name in runtimes if importlib.util.find_spec(name)), runtimes[0])
+
+
+def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
+    """Write a folder's `model.json`, whole or not at all."""
+    with atomic_write(folder / METADATA) as temporary:
+        temporary.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """A folder's `model.json`; ValueError or FileNotFoundError where it is not that of an export."""
+    path = folder / METADATA
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not an exported model: it has no {METADATA}; see uflow export")
+    try:
+        metadata = json.loads(path.read_bytes())
+        kind, version = metadata["kind"], metadata["version"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not that of an exported model, or was cut short") from None
+    if kind != "uflow export" or version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} is a {kind!r} of version {version}, and this uflow reads a 'uflow export' of version "
+            f"{FORMAT_VERSION}; export the model again"
+        )
+    return metadata  # type: ignore[no-any-return]
+
+
+# Runtimes ---------------------------------------------------------------------------------------
+
+
+def _onnxruntime(path: Path, outputs: int, threads: int | None) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images})
+
+
+def _openvino(path: Path, outputs: int, threads: int | None) -> Run:
+    import openvino
+
+    # Left alone, OpenVINO computes in bfloat16 where the processor can.
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    model = openvino.Core().compile_model(path, "CPU", config)
+    lock = threading.Lock()  # one request, whose memory is used again and again
+
+    def run(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        with lock:
+            found = model(images)
+            return [found[i] for i in range(outputs)]
+
+    return run
+
+
+def _torch(path: Path, outputs: int, threads: int | None) -> Run:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network = torch.export.load(path).module()
+
+    @torch.inference_mode()
+    def run(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return [output.numpy() for output in network(torch.from_numpy(images))]
+
+    return run
+
+
+_OPEN = {"onnxruntime": _onnxruntime, "openvino": _openvino, "torch": _torch}
