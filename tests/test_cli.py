@@ -52,6 +52,28 @@ def test_train_writes_a_model_named_after_the_category(run, dataset: Path, tmp_p
     assert json.loads(out)["image"].endswith("00.png")
 
 
+def test_exported_folder_predicts_like_the_model(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    code, out, err = run("export", model)
+    assert code == 0, err
+    assert "Wrote grating_onnx: model.json, network.onnx." in out
+    code, exported, err = run("predict", "grating_onnx", dataset / "test", "--runtime", "onnxruntime")
+    assert code == 0, err
+    _, own, _ = run("predict", model, dataset / "test")
+    for a, b in zip(map(json.loads, exported.splitlines()), map(json.loads, own.splitlines()), strict=True):
+        assert a["image"] == b["image"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-3)
+        assert a["is_anomalous"] == b["is_anomalous"]
+        assert [region["bbox"] for region in a["regions"]] == [region["bbox"] for region in b["regions"]]
+    code, _, err = run("evaluate", "grating_onnx", dataset, "--output", "e.json")
+    assert code == 0, err
+    code, _, err = run("predict", "grating_onnx", dataset / "test", "--runtime", "tensorrt")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "which onnxruntime or openvino can run, not 'tensorrt'" in err
+    code, _, err = run("export", model, "--format", "tflite")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "unknown export format 'tflite'; known: onnx, openvino, torch" in err
+
+
 def test_tiles(run, dataset: Path) -> None:
     code, _, err = run(
         "train", dataset / "train/good", "-o", "t.uflow", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--tile"

@@ -63,14 +63,12 @@ def load(
             backbone's weights are not those the model was trained with.
     """
     if os.path.isdir(path):  # noqa: PTH112 (pathlib takes a third of the time to import this package)
-        from .runtime import load as load_folder
-
-        return load_folder(path, runtime)
+        exported: Predictor = importlib.import_module("uflow.runtime").load(path, runtime)
+        return exported
     if runtime is not None:
         raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")
-    from .detector import load as load_file
-
-    return load_file(path, device, weights)
+    detector: Detector = importlib.import_module("uflow.detector").load(path, device, weights)
+    return detector
 
 
 def __getattr__(name: str) -> Any:

@@ -166,6 +166,34 @@ def evaluate(
     console.print(f"Wrote {output}")
 
 
+@app.command(epilog="Example: uflow export tile.uflow --format onnx --output tile_onnx")
+def export(
+    model: Annotated[Path, typer.Argument(help="model file")],
+    format: Annotated[str, typer.Option(help="onnx, openvino or torch")] = "onnx",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder (default: MODEL_FORMAT)")] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="the network takes images of any size and resizes them itself")
+    ] = False,
+    int8: Annotated[
+        list[str] | None, typer.Option(help="good images (folder or pattern) to quantise the backbone with: not exact")
+    ] = None,
+    weights: Weights = None,
+) -> None:
+    """Write a model for an inspection PC without torch: a folder for ONNX Runtime, OpenVINO or torch.
+
+    uflow predict, evaluate and benchmark, and uflow.load, take the folder in place of the model file.
+    """
+    from .data import list_images
+    from .detector import load
+    from .export import export as write
+
+    detector = load(model, device="cpu", weights=weights)
+    output = output or Path(f"{model.stem}_{format}")
+    write(detector, output, format, dynamic_size=dynamic_size, int8=list_images(int8) if int8 else None)
+    names = ", ".join(sorted(path.name for path in output.iterdir()))
+    console.print(f"Wrote [bold]{output}[/]: {names}. Next: uflow predict {output} IMAGES")
+
+
 @app.command(epilog="Example: uflow demo --output demo")
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for images, models and pictures")] = Path(
