@@ -214,7 +214,7 @@ def test_making_a_backbone_leaves_random_numbers_alone() -> None:
 def test_batch_norms_are_folded_into_the_convolutions(resnet18_file: Path) -> None:
     for name, weights in (("efficientnet_lite0", None), ("resnet18", resnet18_file)):
         net = create_backbone(name, 64, weights=weights)
-        assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+        assert not any(isinstance(m, nn.BatchNorm2d | timm.layers.Conv2dSame) for m in net.modules())
         images = torch.rand(2, 3, 64, 64)
         arch = net.extractor.archs[0]
         plain: Any = timm.create_model(arch, features_only=True).eval()
@@ -250,7 +250,7 @@ def test_a_batch_norm_is_folded_only_where_that_changes_nothing(extra: float) ->
             nn.init.uniform_(value, 0.5, 2)
     images = torch.rand(1, 3, 8, 8)
     wanted = net(images)
-    folded = backbones._fold_batch_norms(net, (8, 8))
+    folded = backbones._fold(net, (8, 8))
     assert any(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == bool(extra)
     torch.testing.assert_close(folded(images), wanted)
     assert torch.equal(net(images)[0], wanted[0])

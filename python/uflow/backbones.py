@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.cait import TalkingHeadAttn
 from torch import Tensor, nn
@@ -193,7 +194,10 @@ def create_backbone(
     for arch, net, (path, _) in zip(entry.archs, extractor.nets, files, strict=True):
         _load(net, arch, path, digest)
     if isinstance(extractor, _Pyramid):
-        extractor.nets[0] = _fold_batch_norms(extractor.nets[0], size)
+        extractor.nets[0] = _fold(extractor.nets[0], size)
+    # glibc gives freed memory back to the system, to ask for it again page by page at the next image, above a limit
+    # that it learns from the largest block freed so far, up to 32 MiB: teach it that once.
+    torch.empty(8_380_000)
     source = " + ".join(label for _, label in files)
     return Backbone(name, extractor, size, wished, channels, source, digest.hexdigest())
 
@@ -232,8 +236,8 @@ def _on_cpu(x: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _fold_batch_norms(net: nn.Module, image_size: Size) -> nn.Module:
-    """A copy of the net in which each convolution does the work of the batch norm behind it, as frozen ones can.
+def _fold(net: nn.Module, image_size: Size) -> nn.Module:
+    """A copy of the frozen net in which convolutions do the work of the batch norms behind them, and pad by themselves.
 
     Who is behind whom is seen in a run. What a run does not show, such as another use of a convolution's output, makes
     the maps of the copy differ: then the net stays as it is.
@@ -241,12 +245,19 @@ def _fold_batch_norms(net: nn.Module, image_size: Size) -> nn.Module:
     images = torch.rand(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
     folded = copy.deepcopy(net)
-    names = {m: name for name, m in folded.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
+    names: dict[nn.Module, str] = {
+        m: name for name, m in folded.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)
+    }
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
     hooks = [m.register_forward_hook(lambda m, args, y: calls.append((m, args[0], y))) for m in names]
     wanted = folded(images)
     for hook in hooks:
         hook.remove()
+
+    def replace(module: nn.Module, by: nn.Module) -> None:
+        parent, _, name = names[module].rpartition(".")
+        setattr(folded.get_submodule(parent), name, by)
+
     for (conv, _, y), (norm, x, _) in itertools.pairwise(calls):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and x is y:
             mean, var = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
@@ -254,10 +265,25 @@ def _fold_batch_norms(net: nn.Module, image_size: Size) -> nn.Module:
             bias = 0 if conv.bias is None else conv.bias
             conv.bias = nn.Parameter((norm.bias + (bias - mean) * scale).to(conv.weight.dtype), requires_grad=False)
             conv.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
-            parent, _, name = names[norm].rpartition(".")
-            setattr(folded.get_submodule(parent), name, getattr(norm, "act", nn.Identity()))
-    pairs = zip(folded(images), wanted, strict=True)
-    return folded if all(torch.allclose(a, b, rtol=0, atol=1e-4 * float(b.std())) for a, b in pairs) else net
+            replace(norm, getattr(norm, "act", nn.Identity()))
+    for conv, _, _ in calls:
+        if isinstance(conv, Conv2dSame) and conv.stride == (2, 2) and conv.dilation == (1, 1):
+            # TensorFlow's padding of an even size, k // 2 - 1 before and k // 2 behind, copies the whole map: a kernel
+            # with a row and a column of zeros before it takes PyTorch's own, k // 2 on both sides.
+            k = conv.kernel_size[0]
+            padded = nn.Conv2d(conv.in_channels, conv.out_channels, k + 1, 2, k // 2, groups=conv.groups)
+            padded.weight, padded.bias = nn.Parameter(F.pad(conv.weight, (1, 0, 1, 0))), conv.bias
+            replace(conv, padded)
+    folded.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    try:
+        maps = folded(images)
+    except RuntimeError:  # shapes that do not fit together
+        return net
+    same = [
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=1e-4 * float(b.std()))
+        for a, b in zip(maps, wanted, strict=True)
+    ]
+    return folded if all(same) else net
 
 
 class _TalkingHeads(TalkingHeadAttn):
