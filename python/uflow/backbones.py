@@ -271,7 +271,8 @@ def _fold(net: nn.Module, image_size: Size) -> nn.Module:
             # TensorFlow's padding of an even size, k // 2 - 1 before and k // 2 behind, copies the whole map: a kernel
             # with a row and a column of zeros before it takes PyTorch's own, k // 2 on both sides.
             k = conv.kernel_size[0]
-            padded = nn.Conv2d(conv.in_channels, conv.out_channels, k + 1, 2, k // 2, groups=conv.groups)
+            sizes = conv.in_channels, conv.out_channels, k + 1, 2, k // 2
+            padded = nn.utils.skip_init(nn.Conv2d, *sizes, groups=conv.groups)  # type: ignore[no-untyped-call]
             padded.weight, padded.bias = nn.Parameter(F.pad(conv.weight, (1, 0, 1, 0))), conv.bias
             replace(conv, padded)
     folded.requires_grad_(False).eval().to(memory_format=torch.channels_last)
