@@ -162,7 +162,7 @@ void test_binomial_limits() {
 }
 
 // Blocks: every value is what the function of one value gives, wherever it stands, specials among them, one
-// column for all, `out` on top of an argument; and the table of one law.
+// column for all, `out` on top of an argument; and the tables of few k and n.
 void test_blocks() {
     for (std::size_t count : {1, 2, 3, 4, 5, 63, 64, 255, 256, 257, 259, 1000}) {
         std::vector<double> x(count), dof(count), k(count), n(count), p(count), out(count);
@@ -201,6 +201,15 @@ void test_blocks() {
         std::fill(p.begin(), p.end(), tau);
         log10_binomial_sf({k.data()}, {n.data()}, {p.data()}, k.data(), count);
         CHECK(k == out);
+        for (const double beside : {3.0, 3.5, -2.0}) {  // few trials: a table; and what no table takes
+            for (std::size_t i = 0; i < count; ++i) {
+                n[i] = double(i * 7919 % 5);
+                k[i] = double(i % 7) - 1;
+            }
+            n[count / 2] = beside;
+            log10_binomial_sf({k.data()}, {n.data()}, {&tau, false}, out.data(), count);
+            for (std::size_t i = 0; i < count; ++i) CHECK(same(out[i], log10_binomial_sf(k[i], n[i], tau)));
+        }
     }
 }
 

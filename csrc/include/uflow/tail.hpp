@@ -364,27 +364,68 @@ inline double log10_chi2_sf(double x, double dof) noexcept {
     return value;
 }
 
-// log10 P(Bin(n, p) >= k) for count whole k and n < 2^53; 0 for k <= 0, -inf for k > n. `out` may be k's own
-// memory. One law with fewer outcomes than count is tabulated.
-inline void log10_binomial_sf(Column k, Column n, Column p, double* out, std::size_t count) {
-    const auto same = [&](Column c) {
-        return !c.varies || std::all_of(c.data, c.data + count, [&](double v) { return v == *c.data; });
-    };
-    if (k.varies && count >= 64 && same(n) && same(p)) {
-        const auto [least, most] = std::minmax_element(k.data, k.data + count);
-        const double low = *least, outcomes = *most - low + 1.0;
-        if (outcomes * 2.0 <= double(count) &&
-            std::all_of(k.data, k.data + count, [](double v) { return v == std::floor(v); })) {
-            std::vector<double> table(static_cast<std::size_t>(outcomes));
-            for (std::size_t i = 0; i < table.size(); ++i) table[i] = low + double(i);
-            detail::log10_tails(detail::BinomialLaw{{table.data()}, {n.data, false}, {p.data, false}},
-                                table.data(), table.size());
-            std::transform(k.data, k.data + count, out,
-                           [&](double v) { return table[std::size_t(v - low)]; });
-            return;
-        }
+namespace detail {
+
+// The least and the largest of a column's numbers, and whether all are whole (NaN is not).
+struct Range {
+    double low = inf, high = -inf;
+    bool whole = true;
+
+    double size() const noexcept { return high - low + 1.0; }
+
+    void add(Column c, std::size_t first, std::size_t end) noexcept {
+        constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52: a sum with it has no fraction
+        const double* v = c.data + (c.varies ? first : 0);
+        const std::size_t last = c.varies ? end - first - 1 : 0;
+        double lows[4] = {low, low, low, low},
+               highs[4] = {high, high, high, high};  // no lane waits for another
+        bool all = whole;
+        for (std::size_t i = 0; i <= last; i += 4)
+            for (std::size_t lane = 0; lane < 4; ++lane) {
+                const double x = v[std::min(i + lane, last)];
+                lows[lane] = x < lows[lane] ? x : lows[lane];
+                highs[lane] = x > highs[lane] ? x : highs[lane];
+                all &= (x + magic) - magic == x;
+            }
+        low = *std::min_element(lows, lows + 4);
+        high = *std::max_element(highs, highs + 4);
+        whole = all;
     }
-    detail::log10_tails(detail::BinomialLaw{k, n, p}, out, count);
+};
+
+// log10 P(Bin(n, p) >= k) by a table of all the k and n there are, if p is the same everywhere and the table
+// takes at most half as many values as are asked for. Stops looking as soon as it sees that it does not.
+inline bool log10_binomial_table(Column k, Column n, Column p, double* out, std::size_t count) {
+    Range ks, ns;
+    constexpr std::size_t step = 4096;
+    for (std::size_t first = 0; first < count; first += step) {
+        const std::size_t end = std::min(count, first + step);
+        ks.add(k, first, end);
+        ns.add(n, first, end);
+        bool one_p = true;
+        for (std::size_t i = first; i < end; ++i) one_p &= p[i] == p[0];
+        const bool few = 2.0 * ks.size() * ns.size() <= double(count);
+        if (!(few && ks.whole && ns.whole && one_p)) return false;
+    }
+    const auto width = std::size_t(ks.size()), height = std::size_t(ns.size());
+    std::vector<double> table(width * height), trials(table.size());
+    for (std::size_t i = 0; i < table.size(); ++i) {
+        table[i] = ks.low + double(i % width);
+        trials[i] = ns.low + double(i / width);
+    }
+    log10_tails(BinomialLaw{{table.data()}, {trials.data()}, {p.data, false}}, table.data(), table.size());
+    const auto row = [&](std::size_t i) { return table.data() + std::size_t(n[i] - ns.low) * width; };
+    for (std::size_t i = 0; i < count; ++i) out[i] = row(i)[std::size_t(k[i] - ks.low)];
+    return true;
+}
+
+}  // namespace detail
+
+// log10 P(Bin(n, p) >= k) for count whole k and n < 2^53; 0 for k <= 0, -inf for k > n. `out` may be k's own
+// memory. Where few k and n are asked for again and again, each is computed once.
+inline void log10_binomial_sf(Column k, Column n, Column p, double* out, std::size_t count) {
+    if (count < 64 || !detail::log10_binomial_table(k, n, p, out, count))
+        detail::log10_tails(detail::BinomialLaw{k, n, p}, out, count);
 }
 
 inline double log10_binomial_sf(double k, double n, double p) {
