@@ -130,7 +130,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} is not an exported model: it has no {METADATA}; see uflow export")
     try:
         metadata = json.loads(path.read_bytes())
-        kind, version = metadata["kind"], metadata["version"]
+        kind, version, format = metadata["kind"], metadata["version"], metadata["format"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not that of an exported model, or was cut short") from None
     if kind != "uflow export" or version != FORMAT_VERSION:
@@ -138,6 +138,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"{path} is a {kind!r} of version {version}, and this uflow reads a 'uflow export' of version "
             f"{FORMAT_VERSION}; export the model again"
         )
+    if format not in FORMATS:
+        raise ValueError(f"{path} names the unknown format {format!r}; known: {', '.join(FORMATS)}")
     return metadata  # type: ignore[no-any-return]
 
 
@@ -149,6 +151,7 @@ def _onnxruntime(path: Path, outputs: int, threads: int | None) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others read and segment meanwhile
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"image": images})
 
