@@ -1,9 +1,12 @@
-"""What every wheel runs: numpy, pytest and uflow alone, no torch."""
+"""What every wheel runs: numpy, pytest and uflow alone, no torch; and an exported model where there is one."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 import uflow
 from uflow import segmentation
@@ -50,3 +53,14 @@ def test_version_and_no_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.skipif("UFLOW_EXPORT" not in os.environ, reason="UFLOW_EXPORT names no folder that export_tiny.py wrote")
+def test_exported_model_predicts_what_torch_said():
+    folder = Path(os.environ["UFLOW_EXPORT"])
+    expected = np.load(folder / "expected.npz")
+    result = uflow.load(folder / "onnx").predict(expected["image"])
+    np.testing.assert_allclose(result.anomaly_map, expected["anomaly_map"], atol=1e-3)
+    assert result.is_anomalous
+    assert (result.mask != expected["mask"]).mean() < 1e-3
+    assert "torch" not in sys.modules
