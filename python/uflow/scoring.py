@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import segmentation
+from .segmentation import anomaly_map_from_energies
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = ["anomaly_map", "anomaly_map_from_energies"]
 
 
 def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[int, int] = 256) -> np.ndarray:
@@ -31,10 +34,3 @@ def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[
     """
     energies = segmentation.energies(latents)
     return anomaly_map_from_energies(energies, [z.shape[1] for z in latents], size)
-
-
-def anomaly_map_from_energies(
-    energies: Sequence[np.ndarray], dof: Sequence[float], size: int | tuple[int, int] = 256
-) -> np.ndarray:
-    """`anomaly_map` of energies ``e_l = sum of z^2`` already computed: (B, h, w) float32 a scale, and the channels."""
-    return segmentation.anomaly_map(energies, dof, size)

@@ -339,13 +339,13 @@ def joint_energy(
     return _core.joint_energy(arrays, models, _threads(threads))
 
 
-def anomaly_map(
+def anomaly_map_from_energies(
     energies: Sequence[ArrayLike],
     dof: Sequence[float],
     size: int | tuple[int, int] = 256,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Compute the anomaly map of energies: `scoring.anomaly_map`, without the latents.
+    """Compute the anomaly map of energies already computed, see `scoring.anomaly_map`.
 
     Args:
         energies: per scale (B, h, w).
@@ -359,7 +359,7 @@ def anomaly_map(
     Raises:
         ValueError: as :func:`joint_energy`, and a dof that is not positive.
 
-    >>> anomaly_map([np.zeros((1, 2, 2))], [4], size=3)[0, 0]
+    >>> anomaly_map_from_energies([np.zeros((1, 2, 2))], [4], size=3)[0, 0]
     array([0., 0., 0.], dtype=float32)
     """
     arrays = _scales(energies, len(dof), "dof")
