@@ -140,6 +140,7 @@ def export(
             run = runtime.open_network(path, runtime.first_installed(runtimes), len(outputs))
             quantised = {"images": len(images), "map_difference": float(np.abs(_maps(run, images) - float_maps).max())}
             log.warning("8 bits move the anomaly maps of %(images)d images by at most %(map_difference).3f", quantised)
+        del run  # not every system lets go of a file that is open
         if format == "openvino":
             for part in temporary.glob("network.onnx*"):
                 part.unlink()
@@ -191,11 +192,11 @@ def _replaced(folder: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise OSError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _resized(detector: Detector, image: ImageLike) -> NDArray[np.uint8]:
