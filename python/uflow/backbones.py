@@ -219,8 +219,8 @@ class _Pyramid(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         if not _on_cpu(x):
             return self._maps(x)
-        # As many images at once as threads: the maps of more do not stay in the processor's cache.
-        parts = [self._maps(part) for part in torch.split(x, torch.get_num_threads())]
+        # Two images a thread at once: the maps of more do not stay in the processor's cache.
+        parts = [self._maps(part) for part in torch.split(x, 2 * torch.get_num_threads())]
         return [torch.cat(scale) for scale in zip(*parts, strict=True)]
 
     def _maps(self, x: Tensor) -> list[Tensor]:
@@ -266,11 +266,12 @@ def _fold(net: nn.Module, image_size: Size) -> nn.Module:
             conv.bias = nn.Parameter((norm.bias + (bias - mean) * scale).to(conv.weight.dtype), requires_grad=False)
             conv.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
             replace(norm, getattr(norm, "act", nn.Identity()))
-    for conv, _, _ in calls:
-        if isinstance(conv, Conv2dSame) and conv.stride == (2, 2) and conv.dilation == (1, 1):
+    for conv, x, _ in calls:
+        if isinstance(conv, Conv2dSame) and (k := conv.kernel_size[0]) > 1 and conv.stride == (2, 2):
             # TensorFlow's padding of an even size, k // 2 - 1 before and k // 2 behind, copies the whole map: a kernel
             # with a row and a column of zeros before it takes PyTorch's own, k // 2 on both sides.
-            k = conv.kernel_size[0]
+            if x.shape[2] % 2 or x.shape[3] % 2 or conv.dilation != (1, 1):
+                continue
             sizes = conv.in_channels, conv.out_channels, k + 1, 2, k // 2
             padded = nn.utils.skip_init(nn.Conv2d, *sizes, groups=conv.groups)  # type: ignore[no-untyped-call]
             padded.weight, padded.bias = nn.Parameter(F.pad(conv.weight, (1, 0, 1, 0))), conv.bias

@@ -359,8 +359,10 @@ class FoldedFlow(nn.Module):
             winograd = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
         self.channels, self.sizes = flow.channels, flow.sizes
         self.affines = copy.deepcopy(flow.affines)
-        stages = cast(list[list[CouplingStep]], flow.stages)
-        self.stages = nn.ModuleList(nn.Sequential(*(_FoldedStep(s, winograd) for s in stage)) for stage in stages)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(_FoldedStep(step, size if winograd else None) for step in cast(Stage, stage)))
+            for stage, size in zip(flow.stages, flow.sizes, strict=True)
+        )
         self.splits, self.upsample = flow.splits, flow.upsample  # without weights
         self.requires_grad_(False)
 
@@ -402,11 +404,14 @@ class _FoldedStep(nn.Module):
     log_scale: Tensor
     permutation: Tensor
 
-    def __init__(self, step: CouplingStep, winograd: bool) -> None:
+    def __init__(self, step: nn.Module, winograd: tuple[int, int] | None) -> None:
         super().__init__()
+        assert isinstance(step, CouplingStep)
         self.parts, self.clamp = step.parts, step.clamp
-        self.channels_last = winograd and min(self.parts) >= 128  # measured: below, WinogradConv2d gains nothing
+        # For maps of this size; measured: with fewer channels or cells WinogradConv2d gains nothing.
+        self.channels_last = winograd is not None and min(self.parts) >= 128 and math.prod(winograd) >= 196
         subnet = copy.deepcopy(step.subnet).double()
+        subnet[1] = nn.ReLU(inplace=True)
         scale, scale_b = torch.split(step._scale().double(), self.parts)
         offset, offset_b = torch.split(step.global_offset.detach().double(), self.parts)
         factor = torch.cat([torch.full_like(scale_b, 0.2), 0.1 * scale_b])
