@@ -52,13 +52,15 @@ format: setup
 
 wheel: setup
 	@echo "== Wheel, tried in a fresh environment without torch"
-	$(BIN)/python -m pip install --quiet build
-	rm -rf dist build/wheel-venv
+	$(BIN)/python -m pip install --quiet build auditwheel
+	rm -rf dist build/wheel-venv build/wheel-model
 	$(BIN)/python -m build --wheel
+	$(BIN)/auditwheel show dist/*.whl
+	$(BIN)/python tests/export_tiny.py build/wheel-model
 	$(PYTHON) -m venv build/wheel-venv
-	build/wheel-venv/bin/pip install --quiet numpy pytest
+	build/wheel-venv/bin/pip install --quiet numpy pillow onnxruntime pytest
 	build/wheel-venv/bin/pip install --quiet --no-deps dist/*.whl
-	build/wheel-venv/bin/python -m pytest -q --noconftest -c tests/minimal.ini tests/test_minimal.py
+	UFLOW_EXPORT=$(CURDIR)/build/wheel-model build/wheel-venv/bin/python -m pytest -q --noconftest -c tests/minimal.ini tests/test_minimal.py
 
 clean:
 	rm -rf build dist demo

@@ -175,7 +175,7 @@ def export(
         bool, typer.Option("--dynamic-size", help="the network takes images of any size and resizes them itself")
     ] = False,
     int8: Annotated[
-        list[str] | None, typer.Option(help="good images (folder or pattern) to quantise the backbone with: not exact")
+        list[str] | None, typer.Option(help="good images (folder or pattern) to quantise the flow with: not exact")
     ] = None,
     weights: Weights = None,
 ) -> None:
