@@ -49,7 +49,8 @@ class Detector(Predictor):
         self.image_size, self.strides = backbone.image_size, backbone.strides
         self.latent_channels = flow.latent_channels
         self.history = list(history)
-        self._folded_state: list[tuple[int, int]] = []
+        self._weights: list[Tensor] = []
+        self._folded_from: object = None
         self._folded_flow()
 
     # Learning ---------------------------------------------------------------------------------------------------------
@@ -184,10 +185,13 @@ class Detector(Predictor):
 
     def _folded_flow(self) -> FoldedFlow:
         """The flow for inference, made anew when the flow's weights have changed or moved."""
-        state = [(tensor.data_ptr(), tensor._version) for tensor in self.flow.state_dict(keep_vars=True).values()]
-        if state != self._folded_state:
-            self._folded, self._folded_state = FoldedFlow(self.flow), state
+        if self._folded_from != self._state():
+            self._weights = list(self.flow.state_dict(keep_vars=True).values())  # half a millisecond: not each time
+            self._folded, self._folded_from = FoldedFlow(self.flow), self._state()
         return self._folded
+
+    def _state(self) -> tuple[UFlow, list[tuple[int, int]]]:
+        return self.flow, [(tensor.data_ptr(), tensor._version) for tensor in self._weights]
 
     # Files ------------------------------------------------------------------------------------------------------------
 

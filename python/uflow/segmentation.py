@@ -366,25 +366,6 @@ def anomaly_map_from_energies(
     return _core.anomaly_map(arrays, list(dof), *output_size(size), _threads(threads))
 
 
-def resize_bilinear(maps: ArrayLike, size: int | tuple[int, int], threads: int | None = None) -> NDArray[np.float32]:
-    """Resize maps (B, h, w) bilinearly to (B, H, W) float32, as torch does with align_corners=False.
-
-    Args:
-        maps: (B, h, w) real numbers, finite.
-        size: a side or (H, W).
-        threads: worker threads, default one per core; the result does not depend on it.
-
-    Raises:
-        ValueError: not 3-D, empty, or not finite.
-
-    >>> resize_bilinear([[[0.0, 4.0]]], (1, 4)).tolist()
-    [[[0.0, 1.0, 3.0, 4.0]]]
-    """
-    array = np.asarray(maps)
-    _check(array, 3, "maps", "(B, H, W)")
-    return _core.resize_bilinear(_contiguous(array, np.float32), *output_size(size), _threads(threads))
-
-
 def log_nfa_block(
     latents: Sequence[Any],
     size: int | tuple[int, int] = 256,
