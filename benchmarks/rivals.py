@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
+from torch import Tensor, nn
 
 import uflow
 from uflow import data, metrics, report, training
@@ -103,10 +103,10 @@ class PatchCore:
             net: Any = backbone.extractor.nets[0]
             layers = net.feature_info.module_name()
             self.model = PatchcoreModel(layers, "tf_efficientnet_lite0", pre_trained=False)
-        self.model.feature_extractor.feature_extractor.load_state_dict(net.state_dict())
+        self.model.feature_extractor = _Maps(net, layers)  # the same net with its weights, before the LayerNorm
         self.backbone = backbone
         self.model.train()
-        self.model.feature_extractor.eval()
+        net.eval()
         torch.manual_seed(seed)
         for batch in images.split(16):
             self.model(self.normalise(batch))
@@ -123,6 +123,17 @@ class PatchCore:
         answer = self.model(self.normalise(images))
         maps = F.interpolate(answer.anomaly_map, (SIZE, SIZE), mode="bilinear", align_corners=False)
         return maps[:, 0], answer.pred_score
+
+
+class _Maps(nn.Module):
+    """Maps of a timm net by layer, as anomalib's feature extractor gives them."""
+
+    def __init__(self, net: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.net, self.layers = net, layers
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.layers, self.net(images), strict=True))
 
 
 def greedy_coreset(x: Tensor, count: int) -> Tensor:
