@@ -170,7 +170,8 @@ def measure_rival(
     backbone = create_backbone(BACKBONE, image_size=image_size, strides=STRIDES)
 
     def read(paths: Sequence[Path]) -> Tensor:
-        return torch.from_numpy(np.stack([data.resize_image(data.read_image(p), backbone.image_size) for p in paths]))
+        images = [data.resize_image(data.read_image(path), backbone.image_size) for path in paths]
+        return training.image_tensor(np.stack(images), torch.device("cpu"))
 
     started = time.perf_counter()
     rival = make(read(data.list_images(root / "train/good")), backbone, seed)
