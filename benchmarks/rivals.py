@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 import uflow
-from uflow import data, metrics, report, training
+from uflow import data, datasets, metrics, report, training
 from uflow.backbones import Backbone, create_backbone
 
 SIZE = 256  # of the maps and masks compared
@@ -176,7 +176,7 @@ def measure_rival(
     started = time.perf_counter()
     rival = make(read(data.list_images(root / "train/good")), backbone, seed)
     fitted = time.perf_counter()
-    paths = [sample.path for sample in data.read_mvtec(root).test]
+    paths = [sample.path for sample in datasets.read_mvtec(root).test]
     maps, scores = zip(*(rival.score(read(paths[i : i + 8])) for i in range(0, len(paths), 8)), strict=True)
     done = time.perf_counter()
     return torch.cat(maps).numpy(), torch.cat(scores).numpy(), fitted - started, 1e3 * (done - fitted) / len(paths)
@@ -184,12 +184,11 @@ def measure_rival(
 
 def truth(root: Path) -> tuple[np.ndarray, np.ndarray]:
     """Masks (N, SIZE, SIZE) and labels (N,) of the test images."""
-    samples = data.read_mvtec(root).test
+    samples = datasets.read_mvtec(root).test
     masks = np.zeros((len(samples), SIZE, SIZE), bool)
     for mask, sample in zip(masks, samples, strict=True):
-        if sample.mask is not None:
-            shape = data.read_image(sample.path).shape[:2]
-            mask[:] = data.resize_mask(data.read_mask(sample.mask, shape), (SIZE, SIZE))
+        if sample.is_anomalous:
+            mask[:] = data.resize_mask(sample.truth(data.image_size(sample.path)), (SIZE, SIZE))
     return masks, np.array([sample.is_anomalous for sample in samples])
 
 
@@ -203,7 +202,7 @@ def measure(method: str, root: Path, image_size: int | None, seed: int) -> Resul
         )
         fitted = time.perf_counter()
         e = detector.evaluate(root, size=SIZE)
-        each = 1e3 * (time.perf_counter() - fitted) / len(data.read_mvtec(root).test)
+        each = 1e3 * (time.perf_counter() - fitted) / len(datasets.read_mvtec(root).test)
         return Result(root.name, method, seed, e.pixel_auroc, e.aupro, e.image_auroc, fitted - started, each)
     with torch.inference_mode():
         maps, scores, fit_s, each = measure_rival(RIVALS[method], root, image_size, seed)

@@ -24,7 +24,7 @@ import torch
 from scipy import ndimage, stats
 
 import uflow
-from uflow import calibration, data, metrics, report, scoring, segmentation, training
+from uflow import calibration, data, datasets, metrics, report, scoring, segmentation, training
 from uflow.backbones import create_backbone
 from uflow.detector import Detector, hold_out
 from uflow.flow import UFlow
@@ -97,12 +97,11 @@ def run(root: Path, kept: Path, seed: int, fold: int = 0, epochs: int | None = N
 @cache
 def test_set(root: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
     """Files of the test images, what they show, and the truth at 256 x 256."""
-    samples = data.read_mvtec(root).test
+    samples = datasets.read_mvtec(root).test
     truth = np.zeros((len(samples), 256, 256), bool)
     for i, sample in enumerate(samples):
-        if sample.mask is not None:
-            shape = data.read_image(sample.path).shape[:2]
-            truth[i] = data.resize_mask(data.read_mask(sample.mask, shape), (256, 256))
+        if sample.is_anomalous:
+            truth[i] = data.resize_mask(sample.truth(data.image_size(sample.path)), (256, 256))
     return [sample.path for sample in samples], np.array([sample.defect for sample in samples]), truth
 
 
@@ -575,7 +574,7 @@ def main() -> None:
             ]
             print_table([root.name, "images", "good flagged (most of any flow)", "defective flagged"], rows)
 
-    picture = data.read_image(data.read_mvtec(largest).test[0].path)
+    picture = data.read_image(datasets.read_mvtec(largest).test[0].path)
     speed = time_ratio(runs[largest.name][0], picture)
     print(
         f"one prediction: {1e3 * speed['calibrated']:.1f} ms calibrated, {1e3 * speed['paper']:.1f} ms by the paper's "

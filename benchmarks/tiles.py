@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import uflow
-from uflow import data, report
+from uflow import data, datasets, report
 from uflow.detector import Detector
 
 LARGE = """
@@ -67,7 +67,7 @@ def main() -> None:
         ("tiles of 256x256", {"tile": True}),
     ):
         detector = Detector.fit(train, **options)
-        images = [data.read_image(sample.path) for sample in data.read_mvtec(arguments.root).test]
+        images = [data.read_image(sample.path) for sample in datasets.read_mvtec(arguments.root).test]
         started = time.perf_counter()
         for image in images:
             detector.predict(image)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uflow.data import read_mask, read_mvtec
+from uflow.datasets import read_mvtec
 from uflow.demo import (
     DEFECTS,
     N_CALIBRATION,
@@ -70,7 +70,8 @@ def test_masks_are_the_changed_pixels(root: Path, texture: str) -> None:
     photo = _photographs()[texture]
     for sample in read_mvtec(root / texture).test:
         image = read(sample.path)
-        mask = read_mask(sample.mask, image.shape) if sample.mask else np.zeros(image.shape, bool)
+        mask = sample.truth(image.shape)
+        assert mask is not None
         place = find(image, photo, ~mask)
         assert place is not None, sample.path
         left, top, right = borders(photo)

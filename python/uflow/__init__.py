@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from . import backbones, calibration, checkpoints, data, flow, metrics, scoring, segmentation, training
+    from . import (
+        backbones,
+        calibration,
+        checkpoints,
+        data,
+        datasets,
+        flow,
+        metrics,
+        scoring,
+        segmentation,
+        training,
+    )
     from .detector import Detector
     from .predictor import Prediction, Predictor
 
@@ -30,6 +41,7 @@ __all__ = [
     "calibration",
     "checkpoints",
     "data",
+    "datasets",
     "flow",
     "load",
     "metrics",

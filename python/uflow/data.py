@@ -1,4 +1,4 @@
-"""Images in, masks in, files out: folders, the MVTec layout, and files that are written whole or not at all."""
+"""Images in, masks in, files out: folders and patterns, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,16 +18,13 @@ from PIL import Image, UnidentifiedImageError
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "Dataset",
     "ImageLike",
-    "Sample",
     "atomic_write",
     "batches",
     "image_size",
     "list_images",
     "read_image",
     "read_mask",
-    "read_mvtec",
     "resize_image",
     "resize_mask",
 ]
@@ -316,79 +312,6 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     grey = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
     resized = np.asarray(grey.resize(_pil_size(size), Image.Resampling.BILINEAR))
     return np.asarray(resized > 127)  # 128 / 255 is the first value above one half
-
-
-# ---- the MVTec layout
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One test image: its file, the name of its defect ("good" for none), and its mask (None for a good image)."""
-
-    path: Path
-    defect: str
-    mask: Path | None = None
-
-    @property
-    def is_anomalous(self) -> bool:
-        return self.defect != "good"
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One category: the good images to train on, and the test images, good ones and defective ones."""
-
-    train: list[Path]
-    test: list[Sample]
-
-
-def read_mvtec(root: PathLike) -> Dataset:
-    """Read a category in the MVTec AD layout; `root` is the folder that holds `train`, `test` and `ground_truth`.
-
-    `train/good/*`, `test/<defect>/*` (`good` among them), and for each defective image the mask
-    `ground_truth/<defect>/<stem>_mask.png`, or `<stem>.png`. Images in sorted order, by defect, then by name.
-
-    Raises FileNotFoundError (one line) when the root, `train/good`, `test` or a mask is not there, ValueError when
-    one of the folders is empty.
-    """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {str(root)!r}")
-    for needed in ("train/good", "test"):
-        if not (root / needed).is_dir():
-            raise FileNotFoundError(f"{root} has no folder {needed}: {_layout_hint(root)}")
-    defects = sorted(folder.name for folder in (root / "test").iterdir() if _is_shown_folder(folder))
-    if not defects:
-        raise ValueError(f"{root / 'test'} has no sub-folders: it should hold test/good and test/<defect>")
-    test = []
-    for defect in defects:
-        for path in list_images(root / "test" / defect):
-            mask = None if defect == "good" else _find_mask(root, defect, path)
-            test.append(Sample(path, defect, mask))
-    return Dataset(list_images(root / "train" / "good"), test)
-
-
-def _find_mask(root: Path, defect: str, path: Path) -> Path:
-    folder = root / "ground_truth" / defect
-    for candidate in (folder / f"{path.stem}_mask.png", folder / f"{path.stem}.png"):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(f"{path} has no mask: expected {folder / f'{path.stem}_mask.png'}")
-
-
-def _layout_hint(root: Path) -> str:
-    """Most often the folder given is one too high or too low: say which one to give."""
-    for parent in (root, *root.parents)[1:3]:
-        if (parent / "train" / "good").is_dir():
-            return f"give {parent}"
-    below = sorted(folder.name for folder in root.iterdir() if (folder / "train" / "good").is_dir())
-    if below:
-        return f"give one of the categories in it ({', '.join(below)})"
-    return "give the folder of one category, with train/good, test and ground_truth in it"
-
-
-def _is_shown_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
 
 
 # ---- writing files

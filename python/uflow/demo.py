@@ -64,7 +64,7 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
     `evaluation.json` into `folder`, and returns the evaluations by texture.
     """
     from . import report  # here, so that making images needs no PyTorch
-    from .data import read_mask, read_mvtec
+    from .datasets import read_mvtec
     from .detector import Detector
     from .training import TrainingSettings
 
@@ -82,7 +82,8 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
         rows = []
         for defect, sample in sorted(first.items()):
             prediction = next(detector.stream([sample.path]))
-            truth = np.zeros(prediction.mask.shape, bool) if sample.mask is None else read_mask(sample.mask)
+            truth = sample.truth(prediction.mask.shape)
+            assert truth is not None  # made with its masks
             rows.append((defect.replace("_", " "), prediction, truth))
         report.write_figure(rows, folder / f"{texture}.png")
     report.write_json({name: result.to_dict() for name, result in evaluations.items()}, folder / "evaluation.json")

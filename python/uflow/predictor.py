@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import calibration, data, metrics, scoring, segmentation, tiling
+from . import calibration, data, datasets, metrics, scoring, segmentation, tiling
 from .segmentation import Background, Region
 
 log = logging.getLogger("uflow")
@@ -374,7 +374,7 @@ class Predictor(ABC):
             size: side of the maps and masks compared (paper: 256).
             progress: show a progress bar.
         """
-        samples = data.read_mvtec(root).test
+        samples = datasets.read_mvtec(root).test
         shape = (len(samples), size, size)
         anomaly_maps, log_nfa = np.empty(shape, np.float32), np.empty(shape, np.float32)
         truth = np.zeros(shape, bool)
@@ -392,8 +392,8 @@ class Predictor(ABC):
             found = track(found, "Evaluating", total=len(samples))
         for i, (sample, measured) in enumerate(zip(samples, found, strict=True)):
             anomaly_maps[i], log_nfa[i], flags[i], own_shape = measured
-            if sample.mask is not None:
-                truth[i] = data.resize_mask(data.read_mask(sample.mask, own_shape), (size, size))
+            if (own_truth := sample.truth(own_shape)) is not None:
+                truth[i] = data.resize_mask(own_truth, (size, size))
         labels = np.array([sample.is_anomalous for sample in samples])
         kinds = sorted({sample.defect for sample in samples}, key=lambda kind: (kind != "good", kind))
         of_kind = {kind: np.array([sample.defect == kind for sample in samples]) for kind in kinds}
