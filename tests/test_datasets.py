@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from uflow.data import image_size
-from uflow.datasets import Sample, read_mvtec
+from uflow.datasets import Sample, find_categories, read_mvtec
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -85,3 +85,12 @@ def test_real_data_sets(real_images: Path, name: str, train: int, good: int, def
     assert len(bad) == defective
     masks = [sample.truth(image_size(sample.path)) for sample in bad]
     assert sum(not mask.any() for mask in masks) == empty  # the data set itself has a few defects without a mark
+
+
+def test_find_categories_mvtec(category: Path) -> None:
+    for junk in ("__MACOSX/nut", "nut/test/__MACOSX", "nut/test/.cache"):
+        (category.parent / junk).mkdir(parents=True)
+    (category.parent / "readme.txt").write_text("about")
+    assert find_categories(category) == [read_mvtec(category)]
+    assert find_categories(category.parent) == [read_mvtec(category)]
+    assert find_categories(str(category.parent), layout="mvtec") == [read_mvtec(category)]
