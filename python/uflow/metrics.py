@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from uflow.segmentation import connected_components
 
-__all__ = ["aupro", "auroc", "best_iou", "iou", "mean_iou"]
+__all__ = ["BestIoU", "PixelMetrics", "aupro", "auroc", "best_iou", "iou", "mean_iou"]
 
 Images = NDArray[Any] | Sequence[NDArray[Any]]  # (N, H, W), or N arrays (H, W) that may differ in size
 
 _CHUNK = 1 << 20  # look-ups at a time: bounds the int64 positions that searchsorted returns
+_BINS = 1 << 20  # different scores that a stream of images keeps apart
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -80,8 +81,7 @@ def aupro(anomaly_maps: Images, masks: Images, max_fpr: float = 0.3) -> float:
     >>> round(aupro(maps, truth), 4)  # half found from the start, all of it from FPR 1/6 on: 1 - 0.5 / 6 / 0.3
     0.7222
     """
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr must be above 0 and at most 1, not {max_fpr}")
+    _check_max_fpr(max_fpr)
     normal_parts, defect_parts, weight_parts = [], [], []
     components = 0
     for scores, truth in _pairs(anomaly_maps, masks):
@@ -180,6 +180,264 @@ def best_iou(anomaly_maps: Images, masks: Images) -> tuple[float, float]:
     return float(np.mean(ious)), threshold
 
 
+# ---- streams of images, in bounded memory
+
+
+class PixelMetrics:
+    """Pixel AUROC, AUPRO and their curves over images that come one by one and are not kept.
+
+    What is kept is how many normal and defective pixels have each score. Scores are float32 (others are rounded to it),
+    and exact, until more than `bins` different ones are seen; then neighbouring float32 values share a bin, of 2, 4,
+    8... values, and count as ties. Points of the curves at the bins' edges stay exact: the curves are straight in
+    between, so AUROC is off by at most half the probability that a normal and a defective pixel share a bin of
+    different scores, AUPRO by that (defective pixels weighted by 1 / area of their component) over max_fpr. In
+    practice both are far below 1e-6. The result does not depend on the order of the images.
+
+    Attributes:
+        normal: pixels seen so far that are normal.
+        defective: pixels seen so far that are defective.
+        components: connected components of the truth seen so far (8-connectivity).
+
+    >>> pixels = PixelMetrics()
+    >>> for anomaly_map, truth in ([[0.1, 0.4]], [[0, 0]]), ([[0.4, 0.8]], [[1, 1]]):
+    ...     pixels.update(anomaly_map, truth)
+    >>> pixels.auroc()
+    0.875
+    """
+
+    def __init__(self, bins: int = _BINS) -> None:
+        self.normal = self.defective = self.components = 0
+        self._normal = _Histogram(1, bins)
+        self._defects = _Histogram(2, bins)  # pixels, and pixels over the area of their component
+        self._largest = -np.inf
+
+    def update(self, anomaly_map: ArrayLike, truth: ArrayLike) -> None:
+        """Add an image: (H, W) scores, and the defective pixels as bool or 0/1.
+
+        Raises ValueError when the shapes differ or a score is NaN.
+        """
+        scores, defective = _pair(anomaly_map, truth)
+        keys = _to_keys(scores)
+        self._largest = max(self._largest, float(scores.max()))
+        if defective.any():
+            labels, count = connected_components(defective, connectivity=8)
+            inside = labels[defective]
+            weights = 1.0 / np.bincount(inside)[inside]
+            self._defects.add(keys[defective], np.stack([np.ones_like(weights), weights]))
+            self.components += count
+            keys = keys[~defective]
+            self.defective += inside.size
+        self._normal.count(keys.ravel())
+        self.normal += keys.size
+
+    def auroc(self) -> float:
+        """Area under the ROC curve of all pixels, as `metrics.auroc`.
+
+        Raises ValueError when there is one class only.
+        """
+        self._check()
+        fpr, tpr, _ = self._curves()
+        return float(_area(fpr, tpr))
+
+    def aupro(self, max_fpr: float = 0.3) -> float:
+        """Area under the per-region-overlap curve up to max_fpr, as `metrics.aupro`.
+
+        Raises ValueError when there is one class only, or max_fpr is outside (0, 1].
+        """
+        _check_max_fpr(max_fpr)
+        self._check()
+        fpr, _, pro = self._curves()
+        inside = int(np.searchsorted(fpr, max_fpr, side="right"))  # the curve's points up to the limit
+        at_limit = np.interp(max_fpr, fpr[inside - 1 : inside + 1], pro[inside - 1 : inside + 1])
+        return float(_area(np.append(fpr[:inside], max_fpr), np.append(pro[:inside], at_limit))) / max_fpr
+
+    def roc(self, points: int = 500) -> list[tuple[float, float]]:
+        """Points (false-positive rate, true-positive rate) of the ROC curve, evenly spread along it, ends included."""
+        self._check()
+        fpr, tpr, _ = self._curves()
+        return _thin(fpr, tpr, points)
+
+    def pro(self, points: int = 500) -> list[tuple[float, float]]:
+        """Points (false-positive rate, per-region overlap) of the PRO curve, evenly spread along it, ends included."""
+        self._check()
+        fpr, _, pro = self._curves()
+        return _thin(fpr, pro, points)
+
+    def threshold(self, false_pixels: int) -> float:
+        """The lowest threshold that at most `false_pixels` normal pixels reach (mask = map >= threshold)."""
+        keys, sums = self._normal.read()
+        reached = np.cumsum(sums[0, ::-1])[::-1]
+        allowed = keys[reached <= false_pixels]
+        return _edge(int(allowed[0]), self._normal.shift) if allowed.size else _above(self._largest)
+
+    def _curves(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """False-positive rate, true-positive rate and per-region overlap at all edges of bins, highest first."""
+        normal_keys, normal = self._normal.read(self._defects.shift)
+        defect_keys, defects = self._defects.read(self._normal.shift)
+        keys = np.union1d(normal_keys, defect_keys)
+        sums = np.zeros((3, keys.size + 1))  # the last column is "above everything"
+        sums[0, np.searchsorted(keys, normal_keys)] = normal[0]
+        sums[1:, np.searchsorted(keys, defect_keys)] = defects
+        false, true, overlap = np.cumsum(sums[:, ::-1], axis=1)
+        return false / self.normal, true / self.defective, overlap / self.components
+
+    def _check(self) -> None:
+        if not self.normal or not self.defective:
+            only = "normal" if self.normal else "defective"
+            raise ValueError(
+                f"curves need normal and defective pixels, but all {self.normal + self.defective} are {only}"
+            )
+
+
+class BestIoU:
+    """The best mean IoU that one threshold can reach, as `metrics.best_iou`, over images that are not kept.
+
+    What is kept is the sum over images of their IoU at each score, on the grid of `PixelMetrics`. The IoU returned is
+    that at the threshold returned. Where scores share bins, the best threshold may lie within a bin: then the result
+    is too low by at most the largest sum over a bin of 1 / area of the component of its defective pixels, over the
+    number of images.
+
+    >>> best = BestIoU()
+    >>> best.update([[0.9, 0.6, 0.2]], [[1, 1, 0]])
+    >>> iou, threshold = best.best()
+    >>> iou, round(threshold, 6)
+    (1.0, 0.6)
+    """
+
+    def __init__(self, bins: int = _BINS) -> None:
+        self.images = 0
+        self._gain = _Histogram(1, bins)  # what lowering the threshold to a score adds to the sum of IoUs
+        self._above_everything = 0.0  # the sum of IoUs of empty masks
+        self._largest = -np.inf
+
+    def update(self, anomaly_map: ArrayLike, truth: ArrayLike) -> None:
+        """Add an image: (H, W) scores, and the defective pixels as bool or 0/1.
+
+        Raises ValueError when the shapes differ or a score is NaN.
+        """
+        scores, defective = _pair(anomaly_map, truth)
+        self.images += 1
+        self._largest = max(self._largest, float(scores.max()))
+        if not defective.any():  # 1 above everything, 0 as soon as a pixel is found
+            self._above_everything += 1
+            self._gain.add(_to_keys(scores.max(keepdims=True)).ravel(), np.full((1, 1), -1.0))
+            return
+        keys = _to_keys(scores) >> self._gain.shift
+        levels, counts = np.unique(keys, return_counts=True)
+        defect_levels, defect_counts = np.unique(keys[defective], return_counts=True)
+        hits = np.zeros_like(counts)
+        hits[np.searchsorted(levels, defect_levels)] = defect_counts
+        found, true = np.cumsum(counts[::-1])[::-1], np.cumsum(hits[::-1])[::-1]
+        values = true / (found + true[0] - true)
+        self._gain.add(levels << self._gain.shift, -np.diff(values, append=0.0)[None])
+
+    def best(self) -> tuple[float, float]:
+        """The best mean IoU and the threshold that reaches it (mask = map >= threshold), of equals the highest one.
+
+        Raises ValueError when there was no image.
+        """
+        if not self.images:
+            raise ValueError("the best IoU needs at least one image")
+        keys, gain = self._gain.read()
+        totals = np.cumsum(np.append(self._above_everything, gain[0, ::-1]))
+        at = int(np.argmax(totals))
+        threshold = _edge(int(keys[-at]), self._gain.shift) if at else _above(self._largest)
+        return float(totals[at]) / self.images, threshold
+
+
+class _Histogram:
+    """Sums of `columns` values by float32 score, given as the ordered integers of `_to_keys`, in bounded memory.
+
+    The grid starts with a bin for each float32 value and loses its last bit, all over, whenever more than `bins` bins
+    are in use: so it is fine where all scores are close together, and depends on the scores, not on their order.
+    """
+
+    def __init__(self, columns: int, bins: int) -> None:
+        self.bins, self.shift = bins, 0
+        self._keys = np.empty(0, np.int32)  # ascending, shifted
+        self._sums = np.empty((columns, 0))
+        self._waiting: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
+        self._n_waiting = 0
+
+    def count(self, keys: NDArray[np.int32]) -> None:
+        """Add 1 for each key."""
+        distinct, counts = np.unique(keys >> self.shift, return_counts=True)
+        self._add(distinct, counts[None].astype(np.float64))
+
+    def add(self, keys: NDArray[np.int32], values: NDArray[np.float64]) -> None:
+        """Add values (columns, n) at n keys."""
+        self._add(keys >> self.shift, values)
+
+    def _add(self, keys: NDArray[np.int32], values: NDArray[np.float64]) -> None:
+        self._waiting.append((keys, values))
+        self._n_waiting += keys.size
+        if self._n_waiting > self.bins:  # seldom, because it touches all bins
+            self._flush()
+
+    def read(self, shift: int = 0) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """The keys in use, ascending, with at least `shift` bits less than at first, and their sums (columns, n)."""
+        self._flush()
+        while self.shift < shift:
+            self._coarsen()
+        return self._keys, self._sums
+
+    def _flush(self) -> None:
+        if self._waiting:
+            keys, values = zip((self._keys, self._sums), *self._waiting, strict=True)
+            self._waiting, self._n_waiting = [], 0
+            self._keys, self._sums = _group(np.concatenate(keys), np.concatenate(values, axis=1))
+        while self._keys.size > self.bins:
+            self._coarsen()
+
+    def _coarsen(self) -> None:
+        self.shift += 1
+        self._keys, self._sums = _group_sorted(self._keys >> 1, self._sums)
+
+
+def _group(keys: NDArray[np.int32], values: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """The distinct keys, ascending, and the sums of their values."""
+    order = np.argsort(keys, kind="stable")  # runs that are sorted already are merged
+    return _group_sorted(keys[order], values[:, order])
+
+
+def _group_sorted(
+    keys: NDArray[np.int32], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
+    return keys[starts], np.add.reduceat(values, starts, axis=1)
+
+
+def _to_keys(scores: NDArray[Any]) -> NDArray[np.int32]:
+    """float32 scores as integers in the same order: the bits, those after the sign inverted where it is negative."""
+    with np.errstate(over="ignore"):  # beyond float32: infinite
+        bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)  # + 0: the two zeros are one
+    return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+
+
+_LOWEST_KEY = int(_to_keys(np.full(1, -np.inf))[0])
+
+
+def _edge(key: int, shift: int) -> float:
+    """The lowest float32 score of a bin."""
+    lowest = max(key << shift, _LOWEST_KEY)  # below are the NaNs
+    return float(np.int32(lowest if lowest >= 0 else lowest ^ 0x7FFFFFFF).view(np.float32))
+
+
+def _above(largest: float) -> float:
+    return float(np.nextafter(np.float32(largest), np.float32(np.inf)))
+
+
+def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return float(np.diff(x) @ (y[1:] + y[:-1])) / 2
+
+
+def _thin(x: NDArray[np.float64], y: NDArray[np.float64], points: int) -> list[tuple[float, float]]:
+    """About `points` points of a rising curve, as far apart as each other along x + y."""
+    along = x + y
+    kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], points)))
+    return list(zip(x[kept].tolist(), y[kept].tolist(), strict=True))
+
+
 # ---- checks
 
 
@@ -187,12 +445,17 @@ def _pairs(anomaly_maps: Images, masks: Images) -> Iterator[tuple[NDArray[Any], 
     """The maps and masks image by image, checked: (H, W) floats without NaN, and bool of the same shape."""
     _check_count(anomaly_maps, masks, "anomaly maps")
     for index, (one_map, one_mask) in enumerate(zip(anomaly_maps, masks, strict=True)):
-        scores = _as_scores(one_map, f"anomaly map {index}")
-        truth = _as_bool(one_mask, f"mask {index}")
-        if scores.ndim != 2 or scores.size == 0:
-            raise ValueError(f"anomaly map {index} must be (H, W) and not empty, not {scores.shape}: pass (N, H, W)")
-        _check_shapes(scores.shape, truth.shape, f"anomaly map {index}", f"mask {index}")
-        yield scores, truth
+        yield _pair(one_map, one_mask, f" {index}", ": pass (N, H, W)")
+
+
+def _pair(
+    anomaly_map: ArrayLike, mask: ArrayLike, which: str = "", hint: str = ""
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    scores, truth = _as_scores(anomaly_map, f"anomaly map{which}"), _as_bool(mask, f"mask{which}")
+    if scores.ndim != 2 or scores.size == 0:
+        raise ValueError(f"anomaly map{which} must be (H, W) and not empty, not {scores.shape}{hint}")
+    _check_shapes(scores.shape, truth.shape, f"anomaly map{which}", f"mask{which}")
+    return scores, truth
 
 
 def _as_scores(values: ArrayLike, name: str) -> NDArray[Any]:
@@ -214,6 +477,11 @@ def _as_bool(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     if array.dtype.kind not in "fiu" or not np.logical_or(truth, array == 0).all():
         raise ValueError(f"{name} must be bool or hold only 0 and 1 (dtype seen: {array.dtype})")
     return truth
+
+
+def _check_max_fpr(max_fpr: float) -> None:
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr must be above 0 and at most 1, not {max_fpr}")
 
 
 def _check_shapes(one: tuple[int, ...], other: tuple[int, ...], one_name: str, other_name: str) -> None:

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import calibration, data, datasets, metrics, scoring, segmentation, tiling
+from . import calibration, data, datasets, evaluation, scoring, segmentation, tiling
+from .evaluation import Evaluation as Evaluation  # where it is, and where callers look for it
+from .evaluation import Judged
 from .segmentation import Background, Region
 
 log = logging.getLogger("uflow")
@@ -64,27 +66,6 @@ class Prediction:
             "log_nfa": float(self.log_nfa.min()),
             "regions": [asdict(region) for region in self.regions],
         }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures on a test set at 256 x 256, as in the paper; see `metrics` for each one's definition.
-
-    `flagged` holds, per kind of image ("good" and each defect), how many images there are and the share that `predict`
-    finds a region in, at the image's own size; `miou_best` is mIoU at the one threshold of log_nfa that maximises it on
-    this very test set.
-    """
-
-    pixel_auroc: float
-    aupro: float
-    image_auroc: float
-    miou: float
-    miou_best: float
-    best_log_nfa: float
-    flagged: dict[str, dict[str, float]]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Predictor(ABC):
@@ -365,48 +346,55 @@ class Predictor(ABC):
 
     # Evaluating -------------------------------------------------------------------------------------------------------
 
-    def evaluate(self, root: str | Path, batch_size: int = 16, size: int = 256, progress: bool = False) -> Evaluation:
-        """Measure the detector on a test set with truth, in the MVTec layout.
+    def evaluate(
+        self,
+        root: str | Path | datasets.Dataset,
+        batch_size: int = 16,
+        size: int = 256,
+        protocol: str = "paper",
+        progress: bool = False,
+        fair: bool = False,
+    ) -> Evaluation:
+        """Measure the detector on a test set with truth.
 
         Args:
-            root: folder that holds ``test/<defect>/*`` and ``ground_truth/<defect>/*_mask.png``.
+            root: folder of one category, or what a reader of `datasets` made of it.
             batch_size: images at once.
-            size: side of the maps and masks compared (paper: 256).
+            size: side of the maps and masks compared with protocol "paper" (paper: 256).
+            protocol: "paper", or "native": maps and masks compared at each image's own size. See `evaluation.evaluate`.
             progress: show a progress bar.
+            fair: also run over the training images, for mIoU at the "fair" threshold of the anomaly map.
         """
-        samples = datasets.read_mvtec(root).test
-        shape = (len(samples), size, size)
-        anomaly_maps, log_nfa = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        truth = np.zeros(shape, bool)
-        flags = np.zeros(len(samples), bool)
+        dataset = root if isinstance(root, datasets.Dataset) else datasets.read_mvtec(root)
 
-        def measure(_: ImageLike, image: NDArray[np.uint8], energies: Energies) -> tuple[Any, ...]:
-            own_size = self._log_nfa(energies, (image.shape[0], image.shape[1]))
-            score = scoring.anomaly_map_from_energies(energies, self.latent_channels, size)[0]
-            return score, self._log_nfa(energies, size), bool(own_size.min() < 0), image.shape[:2]
+        def compared(image: NDArray[np.uint8]) -> tuple[int, int]:
+            return (image.shape[0], image.shape[1]) if protocol == "native" else (size, size)
 
-        found: Iterable[Any] = self._run([sample.path for sample in samples], batch_size, measure)
-        if progress:
-            from rich.progress import track
+        def anomaly_map(_: ImageLike, image: NDArray[np.uint8], energies: Energies) -> NDArray[np.float32]:
+            values: NDArray[np.float32]
+            (values,) = scoring.anomaly_map_from_energies(energies, self.latent_channels, compared(image))
+            return values
 
-            found = track(found, "Evaluating", total=len(samples))
-        for i, (sample, measured) in enumerate(zip(samples, found, strict=True)):
-            anomaly_maps[i], log_nfa[i], flags[i], own_shape = measured
-            if (own_truth := sample.truth(own_shape)) is not None:
-                truth[i] = data.resize_mask(own_truth, (size, size))
-        labels = np.array([sample.is_anomalous for sample in samples])
-        kinds = sorted({sample.defect for sample in samples}, key=lambda kind: (kind != "good", kind))
-        of_kind = {kind: np.array([sample.defect == kind for sample in samples]) for kind in kinds}
-        miou_best, threshold = metrics.best_iou(-log_nfa, truth)
-        return Evaluation(
-            pixel_auroc=metrics.auroc(anomaly_maps, truth),
-            aupro=metrics.aupro(anomaly_maps, truth),
-            image_auroc=metrics.auroc(anomaly_maps.max(axis=(1, 2)), labels),
-            miou=metrics.mean_iou(log_nfa < 0, truth),
-            miou_best=miou_best,
-            best_log_nfa=-threshold,
-            flagged={k: {"images": int(m.sum()), "share": float(flags[m].mean())} for k, m in of_kind.items()},
-        )
+        def judge(source: ImageLike, image: NDArray[np.uint8], energies: Energies) -> Judged:
+            score = anomaly_map(source, image, energies)
+            own = log_nfa = self._log_nfa(energies, (image.shape[0], image.shape[1]))
+            if compared(image) != own.shape:
+                log_nfa = self._log_nfa(energies, compared(image))
+            return Judged(score, float(score.max()), log_nfa, bool(own.min() < 0))
+
+        def run(
+            paths: Sequence[Path], finish: Callable[[ImageLike, NDArray[np.uint8], Energies], T], what: str
+        ) -> Iterable[T]:
+            found: Iterable[T] = self._run(paths, batch_size, finish)
+            if progress:
+                from rich.progress import track
+
+                found = track(found, what, total=len(paths))
+            return found
+
+        judged = run([sample.path for sample in dataset.test], judge, "Evaluating")
+        normal_maps = run(dataset.train, anomaly_map, "Normal images") if fair else None
+        return evaluation.evaluate(dataset.test, judged, protocol, size, normal_maps)
 
     # Files ------------------------------------------------------------------------------------------------------------
 
