@@ -282,10 +282,11 @@ def _pil_size(size: tuple[int, int]) -> tuple[int, int]:
 # ---- reading masks
 
 
-def read_mask(path: PathLike, shape: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+def read_mask(path: PathLike, shape: tuple[int, int] | None = None, above: int = 127) -> NDArray[np.bool_]:
     """Read a ground-truth mask as (H, W) bool: a grey picture, defect where it is above 127.
 
     shape: the (H, W) of the image it belongs to, checked if given.
+    above: another grey value to be above, 0 for masks that hold small integers.
 
     Raises what `read_image` raises for a file that cannot be read, ValueError for another shape, and ValueError for
     a mask that is neither empty nor anywhere above 127: a 0/1 mask would otherwise count as "no defect".
@@ -294,10 +295,10 @@ def read_mask(path: PathLike, shape: tuple[int, int] | None = None) -> NDArray[n
     if shape is not None and grey.shape != tuple(shape[:2]):
         seen, wanted = "x".join(map(str, grey.shape)), "x".join(map(str, shape[:2]))
         raise ValueError(f"the mask {os.fspath(path)} is {seen} pixels (height x width), its image is {wanted}")
-    mask: NDArray[np.bool_] = grey > 127
+    mask: NDArray[np.bool_] = grey > above
     if not mask.any() and grey.any():
         raise ValueError(
-            f"the mask {os.fspath(path)} has values 0 to {grey.max()}, none above 127: write defects as 255"
+            f"the mask {os.fspath(path)} has values 0 to {grey.max()}, none above {above}: write defects as 255"
         )
     return mask
 
