@@ -231,7 +231,7 @@ def test_a_killed_training_goes_on(dataset: Path, tmp_path: Path) -> None:
 
     settings = TrainingSettings(epochs=400, batch_size=4, patience=400)
     net = uflow.backbones.create_backbone("efficientnet_lite0", image_size=64)
-    run = uflow.detector._fingerprint(net, 4, settings, data.list_images(images), 0.15)
+    run = uflow.detector.fingerprint(net, 4, settings, data.list_images(images), 0.15)
     assert checkpoints.load_training_state(state_file, run).epoch == done
     with pytest.raises(ValueError, match=r"belongs to another training \(other settings\)"):
         fit(dataset / "train/good", state_file=state_file)
@@ -256,6 +256,41 @@ def test_goes_on_from_its_state_file_to_the_same_end(
     for name, tensor in whole.flow.state_dict().items():
         assert torch.equal(tensor, resumed.flow.state_dict()[name]), name
     assert resumed.shift == whole.shift
+
+
+def test_an_epoch_chosen_on_the_test_set_is_marked_wherever_it_goes(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test_set = uflow.datasets.read_mvtec(dataset)
+    settings = TrainingSettings(epochs=4, batch_size=4)
+    with caplog.at_level(logging.WARNING, logger="uflow"):
+        chosen = fit(dataset / "train/good", settings=settings, alpha=0.2, select_on_test=test_set)
+    assert "chosen on the test set, as the published ones were: no fair figure" in caplog.text
+    fair = fit(dataset / "train/good", settings=settings, alpha=0.2)
+    assert [e["held_out_nll"] for e in chosen.history] == [e["held_out_nll"] for e in fair.history]
+    assert max(e["selection"] for e in chosen.history) == pytest.approx(chosen.evaluate(test_set).pixel_auroc, abs=1e-5)
+    assert (fair.selected_on_test, chosen.selected_on_test) == (False, True)
+    assert "selected_on_test" not in fair._test_config()
+    chosen.save(tmp_path / "chosen.uflow")
+    caplog.clear()
+    loaded = uflow.load(tmp_path / "chosen.uflow", device="cpu")
+    assert "chosen.uflow was chosen on its test set: its figures there are not fair" in caplog.text
+    assert loaded.selected_on_test
+    assert loaded.trained_with == json.loads(json.dumps(chosen.trained_with))
+    assert {"selected_on_test"} == chosen.trained_with.keys() - fair.trained_with.keys()
+
+
+def test_models_say_what_they_were_trained_with(dataset: Path, tmp_path: Path) -> None:
+    images = sorted((dataset / "train/good").iterdir())
+    detector = fit(images[:10], alpha=0.3)
+    assert detector.trained_with["settings"]["epochs"] == 2
+    assert (detector.trained_with["image_size"], detector.trained_with["alpha"]) == ([64, 64], 0.3)
+    copies = [tmp_path / path.name for path in images[:10]]
+    for path, copy in zip(images, copies, strict=False):
+        copy.write_bytes(path.read_bytes())
+    assert uflow.detector.digest(copies) == detector.trained_with["images"]  # wherever they lie
+    assert uflow.detector.digest(copies[::-1]) != detector.trained_with["images"]
+    assert uflow.detector.digest([np.asarray(Image.open(images[0]))]) != uflow.detector.digest([images[0]])
 
 
 # Bad input: each one clear line ---------------------------------------------------------------------------------------

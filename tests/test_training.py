@@ -74,6 +74,38 @@ def test_training_starts_from_standardised_channels(features: FeatureCache) -> N
     assert state.best_nll < train(make_flow(), features, TRAIN, HELD_OUT, settings).best_nll - 0.5
 
 
+def test_select_decides_which_epoch_is_kept_and_changes_nothing_else(features: FeatureCache) -> None:
+    settings = TrainingSettings(epochs=4, batch_size=8, learning_rate=0.01)
+    plain = train(make_flow(), features, TRAIN, HELD_OUT, settings)
+    values = [0.7, float("nan"), 0.9, 0.9]
+    flow, asked = make_flow(), []
+
+    def select() -> float:
+        asked.append((flow.training, {name: tensor.clone() for name, tensor in flow.state_dict().items()}))
+        return values[len(asked) - 1]
+
+    chosen = train(flow, features, TRAIN, HELD_OUT, settings, select=select)
+    assert (plain.best_epoch, chosen.best_epoch) == (4, 3)
+    assert chosen.best_nll == chosen.history[2]["held_out_nll"] > plain.best_nll
+    assert [e["selection"] for e in chosen.history] == pytest.approx(values, nan_ok=True)
+    assert not any(was_training for was_training, _ in asked)
+    assert all(torch.equal(tensor, asked[2][1][name]) for name, tensor in flow.state_dict().items())
+    for name, tensor in plain.weights.items():
+        assert torch.equal(tensor, chosen.weights[name]), name
+    assert "selection" not in plain.history[0]
+
+
+def test_selection_goes_on_where_it_was_broken_off(features: FeatureCache) -> None:
+    settings = TrainingSettings(epochs=4, batch_size=8)
+    saved: list[TrainingState] = []
+    values = iter([0.9, 0.5])
+    train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8), on_epoch=saved.append,
+          select=lambda: next(values))  # fmt: skip
+    values = iter([0.8, 0.7])
+    resumed = train(make_flow(), features, TRAIN, HELD_OUT, settings, state=saved[-1], select=lambda: next(values))
+    assert resumed.best_epoch == 1
+
+
 def test_a_start_that_training_only_spoils_is_kept(features: FeatureCache) -> None:
     flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, affine=True)
     settings = TrainingSettings(epochs=3, batch_size=2, learning_rate=0.5, warm_up=0)

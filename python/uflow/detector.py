@@ -5,23 +5,37 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 
-from . import calibration, checkpoints, data, segmentation, tiling, training
+from . import calibration, checkpoints, data, metrics, scoring, segmentation, tiling, training
 from .backbones import Backbone, create_backbone
+from .datasets import Dataset
 from .flow import FoldedFlow, UFlow
-from .predictor import UNCALIBRATED, Evaluation, ImageLike, Prediction, Predictor, join, list_sources, test_options
-from .training import TrainingSettings, TrainingState
+from .predictor import (
+    UNCALIBRATED,
+    Energies,
+    Evaluation,
+    ImageLike,
+    Prediction,
+    Predictor,
+    join,
+    list_sources,
+    test_options,
+)
+from .runtime import sha256
+from .training import FeatureCache, TrainingSettings, TrainingState
 
-__all__ = ["Detector", "Evaluation", "Prediction", "hold_out", "load", "resolve_device"]
+__all__ = ["Detector", "Evaluation", "Prediction", "digest", "fingerprint", "hold_out", "load", "resolve_device"]
 
 log = logging.getLogger("uflow")
 
@@ -31,6 +45,10 @@ class Detector(Predictor):
 
     ``Detector.fit("data/tile/train/good").predict("part.png").mask`` is the whole of it. The keyword arguments `test`
     are those of `Predictor`; without any, the test is the paper's.
+
+    Attributes:
+        history: what each epoch of its training gave.
+        trained_with: what `fit` was asked for, see `fingerprint`, and `alpha`; empty where that is not known.
     """
 
     def __init__(
@@ -40,6 +58,7 @@ class Detector(Predictor):
         *,
         device: str | torch.device = "auto",
         history: Sequence[training.Epoch] = (),
+        trained_with: dict[str, Any] | None = None,
         **test: Any,
     ) -> None:
         super().__init__(**test)
@@ -49,6 +68,7 @@ class Detector(Predictor):
         self.image_size, self.strides = backbone.image_size, backbone.strides
         self.latent_channels = flow.latent_channels
         self.history = list(history)
+        self.trained_with = trained_with or {}
         self._weights: list[Tensor] = []
         self._folded_from: object = None
         self._folded_flow()
@@ -71,7 +91,8 @@ class Detector(Predictor):
         device: str = "auto",
         tile: bool = False,
         state_file: str | Path | None = None,
-        progress: bool = True,
+        select_on_test: Dataset | None = None,
+        progress: bool | Progress = True,
     ) -> Detector:
         """Learn what good images look like.
 
@@ -93,7 +114,10 @@ class Detector(Predictor):
             tile: cut images into overlapping tiles of the network's size instead of shrinking them to it, here and in
                 `predict`: for images much larger than `image_size`, whose defects are small.
             state_file: written after each epoch; where it exists, made by the same call, training goes on from it.
-            progress: show progress bars.
+            select_on_test: choose the epoch by the pixel AUROC on this very test set, at 256 x 256, as the published
+                checkpoints were. To reproduce, not to compare: figures of such a detector on that test set are not
+                fair, and it says so (`selected_on_test`) wherever it goes.
+            progress: show progress bars; a `Progress` shows them among its own.
 
         Raises:
             ValueError: fewer than 2 images, or bad input; the message says which and what to do.
@@ -116,9 +140,9 @@ class Detector(Predictor):
             log.info("%d images held out are few for alpha %g: training %d flows", len(folds[0]), alpha, len(folds))
 
         state, save_state = None, None
+        run = fingerprint(net, flow_steps, settings, sources, held_out, tile, select_on_test)
         if state_file is not None:
             state_file = Path(state_file)
-            run = _fingerprint(net, flow_steps, settings, sources, held_out, tile)
             if state_file.exists():
                 state = checkpoints.load_training_state(state_file, run)
                 log.info("going on from %s after epoch %d", state_file, state.epoch)
@@ -126,40 +150,49 @@ class Detector(Predictor):
             def save_state(state: TrainingState) -> None:
                 checkpoints.save_training_state(state_file, state, run)
 
-        sizes = [data.image_size(source) for source in sources]
-        if tile:
-            tilings = [tiling.tiled(size, net.image_size, net.strides[-1]) for size in sizes]
-        else:
-            tilings = [tiling.whole(net.image_size, net.strides[-1])] * len(sources)
-        first = np.cumsum([0, *map(len, tilings)]).tolist()
+        with ExitStack() as stack:
+            good = _Cached.of(net, sources, tile, target, progress)
+            stack.enter_context(good.features)
+            select = None
+            if select_on_test is not None:
+                log.warning("the epoch is chosen on the test set, as the published ones were: no fair figure")
+                test = _Cached.of(net, [sample.path for sample in select_on_test.test], tile, target, progress)
+                stack.enter_context(test.features)
+                truth = test.truth(select_on_test)
+                candidate = cls(net, flow, device=target)
 
-        def tiles(of: Sequence[int]) -> list[int]:
-            return [number for i in of for number in range(first[i], first[i + 1])]
+                def select() -> float:
+                    return test.pixel_auroc(candidate, truth)
 
-        inputs = (part for t, source in zip(tilings, sources, strict=True) for part in t.cut(data.read_image(source)))
-        with training.compute_features(net, inputs, first[-1], device=target, progress=progress) as features:
             minima: list[float] = []
             for fold, held in enumerate(folds):
                 if fold > 0:  # a flow that is there only to judge the images held out from it
                     flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=net.layer_norm, seed=settings.seed)
                 trained = training.train(
                     flow,
-                    features,
-                    tiles(sorted(set(range(len(sources))) - set(held))),
-                    tiles(held),
+                    good.features,
+                    good.tiles(sorted(set(range(len(sources))) - set(held))),
+                    good.tiles(held),
                     settings,
                     device=target,
                     state=state if fold == 0 else None,
                     on_epoch=save_state if fold == 0 else None,
+                    select=select if fold == 0 else None,
                     progress=progress,
                 )
-                one = cls(net, flow, device=target, history=trained.history, tile=tile)
+                one = cls(
+                    net,
+                    flow,
+                    device=target,
+                    history=trained.history,
+                    trained_with={**run, "alpha": alpha},
+                    tile=tile,
+                    selected_on_test=select_on_test is not None,
+                )
                 if fold == 0:
                     detector = one
                 if alpha is not None:
-                    batches = (features.batch(chunk, target) for chunk in data.batches(tiles(held), 16))
-                    energies = join([tilings[i] for i in held], map(one._energies_of_features, batches))
-                    minima += one._set_background(energies, [sizes[i] for i in held])
+                    minima += one._set_background(good.energies(one, held), [good.sizes[i] for i in held])
         if alpha is None:
             log.info("not calibrated: %s", UNCALIBRATED)
         else:
@@ -211,6 +244,7 @@ class Detector(Predictor):
             "flow": {"steps": self.flow.steps, "affine": self.flow.affine},
             "segmentation": self._test_config(),
             "history": self.history,
+            "trained_with": self.trained_with,
         }
         checkpoints.save_model(Path(path), self.flow.state_dict(), config)
 
@@ -239,7 +273,71 @@ def load(path: str | Path, device: str = "auto", weights: str | Path | Sequence[
         )
     flow = UFlow(backbone.channels, backbone.sizes, **config["flow"])
     flow.load_state_dict(tensors)
-    return Detector(backbone, flow, device=device, history=config["history"], **test_options(config["segmentation"]))
+    detector = Detector(
+        backbone,
+        flow,
+        device=device,
+        history=config["history"],
+        trained_with=config.get("trained_with"),  # absent from files written before there was one
+        **test_options(config["segmentation"]),
+    )
+    if detector.selected_on_test:
+        log.warning("the epoch of %s was chosen on its test set: its figures there are not fair", path)
+    return detector
+
+
+@dataclass
+class _Cached:
+    """The features of images, or of their tiles, and how these make up the images."""
+
+    features: FeatureCache
+    tilings: list[tiling.Tiling]
+    sizes: list[tuple[int, int]]  # (H, W) of the images
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        net: Backbone,
+        sources: Sequence[ImageLike],
+        tile: bool,
+        device: torch.device,
+        progress: bool | Progress,
+    ) -> _Cached:
+        sizes = [data.image_size(source) for source in sources]
+        if tile:
+            tilings = [tiling.tiled(size, net.image_size, net.strides[-1]) for size in sizes]
+        else:
+            tilings = [tiling.whole(net.image_size, net.strides[-1])] * len(sources)
+        inputs = (part for t, source in zip(tilings, sources, strict=True) for part in t.cut(data.read_image(source)))
+        count = sum(map(len, tilings))
+        features = training.compute_features(net, inputs, count, device=device, progress=progress)
+        return cls(features, tilings, sizes, device)
+
+    def tiles(self, of: Sequence[int]) -> list[int]:
+        """The numbers of the tiles of some images."""
+        first = np.cumsum([0, *map(len, self.tilings)]).tolist()
+        return [number for i in of for number in range(first[i], first[i + 1])]
+
+    def energies(self, detector: Detector, of: Sequence[int]) -> list[Energies]:
+        """What a detector of these features' backbone sees in some images."""
+        batches = (self.features.batch(chunk, self.device) for chunk in data.batches(self.tiles(of), 16))
+        return join([self.tilings[i] for i in of], map(detector._energies_of_features, batches))
+
+    def truth(self, dataset: Dataset, size: int = 256) -> list[NDArray[np.bool_] | None]:
+        """The masks of a test set's images, these, as the published protocol compares them."""
+        masks = [sample.truth(own) for sample, own in zip(dataset.test, self.sizes, strict=True)]
+        return [None if mask is None else data.resize_mask(mask, (size, size)) for mask in masks]
+
+    def pixel_auroc(self, detector: Detector, truth: Sequence[NDArray[np.bool_] | None]) -> float:
+        """Of a detector on these images; those whose truth is None are left out."""
+        pixels = metrics.PixelMetrics()
+        for i, mask in enumerate(truth):
+            if mask is not None:
+                (energies,) = self.energies(detector, [i])
+                maps = scoring.anomaly_map_from_energies(energies, detector.latent_channels, mask.shape[0])
+                pixels.update(maps[0], mask)
+        return pixels.auroc()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -268,26 +366,44 @@ def hold_out(count: int, share: float, alpha: float | None, seed: int) -> list[l
     return [sorted(order[i * size : (i + 1) * size].tolist()) for i in range(folds)]
 
 
-def _fingerprint(
+def fingerprint(
     backbone: Backbone,
     flow_steps: int,
     settings: TrainingSettings,
     sources: Sequence[ImageLike],
     held_out: float,
     tile: bool = False,
+    select_on_test: Dataset | None = None,
 ) -> dict[str, Any]:
-    """What must be equal for an interrupted training to go on."""
-    digest = hashlib.sha256()
-    for source in sources:
-        if isinstance(source, str | Path):
-            digest.update(f"{source} {Path(source).stat().st_size}\n".encode())
-        else:
-            digest.update(data.read_image(source).tobytes())
-    return {
-        "backbone": f"{backbone.name} {backbone.image_size} {backbone.strides} {backbone.weights_sha256}",
+    """What must be equal for an interrupted training to go on, and for a model to be the one asked for."""
+    run: dict[str, Any] = {
+        "backbone": backbone.name,
+        "image_size": list(backbone.image_size),
+        "strides": list(backbone.strides),
+        "weights_sha256": backbone.weights_sha256,
         "flow_steps": flow_steps,
         "settings": asdict(settings),
-        "images": f"{len(sources)} {digest.hexdigest()}",
+        "images": digest(sources),
         "held_out": held_out,
-        **({"tile": True} if tile else {}),
     }
+    if tile:
+        run["tile"] = True
+    if select_on_test is not None:
+        run["selected_on_test"] = digest(evaluation_files(select_on_test))
+    return run
+
+
+def evaluation_files(dataset: Dataset) -> list[Path]:
+    """The test images and their masks."""
+    return list(dict.fromkeys(path for sample in dataset.test for path in (sample.path, *sample.masks)))
+
+
+def digest(sources: Iterable[ImageLike]) -> str:
+    """How many images, and one SHA-256 of their contents in this order: the same wherever they lie."""
+    parts = []
+    for source in sources:
+        if isinstance(source, str | Path):
+            parts.append(sha256(Path(source)))
+        else:
+            parts.append(hashlib.sha256(data.read_image(source).tobytes()).hexdigest())
+    return f"{len(parts)} {hashlib.sha256(''.join(parts).encode()).hexdigest()}"

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from . import calibration, data, datasets, evaluation, scoring, segmentation, ti
 from .evaluation import Evaluation as Evaluation  # where it is, and where callers look for it
 from .evaluation import Judged
 from .segmentation import Background, Region
+
+if TYPE_CHECKING:  # works without it
+    from rich.progress import Progress
 
 log = logging.getLogger("uflow")
 
@@ -80,6 +83,7 @@ class Predictor(ABC):
         strides: pixels a cell of each scale, finest first.
         latent_channels: of each scale's latents: the degrees of freedom of a cell's energy under H0.
         tile: whether images are cut into tiles of the network's size, not shrunk to it.
+        selected_on_test: whether the epoch was chosen on the test set: then no figure measured on it is fair.
     """
 
     image_size: tuple[int, int]
@@ -96,6 +100,7 @@ class Predictor(ABC):
         shift: float = 0.0,
         alpha: float | None = None,
         tile: bool = False,
+        selected_on_test: bool = False,
     ) -> None:
         self.tail = tail
         self.n_tests = n_tests
@@ -104,6 +109,7 @@ class Predictor(ABC):
         self.shift = shift
         self.alpha = alpha
         self.tile = tile
+        self.selected_on_test = selected_on_test
 
     @abstractmethod
     def _network(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -352,7 +358,7 @@ class Predictor(ABC):
         batch_size: int = 16,
         size: int = 256,
         protocol: str = "paper",
-        progress: bool = False,
+        progress: bool | Progress = False,
         fair: bool = False,
     ) -> Evaluation:
         """Measure the detector on a test set with truth.
@@ -362,7 +368,7 @@ class Predictor(ABC):
             batch_size: images at once.
             size: side of the maps and masks compared with protocol "paper" (paper: 256).
             protocol: "paper", or "native": maps and masks compared at each image's own size. See `evaluation.evaluate`.
-            progress: show a progress bar.
+            progress: show a progress bar; a `rich.progress.Progress` shows it among its own.
             fair: also run over the training images, for mIoU at the "fair" threshold of the anomaly map.
         """
         dataset = root if isinstance(root, datasets.Dataset) else datasets.read_mvtec(root)
@@ -386,10 +392,12 @@ class Predictor(ABC):
             paths: Sequence[Path], finish: Callable[[ImageLike, NDArray[np.uint8], Energies], T], what: str
         ) -> Iterable[T]:
             found: Iterable[T] = self._run(paths, batch_size, finish)
-            if progress:
+            if progress is True:
                 from rich.progress import track
 
                 found = track(found, what, total=len(paths))
+            elif progress:
+                found = progress.track(found, total=len(paths), description=what)
             return found
 
         judged = run([sample.path for sample in dataset.test], judge, "Evaluating")
@@ -409,6 +417,7 @@ class Predictor(ABC):
             "shift": self.shift,
             "alpha": self.alpha,
             "tile": self.tile,
+            **({"selected_on_test": True} if self.selected_on_test else {}),
         }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, cast
@@ -28,8 +30,15 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to try."""
 
 
-class Epoch(TypedDict):
-    """What one epoch gave; likelihoods in nats a dimension, lower is better."""
+class _Selection(TypedDict, total=False):
+    selection: float
+
+
+class Epoch(_Selection):
+    """What one epoch gave; likelihoods in nats a dimension, lower is better.
+
+    `selection` is there only where `train` was given a `select`: what that gave, higher is better.
+    """
 
     epoch: int
     train_nll: float
@@ -94,7 +103,8 @@ def train(
     device: torch.device | str = "cpu",
     state: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
-    progress: bool = False,
+    select: Callable[[], float] | None = None,
+    progress: bool | Progress = False,
 ) -> TrainingState:
     """Maximise the likelihood of the features of good images, and keep the epoch best on held-out good images.
 
@@ -110,7 +120,9 @@ def train(
         train_indices, held_out_indices: which images to learn from, and which good images to select by.
         state: where an interrupted run had got to, as `on_epoch` received it.
         on_epoch: called with the state after every epoch, to save it.
-        progress: show a bar with rate and time left.
+        select: called after every epoch, with the flow as it then is; the epoch where it gives most is kept, whatever
+            the held-out images' likelihood. None selects by these.
+        progress: show a bar with rate and time left; a `Progress` shows it among its own.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -179,7 +191,11 @@ def train(
                 learning_rate=rate,
                 seconds=time.perf_counter() - started,
             )
-            better = not state.best_nll <= result["held_out_nll"]  # also where the start's is not a number
+            if select is None:
+                better = not state.best_nll <= result["held_out_nll"]  # also where the start's is not a number
+            else:
+                result["selection"] = select()
+                better = result["selection"] > max((e["selection"] for e in state.history), default=-math.inf)
             weights = _copy(flow.state_dict())
             state = replace(
                 state,
@@ -291,7 +307,7 @@ def compute_features(
     device: torch.device | str = "cpu",
     memory_share: float = 0.25,
     folder: Path | None = None,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> FeatureCache:
     """Run the frozen backbone once over `count` images, (H, W, 3) uint8, and keep its features."""
     shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
@@ -324,6 +340,10 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
 
 
-def _progress_bar(show: bool) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    return Progress(*columns, disable=not show)
+def progress_columns() -> list[ProgressColumn]:
+    return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
+
+
+def _progress_bar(show: bool | Progress) -> AbstractContextManager[Progress]:
+    """A `Progress` of its own, or the caller's, who takes the bars away."""
+    return nullcontext(show) if isinstance(show, Progress) else Progress(*progress_columns(), disable=not show)
