@@ -567,6 +567,18 @@ def test_a_category_that_lacks_a_part_is_not_passed_over(tmp_path: Path) -> None
 # ---- lists
 
 
+def test_categories_that_cannot_be_read_are_named_where_asked(category: Path, tmp_path: Path) -> None:
+    shutil.copytree(category, category.parent / "bolt")
+    (category / "ground_truth/bent/1.png").unlink()
+    failed: dict[str, str] = {}
+    assert [dataset.name for dataset in find_categories(category.parent, failed=failed)] == ["bolt"]
+    assert list(failed) == ["nut"]
+    assert "bent/1.jpg has no mask" in failed["nut"]
+    for root in (category, category.parent):
+        with pytest.raises(FileNotFoundError, match="has no mask"):
+            find_categories(root, failed={} if root == category else None)
+
+
 def test_list(tmp_path: Path) -> None:
     file = make_list(tmp_path)
     (dataset,) = find_categories(file)

@@ -104,10 +104,12 @@ class _Layout:
         return [folder for folder, lacks in missing.items() if self.needs[0] not in lacks]
 
 
-def find_categories(root: PathLike, layout: str | None = None) -> list[Dataset]:
+def find_categories(root: PathLike, layout: str | None = None, failed: dict[str, str] | None = None) -> list[Dataset]:
     """Read all categories of a data set, by name; `root` is the data set, or one of its categories, or a list.
 
     layout: one of `LAYOUTS`; by default the first that the folder, or folders in it, fit. docs/datasets.md draws them.
+    failed: where given, takes the name and the reason of each of several categories that cannot be read, and the others
+        are returned; by default the first such category is an error.
 
     Raises ValueError for a name that is no layout, FileNotFoundError when the layout, or a file that it promises, is
     not there, ValueError when a folder is empty, a list is wrong, or there is nothing to train on or to test (one line
@@ -123,16 +125,21 @@ def find_categories(root: PathLike, layout: str | None = None) -> list[Dataset]:
     for place in (root, *wrapped) if len(wrapped) == 1 else (root,):
         for name in names:
             if units := _LAYOUTS[name].units(place):
-                return sorted(_read(name, units), key=lambda dataset: dataset.name)
+                return sorted(_read(name, units, failed), key=lambda dataset: dataset.name)
     raise _nothing_found(root, layout)
 
 
-def _read(layout: str, units: list[Path]) -> list[Dataset]:
+def _read(layout: str, units: list[Path], failed: dict[str, str] | None) -> list[Dataset]:
     datasets: list[Dataset] = []
     for unit in units:
-        if missing := _LAYOUTS[layout].missing(unit):
-            raise FileNotFoundError(f"{unit} has no {' and no '.join(missing)} (read as {layout})")
-        datasets += [_checked(dataset, unit) for dataset in _LAYOUTS[layout].read(unit)]
+        try:
+            if missing := _LAYOUTS[layout].missing(unit):
+                raise FileNotFoundError(f"{unit} has no {' and no '.join(missing)} (read as {layout})")
+            datasets += [_checked(dataset, unit) for dataset in _LAYOUTS[layout].read(unit)]
+        except (ValueError, OSError) as error:
+            if failed is None or len(units) == 1:
+                raise
+            failed[_name(unit)] = str(error)
     return datasets
 
 
