@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -562,6 +563,26 @@ def test_a_category_that_lacks_a_part_is_not_passed_over(tmp_path: Path) -> None
     (root / "wood/test").rename(root / "wood/tests")
     with pytest.raises(FileNotFoundError, match=r"wood has no test \(read as mvtec\)"):
         find_categories(root)
+
+
+def test_categories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    root = make_btad(tmp_path)
+    shutil.rmtree(root / "02/ground_truth")
+    shutil.rmtree(root / "03/train/ok")
+    (root / "03/train/ok").mkdir()
+    failed: dict[str, str] = {}
+    assert [dataset.name for dataset in find_categories(root, failed=failed)] == ["01"]
+    assert list(failed) == ["02", "03"]
+    assert failed["02"].endswith("02 has no ground_truth/ko (read as btad)")
+    assert "no images in" in failed["03"]
+    with pytest.raises(ValueError, match="no images in"):  # of one category there is nothing else to go on with
+        find_categories(root / "03", failed=failed)
+
+
+def test_the_documentation_names_every_layout() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `([\w-]+)` \| .* \| .* \|", text, flags=re.M))[: len(LAYOUTS)] == LAYOUTS
+    assert set(re.findall(r"^## .*\(`([\w-]+)`\)$", text, flags=re.M)) == set(LAYOUTS)
 
 
 # ---- lists

@@ -295,7 +295,7 @@ def _judged(folder: Path, tag: str, defect: str) -> list[Sample]:
 
 
 def _marks(mask: Path) -> bool:
-    """Whether a mask marks anything: the extremes of a grey file say so four times faster than reading it as a mask."""
+    """Whether a mask marks anything; the extremes of a grey file say so three times faster than `read_mask`."""
     with suppress(Exception), Image.open(mask) as image:  # what is wrong is said below
         high = image.getextrema()[1]
         if image.mode == "L" and (high == 0 or high == 255):
