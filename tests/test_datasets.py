@@ -242,7 +242,7 @@ def make_list(folder: Path) -> Path:
     save(root / "3_mask.png", MARK)
     rows = [
         "0.png,train,good,",
-        "1.png,train,OK,",
+        "1.png,Train,OK,",
         "2.png,test,normal,",
         "3.png,test,dent,3_mask.png",
         "4.png,test,cut",
