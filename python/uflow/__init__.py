@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,14 +58,16 @@ def load(
     device: str = "auto",
     weights: str | Path | Sequence[str | Path] | None = None,
     runtime: str | None = None,
+    soft_clamp: Literal["tanh(r)", "tanh(r/clamp)"] | None = None,
 ) -> Predictor:
-    """Read a model file written by `Detector.save`, or a folder written by `uflow.export`.
+    """Read a model file written by `Detector.save`, a checkpoint of the authors or of anomalib, or an exported folder.
 
     Args:
-        path: the file or the folder.
-        device: of a model file: "auto" (CUDA, then MPS, then CPU), or a torch device name.
-        weights: of a model file: file with the backbone's weights, where they cannot be found otherwise.
+        path: the file, or the folder that `uflow.export` wrote.
+        device: of a file: "auto" (CUDA, then MPS, then CPU), or a torch device name.
+        weights: of a file: file with the backbone's weights, where they cannot be found otherwise.
         runtime: of a folder: "onnxruntime", "openvino" or "torch"; None takes what the folder is for.
+        soft_clamp: of a checkpoint made elsewhere: the step it was trained with, see `checkpoints.convert_freia`.
 
     Returns:
         A `Detector`, or a `runtime.Exported`; both predict, stream, calibrate and evaluate.
@@ -79,7 +81,7 @@ def load(
         return exported
     if runtime is not None:
         raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")
-    detector: Detector = importlib.import_module("uflow.detector").load(path, device, weights)
+    detector: Detector = importlib.import_module("uflow.detector").load(path, device, weights, soft_clamp)
     return detector
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from . import calibration, checkpoints, data, metrics, scoring, segmentation, tiling, training
-from .backbones import Backbone, create_backbone
+from .backbones import Backbone, WeightsNotFound, create_backbone
 from .datasets import Dataset
 from .flow import FoldedFlow, UFlow
 from .predictor import (
@@ -241,7 +241,7 @@ class Detector(Predictor):
                 "weights_source": self.backbone.weights_source,
                 "weights_sha256": self.backbone.weights_sha256,
             },
-            "flow": {"steps": self.flow.steps, "affine": self.flow.affine},
+            "flow": {"steps": self.flow.steps, "affine": self.flow.affine, "clamp": self.flow.clamp},
             "segmentation": self._test_config(),
             "history": self.history,
             "trained_with": self.trained_with,
@@ -249,23 +249,43 @@ class Detector(Predictor):
         checkpoints.save_model(Path(path), self.flow.state_dict(), config)
 
 
-def load(path: str | Path, device: str = "auto", weights: str | Path | Sequence[str | Path] | None = None) -> Detector:
-    """Read a model file written by `Detector.save`.
+def load(
+    path: str | Path,
+    device: str = "auto",
+    weights: str | Path | Sequence[str | Path] | None = None,
+    soft_clamp: checkpoints.SoftClamp | None = None,
+) -> Detector:
+    """Read a model file written by `Detector.save`, or a checkpoint of the authors or of anomalib.
+
+    A checkpoint made elsewhere is judged by the paper's test until `Detector.calibrate` has seen good images. No code
+    from it is run. A line of the log says what it was recognised as.
 
     Args:
-        path: the model file.
+        path: the model file, or the checkpoint: Lightning's .ckpt, or a state dict saved by torch.
         device: "auto" (CUDA, then MPS, then CPU), or a torch device name.
-        weights: file with the backbone's weights, where they cannot be found otherwise.
+        weights: file with the backbone's weights, where they cannot be found otherwise; the checkpoint that a saved
+            model came from is one. A checkpoint that holds its backbone's weights needs none.
+        soft_clamp: of a checkpoint made elsewhere: "tanh(r)" (None is this: FrEIA 0.2, anomalib), or "tanh(r/clamp)"
+            where it was trained with a later FrEIA; see `checkpoints.convert_freia`.
 
     Raises:
         FileNotFoundError, ValueError: no such file; cut short, of another version, or no model file at all; or the
             backbone's weights are not those the model was trained with.
+        backbones.WeightsNotFound: the backbone's weights are nowhere to be found.
     """
-    tensors, config = checkpoints.load_model(Path(path))
+    path = Path(path)
+    if checkpoints.is_foreign(path):
+        return _load_foreign(path, device, weights, soft_clamp or "tanh(r)")
+    tensors, config = checkpoints.load_model(path)
+    if soft_clamp is not None:
+        raise ValueError(
+            f"soft_clamp is for checkpoints made elsewhere, and {path} is a uflow model file: leave it out"
+        )
     saved = config["backbone"]
-    backbone = create_backbone(
-        saved["name"], image_size=tuple(saved["image_size"]), strides=saved["strides"], weights=weights
-    )
+    try:
+        backbone = _backbone(saved["name"], tuple(saved["image_size"]), saved["strides"], weights)
+    except WeightsNotFound as error:
+        raise WeightsNotFound(f"{error}; those of {path} came from {saved['weights_source']}") from None
     if backbone.weights_sha256 != saved["weights_sha256"]:
         raise ValueError(
             f"{path} was trained on {saved['name']} weights from {saved['weights_source']}, and those of "
@@ -284,6 +304,59 @@ def load(path: str | Path, device: str = "auto", weights: str | Path | Sequence[
     if detector.selected_on_test:
         log.warning("the epoch of %s was chosen on its test set: its figures there are not fair", path)
     return detector
+
+
+def _load_foreign(
+    path: Path, device: str, weights: str | Path | Sequence[str | Path] | None, soft_clamp: checkpoints.SoftClamp
+) -> Detector:
+    found = checkpoints.load_foreign(path, soft_clamp)
+    nets = found.nets if weights is None else []
+    backbone = _backbone(found.backbone, found.image_size, None, path if nets else weights, nets)
+    flow = UFlow(backbone.channels, backbone.sizes, found.steps, found.clamp, found.affine)
+    for name, tensor in flow.state_dict().items():  # load_state_dict's own message has many lines
+        if found.flow[name].shape != tensor.shape:
+            shapes = f"{tuple(found.flow[name].shape)}, not {tuple(tensor.shape)}"
+            raise ValueError(f"{path} is no U-Flow of {found.backbone}: {name!r} has shape {shapes}")
+    flow.load_state_dict(found.flow)
+    log.info(
+        "%s is a U-Flow of %s: %s at %dx%d (weights: %s), %d scales of %d steps, soft clamp %g * %s",
+        path,
+        found.origin,
+        found.backbone,
+        *backbone.image_size,
+        "in the file" if nets else backbone.weights_source,
+        len(flow.sizes),
+        flow.steps,
+        flow.clamp,
+        soft_clamp.replace("clamp", f"{flow.clamp:g}"),
+    )
+    if found.origin == "anomalib":
+        why = "anomalib trains latents smaller than its promise needs, and defects are missed"
+    else:
+        why = UNCALIBRATED
+    log.info("not calibrated: %s; use detector.calibrate(good_images), then detector.save", why)
+    return Detector(backbone, flow, device=device)
+
+
+def _backbone(
+    name: str,
+    image_size: tuple[int, int] | None,
+    strides: Sequence[int] | None,
+    weights: str | Path | Sequence[str | Path] | None,
+    nets: Sequence[Mapping[str, Tensor]] = (),
+) -> Backbone:
+    """`create_backbone` with `nets`, read from `weights`, or those that this file, made elsewhere, holds."""
+    files = [weights] if isinstance(weights, str | Path) else list(weights or [])
+    if not nets and len(files) == 1 and checkpoints.is_foreign(Path(files[0])):
+        nets = checkpoints.load_nets(Path(files[0]), name)
+    if not nets:
+        return create_backbone(name, image_size, strides, weights)
+    try:
+        backbone = create_backbone(name, image_size, strides, nets)
+    except ValueError as error:
+        raise ValueError(f"{files[0]}: {error}") from None
+    backbone.weights_source = f"file {Path(files[0]).name}"
+    return backbone
 
 
 @dataclass

@@ -261,7 +261,7 @@ class UFlow(nn.Module):
         if steps < 1:
             raise ValueError(f"steps must be at least 1: got {steps}")
 
-        self.steps = steps
+        self.steps, self.clamp = steps, clamp
 
         # What each stage works on: the features and a quarter of the channels that the next coarser stage sends up.
         volumes = list(self.channels)
