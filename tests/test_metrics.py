@@ -1,6 +1,7 @@
-"""metrics.py against scikit-learn, torchmetrics, and twins that try every threshold."""
+"""metrics.py against scikit-learn, torchmetrics, twins that try every threshold, and streams against these."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from uflow.metrics import aupro, auroc, best_iou, iou, mean_iou
+from uflow.metrics import BestIoU, PixelMetrics, aupro, auroc, best_iou, iou, mean_iou
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -191,6 +192,174 @@ def test_inputs_are_not_changed() -> None:
     assert (masks == kept[1]).all()
 
 
+# ---- streams of images
+
+
+def stream(maps, masks, **options) -> tuple[PixelMetrics, BestIoU]:
+    pixels, best = PixelMetrics(**options), BestIoU(**options)
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        pixels.update(anomaly_map, mask)
+        best.update(anomaly_map, mask)
+    return pixels, best
+
+
+def bounds(maps: np.ndarray, masks: np.ndarray, shift: int) -> tuple[float, float, float]:
+    """How far AUROC, AUPRO (to 1) and the best mIoU may be off by the docstrings, by brute force over the bins."""
+    bins = np.floor(maps.view(np.int32) / 2**shift)  # maps are positive: their bits are in their order
+    p_auroc = p_aupro = rise = 0.0
+    regions = [ndimage.label(mask, np.ones((3, 3))) for mask in masks]
+    weights = np.zeros(maps.shape)
+    for index, (labels, count) in enumerate(regions):
+        for label in range(1, count + 1):
+            weights[index][labels == label] = 1 / (labels == label).sum()
+    components = sum(count for _, count in regions)
+    for one in np.unique(bins):
+        here = bins == one
+        if np.unique(maps[here]).size > 1:
+            false = (here & ~masks).sum() / (~masks).sum()
+            p_auroc += false * (here & masks).sum() / masks.sum() / 2
+            p_aupro += false * weights[here].sum() / components / 2
+            rise = max(rise, weights[here].sum() / len(maps))
+    return p_auroc, p_aupro, rise
+
+
+@quick
+@given(cases(), st.sampled_from([1e-3, 0.05, 0.3, 1.0]), st.booleans())
+def test_a_stream_equals_the_whole(case: tuple[np.ndarray, np.ndarray], max_fpr: float, with_good_image: bool) -> None:
+    maps, masks = case[0].astype(np.float32), case[1]
+    if with_good_image:
+        masks = np.concatenate([masks, np.zeros_like(masks[:1])])
+        maps = np.concatenate([maps, maps[:1]])
+    pixels, best = stream(maps, masks)
+    assert pixels.auroc() == pytest.approx(auroc(maps, masks), abs=1e-12)
+    assert pixels.aupro(max_fpr) == pytest.approx(aupro(maps, masks, max_fpr), abs=1e-9)
+    found, threshold = best.best()
+    assert found == pytest.approx(best_iou(maps, masks)[0], abs=1e-12)
+    assert mean_iou(maps >= threshold, masks) == pytest.approx(found, abs=1e-12)
+
+
+@quick
+@given(cases(), st.sampled_from([4, 16, 64]))
+def test_a_coarse_stream_keeps_its_bounds(case: tuple[np.ndarray, np.ndarray], bins: int) -> None:
+    maps, masks = case[0].astype(np.float32), case[1]
+    pixels, best = stream(maps, masks, bins=bins)
+    measured, (found, threshold) = (pixels.auroc(), pixels.aupro(1.0)), best.best()
+    shift = max(pixels._normal.shift, pixels._defects.shift)
+    auroc_bound, aupro_bound, _ = bounds(maps, masks, shift)
+    assert abs(measured[0] - auroc(maps, masks)) <= auroc_bound + 1e-12
+    assert abs(measured[1] - aupro(maps, masks, 1.0)) <= aupro_bound + 1e-9
+    rise = bounds(maps, masks, best._gain.shift)[2]
+    assert best_iou(maps, masks)[0] - rise - 1e-12 <= found <= best_iou(maps, masks)[0] + 1e-12
+    assert mean_iou(maps >= threshold, masks) == pytest.approx(found, abs=1e-12)
+
+
+def made(images: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth normal energies, some patches with more, in every other image, and the paper's map of them."""
+    masks = np.zeros((images, size, size), bool)
+    energies = 1 + 3.2 * ndimage.gaussian_filter(rng.normal(size=masks.shape), (0, 4, 4)).astype(np.float32)
+    energies += rng.gamma(1, 0.1, (images, 1, 1)).astype(np.float32)
+    for mask, energy in zip(masks[1::2], energies[1::2], strict=True):
+        for _ in range(rng.integers(1, 4)):
+            (y, x), (h, w) = rng.integers(0, size * 7 // 8, 2), rng.integers(3, size // 8, 2)
+            mask[y : y + h, x : x + w] = True
+        energy[mask] += rng.gamma(2, 0.4)
+    return 1 - np.exp(-energies.clip(0) / 2), masks
+
+
+REALISTIC = made(16, 256, np.random.default_rng(6))
+
+# What maps may look like: each is a rising function of the realistic ones, in parts flat.
+SHAPES = {
+    "realistic": lambda maps: maps,
+    "log NFA": lambda maps: 500 * (maps - 0.95),
+    "tiny range": lambda maps: 0.3935 + 0.0001 * maps,
+    "huge range": lambda maps: np.exp(150 * maps - 75),
+    "both signs, huge range": lambda maps: np.sinh(150 * (maps - 0.4)),
+    "about 0": lambda maps: maps - 0.4,
+    "256 levels": lambda maps: np.round(255 * maps),
+    "saturated": lambda maps: np.clip(maps, 0.42, 0.6),
+    "infinite": lambda maps: np.where(maps < 0.35, -np.inf, np.where(maps > 0.8, np.inf, maps)),
+    "constant": np.zeros_like,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_stream_is_as_good_as_exact(name: str) -> None:
+    maps, masks = REALISTIC
+    maps = SHAPES[name](maps).astype(np.float32)
+    pixels, best = stream(maps, masks)
+    assert (pixels._normal.shift > 0) == (np.unique(maps).size > 2**18)
+    assert pixels.auroc() == pytest.approx(auroc(maps, masks), abs=1e-6)
+    assert pixels.aupro() == pytest.approx(aupro(maps, masks), abs=1e-6)
+    found, threshold = best.best()
+    assert found == pytest.approx(best_iou(maps, masks)[0], abs=2e-5)
+    assert mean_iou(maps >= threshold, masks) == pytest.approx(found, abs=1e-9)
+
+
+def test_a_stream_does_not_depend_on_the_order() -> None:
+    maps, masks = REALISTIC[0][:12, :128, :128], REALISTIC[1][:12, :128, :128]
+    order = np.random.default_rng(7).permutation(len(maps))
+    one, other = stream(maps, masks, bins=5000), stream(maps[order], masks[order], bins=5000)
+    assert one[0]._normal.shift == other[0]._normal.shift > 0
+    assert one[0].auroc() == pytest.approx(other[0].auroc(), abs=1e-13)
+    assert one[0].aupro() == pytest.approx(other[0].aupro(), abs=1e-13)
+    assert one[1].best() == pytest.approx(other[1].best(), abs=1e-12)
+
+
+def test_the_memory_of_a_stream_does_not_grow() -> None:
+    maps, masks = REALISTIC[0][:, :128, :128], REALISTIC[1][:, :128, :128]
+    pixels, best = PixelMetrics(bins=5000), BestIoU(bins=5000)
+    peaks = []
+    tracemalloc.start()
+    try:
+        for repeat in range(8):
+            tracemalloc.reset_peak()
+            for anomaly_map, mask in zip(maps, masks, strict=True):
+                pixels.update(anomaly_map * np.float32(1 + repeat / 100), mask)  # other scores each time
+                best.update(anomaly_map * np.float32(1 + repeat / 100), mask)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    assert pixels.normal + pixels.defective == 8 * maps.size
+    assert max(peaks[2:]) < 1.5 * peaks[1] < 2 * maps.nbytes  # of eight times as much seen
+
+
+def test_curves_are_thinned_and_keep_their_area() -> None:
+    maps, masks = REALISTIC
+    pixels, _ = stream(maps, masks)
+    for curve, area in ((pixels.roc(), pixels.auroc()), (pixels.pro(), pixels.aupro(1.0))):
+        x, y = np.array(curve).T
+        assert 100 < len(curve) <= 500
+        assert curve[0] == (0, 0)
+        assert curve[-1] == pytest.approx((1, 1))
+        assert (np.diff(x) >= 0).all()
+        assert (np.diff(y) >= 0).all()
+        assert np.hypot(np.diff(x), np.diff(y)).max() < 0.02
+        assert np.diff(x) @ (y[1:] + y[:-1]) / 2 == pytest.approx(area, abs=1e-4)
+
+
+def test_threshold_for_so_many_false_pixels() -> None:
+    maps, masks = REALISTIC
+    pixels, _ = stream(maps, masks)
+    normal = maps[~masks]
+    for allowed in (1, 30, 1000):
+        threshold = np.float32(pixels.threshold(allowed))
+        assert 0.97 * allowed <= (normal >= threshold).sum() <= allowed
+    above = np.float32(pixels.threshold(0))
+    assert not (normal >= above).any()
+    constant, _ = stream(np.full((2, 3, 3), 0.5, np.float32), np.zeros((2, 3, 3), bool))
+    assert constant.threshold(17) > 0.5  # 18 pixels tie: all or none
+    assert constant.threshold(18) == 0.5
+
+
+def test_the_best_of_good_images_is_above_everything() -> None:
+    maps = np.random.default_rng(8).random((3, 4, 5)).astype(np.float32)
+    _, best = stream(maps, np.zeros(maps.shape, bool))
+    found, threshold = best.best()
+    assert found == 1
+    assert not (maps >= threshold).any()
+
+
 NAN_MAP = np.array([[[0.0, np.nan]]])
 PAIR = np.array([[[0, 1]]])
 
@@ -215,6 +384,14 @@ PAIR = np.array([[[0, 1]]])
         (lambda: aupro(PAIR[0], PAIR[0]), r"must be \(H, W\) and not empty, not \(2,\)"),
         (lambda: best_iou(NAN_MAP, PAIR), "NaN"),
         (lambda: best_iou([], []), "at least one"),
+        (lambda: PixelMetrics().update(NAN_MAP[0], PAIR[0]), "anomaly map holds 1 NaN"),
+        (lambda: PixelMetrics().update(PAIR, PAIR), r"must be \(H, W\) and not empty, not \(1, 1, 2\)"),
+        (lambda: BestIoU().update(PAIR[0], PAIR[0, :, :1]), r"not \(1, 2\) and \(1, 1\)"),
+        (lambda: PixelMetrics().auroc(), "need normal and defective pixels, but all 0"),
+        (lambda: stream(PAIR, PAIR * 0)[0].aupro(), "but all 2 are normal"),
+        (lambda: stream(PAIR, PAIR * 0 + 1)[0].roc(), "but all 2 are defective"),
+        (lambda: stream(PAIR, PAIR)[0].aupro(2), "at most 1, not 2"),
+        (lambda: BestIoU().best(), "at least one image"),
         (lambda: iou([[1]], [[1, 0]]), "same shape"),
         (lambda: iou([[2]], [[1]]), "only 0 and 1"),
         (lambda: mean_iou([], []), "at least one"),

@@ -113,9 +113,9 @@ def evaluate(
             raise ValueError(f"{len(samples)} samples and {'more' if sample is None else len(images)} judged")
         own = data.image_size(sample.path)
         wanted = own if protocol == "native" else (size, size)
-        for values in (one.anomaly_map, one.log_nfa):
-            if values is not None and values.shape != wanted:
-                raise ValueError(f"the map of {sample.path} is {values.shape}, protocol {protocol!r} wants {wanted}")
+        _check(sample, one, protocol, wanted)
+        if images and (one.log_nfa is None) != (images[0]["log_nfa"] is None):
+            raise ValueError(f"there is log_nfa of some images, not of all: {sample.path} differs from those before")
         truth = sample.truth(own)
         iou = None
         if truth is not None:
@@ -158,6 +158,17 @@ def evaluate(
         roc=pixels.roc() if both else [],
         pro=pixels.pro() if both else [],
     )
+
+
+def _check(sample: Sample, one: Judged, protocol: str, wanted: tuple[int, int]) -> None:
+    """Here, where the image's name is known."""
+    for name, values in (("anomaly map", one.anomaly_map), ("log_nfa", one.log_nfa)):
+        if values is not None and values.shape != wanted:
+            raise ValueError(f"the {name} of {sample.path} is {values.shape}: protocol {protocol!r} wants {wanted}")
+        if values is not None and np.isnan(values.max()):
+            raise ValueError(f"the {name} of {sample.path} holds NaN")
+    if np.isnan(one.score):
+        raise ValueError(f"the score of {sample.path} is NaN")
 
 
 def _fair_threshold(normal_maps: Iterable[NDArray[Any]]) -> float | None:

@@ -364,14 +364,23 @@ class Predictor(ABC):
         """Measure the detector on a test set with truth.
 
         Args:
-            root: folder of one category, or what a reader of `datasets` made of it.
+            root: folder of one category in any layout that `datasets` knows, or what it made of one.
             batch_size: images at once.
             size: side of the maps and masks compared with protocol "paper" (paper: 256).
             protocol: "paper", or "native": maps and masks compared at each image's own size. See `evaluation.evaluate`.
             progress: show a progress bar; a `rich.progress.Progress` shows it among its own.
             fair: also run over the training images, for mIoU at the "fair" threshold of the anomaly map.
+
+        Raises:
+            ValueError, FileNotFoundError: no category there, or several, or an image or a mask cannot be used.
         """
-        dataset = root if isinstance(root, datasets.Dataset) else datasets.read_mvtec(root)
+        if isinstance(root, datasets.Dataset):
+            dataset = root
+        else:
+            dataset, *others = datasets.find_categories(root)
+            if others:
+                names = ", ".join(category.name for category in (dataset, *others))
+                raise ValueError(f"{root} holds several categories: give one of {names}")
 
         def compared(image: NDArray[np.uint8]) -> tuple[int, int]:
             return (image.shape[0], image.shape[1]) if protocol == "native" else (size, size)

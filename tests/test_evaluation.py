@@ -1,0 +1,272 @@
+"""evaluation.py against the exact functions of metrics.py, on files made here; and what is said when a figure lacks."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from uflow import data, metrics
+from uflow.datasets import Dataset, Sample
+from uflow.evaluation import Evaluation, Judged, evaluate
+from uflow.predictor import Predictor
+
+SIZES = [(40, 56), (64, 48), (40, 56), (33, 70), (50, 50), (40, 56), (64, 48), (40, 40)]
+KINDS = ["good", "scratch", "hole", "good", "scratch", "hole", "hole", "good"]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Images of different sizes, some with a marked defect; one of them has two masks."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    made = []
+    for i, (kind, size) in enumerate(zip(KINDS, SIZES, strict=True)):
+        Image.fromarray(rng.integers(90, 110, (*size, 3), dtype=np.uint8)).save(root / f"{i}.png")
+        masks = []
+        for part in range(0 if kind == "good" else 1 + (i == 1)):
+            mask = np.zeros(size, np.uint8)
+            mask[5 + 10 * part : 14 + 10 * part, 8 : 20 + i] = 255
+            Image.fromarray(mask).save(root / f"{i}_{part}_mask.png")
+            masks.append(root / f"{i}_{part}_mask.png")
+        made.append(Sample(root / f"{i}.png", kind, tuple(masks)))
+    return made
+
+
+def truth_of(sample: Sample, shape: tuple[int, int] | None = None) -> np.ndarray:
+    truth = sample.truth(data.image_size(sample.path))
+    return truth if shape is None else data.resize_mask(truth, shape)
+
+
+def judge(samples: list[Sample], size: tuple[int, int] | None = None) -> list[Judged]:
+    """Smooth noise, higher on defects, as score and as log NFA of its own; flagged where it is very low."""
+    rng, judged = np.random.default_rng(1), []
+    for sample in samples:
+        truth = truth_of(sample, size).astype(np.float32)
+        noise = gaussian_filter(rng.normal(size=truth.shape), 2)
+        anomaly_map = (truth * rng.uniform(0.1, 0.9) + noise + 3).astype(np.float32)
+        log_nfa = (200 * (0.5 - truth * rng.uniform(0.2, 0.9) + noise)).astype(np.float32)
+        judged.append(Judged(anomaly_map, float(anomaly_map.max()), log_nfa, bool(log_nfa.min() < -20)))
+    return judged
+
+
+@pytest.mark.parametrize("protocol", ["paper", "native"])
+def test_equals_the_exact_functions(samples: list[Sample], protocol: str) -> None:
+    size = (48, 48) if protocol == "paper" else None
+    judged, normal = judge(samples, size), [one.anomaly_map - 0.1 for one in judge(samples[:1] * 5, size)]
+    truth = [truth_of(sample, size) for sample in samples]
+    maps, log_nfa = [one.anomaly_map for one in judged], [one.log_nfa for one in judged]
+
+    found = evaluate(samples, iter(judged), protocol, 48, iter(normal))
+    flat, flat_truth = np.concatenate([m.ravel() for m in maps]), np.concatenate([t.ravel() for t in truth])
+    assert found.pixel_auroc == pytest.approx(metrics.auroc(flat, flat_truth), abs=1e-12)
+    assert found.aupro == pytest.approx(metrics.aupro(maps, truth), abs=1e-12)
+    anomalous = [sample.is_anomalous for sample in samples]
+    assert found.image_auroc == metrics.auroc([one.score for one in judged], anomalous)
+    assert found.miou == metrics.mean_iou([m < 0 for m in log_nfa], truth)
+    best, threshold = metrics.best_iou([-m for m in log_nfa], truth)
+    assert found.miou_best == pytest.approx(best, abs=1e-12)
+    assert found.best_log_nfa == -threshold
+    assert metrics.mean_iou([m <= found.best_log_nfa for m in log_nfa], truth) == pytest.approx(best)
+    scores = np.sort(np.concatenate([m.ravel() for m in normal]))
+    assert found.fair_threshold == scores[-len(normal)]  # one false pixel an image
+    assert found.miou_fair == metrics.mean_iou([m >= scores[-len(normal)] for m in maps], truth)
+    assert 0 < found.miou < found.miou_best < 1
+    assert 0 < found.miou_fair < 1
+
+    assert found.protocol == protocol
+    assert [image["path"] for image in found.images] == [str(sample.path) for sample in samples]
+    for image, sample, one, mask in zip(found.images, samples, judged, truth, strict=True):
+        assert image == {
+            "path": str(sample.path),
+            "defect": sample.defect,
+            "score": one.score,
+            "log_nfa": one.log_nfa.min(),
+            "flagged": one.flagged,
+            "iou": metrics.iou(one.log_nfa < 0, mask),
+        }
+    assert list(found.flagged) == ["good", "hole", "scratch"]
+    for kind, counts in found.flagged.items():
+        flags = [one.flagged for one, sample in zip(judged, samples, strict=True) if sample.defect == kind]
+        assert counts == {"images": len(flags), "share": np.mean(flags)}
+    assert found.roc[0] == found.pro[0] == (0, 0)
+    assert found.roc[-1] == pytest.approx((1, 1))
+    assert found.pro[-1] == pytest.approx((1, 1))
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
+
+
+def test_a_method_without_a_threshold(samples: list[Sample]) -> None:
+    judged = [Judged(one.anomaly_map, one.score) for one in judge(samples)]
+    truth = [truth_of(sample) for sample in samples]
+    found = evaluate(samples, judged, "native", normal_maps=[one.anomaly_map for one in judged[:1]])
+    assert found.miou is None
+    assert found.best_log_nfa is None
+    assert found.flagged == {}
+    assert found.miou_best == pytest.approx(metrics.best_iou([one.anomaly_map for one in judged], truth)[0], abs=1e-12)
+    assert found.miou_best >= found.miou_fair > 0
+    assert {image["iou"] for image in found.images} == {image["log_nfa"] for image in found.images} == {None}
+    assert evaluate(samples, judged, "native").miou_fair is None
+    assert evaluate(samples, judged, "native", normal_maps=[]).fair_threshold is None
+    assert evaluate(samples, judged, "native").fair_threshold is None
+
+
+def test_images_whose_defect_is_not_marked_count_as_images_only(samples: list[Sample]) -> None:
+    judged = judge(samples)
+    unmarked = [replace(sample, masks=()) if i in (2, 4) else sample for i, sample in enumerate(samples)]
+    found = evaluate(unmarked, judged, "native")
+    kept = [i for i in range(len(samples)) if i not in (2, 4)]
+    expected = evaluate([samples[i] for i in kept], [judged[i] for i in kept], "native")
+    for name in ("pixel_auroc", "aupro", "miou", "miou_best", "best_log_nfa", "roc", "pro"):
+        assert getattr(found, name) == getattr(expected, name)
+    whole = evaluate(samples, judged, "native")
+    assert found.image_auroc == whole.image_auroc
+    assert found.flagged == whole.flagged
+    assert [image["iou"] is None for image in found.images] == [i in (2, 4) for i in range(len(samples))]
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        (lambda s: [one for one in s if not one.is_anomalous], {"pixel_auroc", "aupro", "image_auroc"}),
+        (lambda s: [one for one in s if one.is_anomalous], {"image_auroc"}),
+        (
+            lambda s: [replace(one, masks=()) for one in s if one.is_anomalous],
+            {"pixel_auroc", "aupro", "image_auroc", "miou", "miou_best", "best_log_nfa", "miou_fair"},
+        ),
+        (lambda s: [replace(one, masks=()) for one in s], {"pixel_auroc", "aupro"}),
+        (lambda s: [], {"pixel_auroc", "aupro", "image_auroc", "miou", "miou_best", "best_log_nfa", "miou_fair"}),
+    ],
+)
+def test_what_cannot_be_computed_is_none(
+    samples: list[Sample], change: Callable[[list[Sample]], list[Sample]], lacking: set[str]
+) -> None:
+    kept = change(samples)
+    of = {sample.path: one for sample, one in zip(samples, judge(samples), strict=True)}
+    found = evaluate(kept, [of[sample.path] for sample in kept], "native", normal_maps=[np.ones((4, 4), np.float32)])
+    figures = {name for name, value in vars(found).items() if value is None}
+    assert figures == lacking
+    assert (found.roc == []) == (found.pro == []) == ("aupro" in lacking)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_defect_everywhere_leaves_no_normal_pixel(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "0.png")
+    sample = Sample(tmp_path / "0.png", "bad", (tmp_path / "0.png",))
+    found = evaluate([sample], [Judged(np.eye(4, dtype=np.float32), 1.0)], size=4)
+    assert (found.pixel_auroc, found.aupro, found.image_auroc) == (None, None, None)
+    assert found.miou_best == 1
+
+
+def test_images_are_taken_one_at_a_time(samples: list[Sample]) -> None:
+    """Those judged are not kept: an hour's maps do not fit."""
+    alive: list[int] = []
+
+    class Counted(np.ndarray):
+        def __del__(self) -> None:
+            if self.base is not None and self.base.shape == (256, 256):
+                alive.append(-1)
+
+    def judged():
+        for i, _ in enumerate(samples * 4):
+            assert i + sum(alive) <= 3
+            anomaly_map = np.random.default_rng(i).random((256, 256), np.float32).view(Counted)
+            yield Judged(anomaly_map, 1.0)
+            del anomaly_map
+
+    evaluate(samples * 4, judged())
+
+
+ONES = np.ones((4, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("judged", "options", "message"),
+    [
+        ([Judged(ONES, 1.0)], {}, "^8 samples and 1 judged"),
+        ([Judged(ONES, 1.0)] * 9, {}, "8 samples and more judged"),
+        ([Judged(ONES, 1.0)], {"protocol": "mine"}, "protocol must be one of paper, native, not 'mine'"),
+        ([Judged(ONES, 1.0)], {"size": 5}, r"anomaly map of .*0\.png is \(4, 4\): protocol 'paper' wants \(5, 5\)"),
+        ([Judged(ONES, 1.0)], {"protocol": "native"}, r"is \(4, 4\): protocol 'native' wants \(40, 56\)"),
+        ([Judged(ONES, 1.0, ONES[1:])], {}, r"log_nfa of .*0\.png is \(3, 4\)"),
+        ([Judged(ONES * np.nan, 1.0)], {}, r"anomaly map of .*0\.png holds NaN"),
+        ([Judged(ONES, float("nan"))], {}, r"score of .*0\.png is NaN"),
+        ([Judged(ONES, 1.0, ONES), Judged(ONES, 1.0)], {}, r"log_nfa of some images, not of all: .*1\.png"),
+        ([Judged(ONES, 1.0), Judged(ONES, 1.0, ONES)], {}, r"log_nfa of some images, not of all: .*1\.png"),
+    ],
+)
+def test_bad_input_is_one_clear_line(samples: list[Sample], judged: list[Judged], options, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(samples, judged, **{"size": 4, **options})
+    assert "\n" not in str(error.value)
+
+
+# Predictor.evaluate ---------------------------------------------------------------------------------------------------
+
+
+class Reddish(Predictor):
+    """Energies that are the redness of each cell of 8 x 8 pixels, of 400 channels."""
+
+    image_size, strides, latent_channels = (32, 32), (8,), (400,)
+
+    def _network(self, images: np.ndarray) -> list[np.ndarray]:
+        red = images[..., 0].astype(np.float32)
+        return [red.reshape(len(red), 4, 8, 4, 8).mean(axis=(2, 4)) * 4]
+
+
+@pytest.fixture
+def category(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(2)
+    for name in ("train/good/0", "train/good/1", "test/good/0", "test/good/1", "test/red/0", "test/red/1"):
+        image = rng.integers(70, 100, (40, 64, 3), dtype=np.uint8)
+        path = tmp_path / "nut" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "red" in name:
+            image[10:30, 16:48, 0] = 250
+            mask = tmp_path / "nut/ground_truth/red" / f"{path.stem}_mask.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image[..., 0] == 250).astype(np.uint8) * 255).save(mask)
+        Image.fromarray(image).save(path)
+    return tmp_path / "nut"
+
+
+@pytest.mark.parametrize("protocol", ["paper", "native"])
+def test_a_predictor_evaluates_what_it_predicts(category: Path, protocol: str) -> None:
+    predictor = Reddish()
+    found = predictor.evaluate(category, size=64, protocol=protocol, fair=True, progress=True)
+    predictions = [predictor.predict(Path(image["path"])) for image in found.images]
+    assert [image["flagged"] for image in found.images] == [one.is_anomalous for one in predictions]
+    assert found.flagged == {"good": {"images": 2, "share": 0.0}, "red": {"images": 2, "share": 1.0}}
+    assert found.image_auroc == 1
+    assert found.miou_best >= found.miou > 0.5
+    assert found.miou_best >= found.miou_fair > 0.3
+    if protocol == "native":
+        assert [image["score"] for image in found.images] == [one.score for one in predictions]
+        assert [image["log_nfa"] for image in found.images] == [one.log_nfa.min() for one in predictions]
+        training = [predictor.predict(path).anomaly_map for path in sorted((category / "train/good").iterdir())]
+        assert sum((one >= np.float32(found.fair_threshold)).sum() for one in training) <= 2
+    without = predictor.evaluate(category, size=64, protocol=protocol)
+    assert without.fair_threshold is None
+    assert without == replace(found, miou_fair=None, fair_threshold=None)
+
+
+def test_a_predictor_takes_a_data_set_or_the_folder_of_one(category: Path, samples: list[Sample]) -> None:
+    predictor = Reddish()
+    found = predictor.evaluate(Dataset("mixed", [], samples), protocol="native")
+    assert len(found.images) == len(samples)
+    assert isinstance(found, Evaluation)
+    shutil.copytree(category, category.parent / "screw")
+    with pytest.raises(ValueError, match="holds several categories: give one of nut, screw"):
+        predictor.evaluate(category.parent)
+    with pytest.raises(ValueError, match="protocol must be one of"):
+        predictor.evaluate(category, protocol="mine")
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import uflow.evaluation"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
