@@ -1,4 +1,4 @@
-"""Pictures show what they should: outlines on the border of the mask, files complete, figures of the right shape."""
+"""Pictures show what they should: outlines on the border of the mask, files complete."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from uflow import report
-from uflow.data import read_image
 from uflow.detector import Evaluation, Prediction
 
 
@@ -41,14 +40,6 @@ def test_write_prediction_leaves_no_temporary_file(prediction: Prediction, tmp_p
     written = report.write_prediction(prediction, tmp_path / "new/part", arrays=True)
     assert sorted(written) == sorted((tmp_path / "new").iterdir())
     assert len(written) == 5
-
-
-def test_figure_has_a_row_for_each_image(prediction: Prediction, tmp_path: Path) -> None:
-    for rows in (1, 3):
-        report.write_figure([("scratch", prediction, prediction.mask)] * rows, tmp_path / f"{rows}.png")
-    one, three = (read_image(tmp_path / f"{rows}.png") for rows in (1, 3))
-    assert len(three) == 3 * len(one)
-    assert (one == (255, 0, 0)).all(-1).sum() > 20  # the truth's outline
 
 
 def test_table_gives_shares_of_good_and_defective_images() -> None:

@@ -63,7 +63,7 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
     Writes `<texture>.uflow`, `<texture>.png` (a good crop and one of each defect with truth, anomaly map and mask) and
     `evaluation.json` into `folder`, and returns the evaluations by texture.
     """
-    from . import report  # here, so that making images needs no PyTorch
+    from . import figures, report  # here, so that making images needs no PyTorch
     from .datasets import read_mvtec
     from .detector import Detector
     from .training import TrainingSettings
@@ -83,9 +83,9 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
         for defect, sample in sorted(first.items()):
             prediction = next(detector.stream([sample.path]))
             truth = sample.truth(prediction.mask.shape)
-            assert truth is not None  # made with its masks
-            rows.append((defect.replace("_", " "), prediction, truth))
-        report.write_figure(rows, folder / f"{texture}.png")
+            rows.append(figures.Example.of(defect.replace("_", " "), prediction, truth))
+        heading = f"{texture}: a good crop, and one of each made defect"
+        figures.write_examples(rows, folder / f"{texture}.png", heading)
     report.write_json({name: result.to_dict() for name, result in evaluations.items()}, folder / "evaluation.json")
     return evaluations
 
