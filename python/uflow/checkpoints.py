@@ -94,8 +94,9 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = (file.metadata() or {}).get("uflow")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
+        expected = "expected safetensors" + (", or a checkpoint written by torch" if kind == "model" else "")
         raise ValueError(
-            f"{path} is not a uflow {kind} file, or was cut short ({error}); copy or train it again"
+            f"{path} is not a uflow {kind} file, or was cut short ({expected}, found: {error}); copy or train it again"
         ) from None
     if header is None:
         raise ValueError(
