@@ -194,6 +194,7 @@ ONES = np.ones((4, 4), np.float32)
         ([Judged(ONES, 1.0)], {"size": 5}, r"anomaly map of .*0\.png is \(4, 4\): protocol 'paper' wants \(5, 5\)"),
         ([Judged(ONES, 1.0)], {"protocol": "native"}, r"is \(4, 4\): protocol 'native' wants \(40, 56\)"),
         ([Judged(ONES, 1.0, ONES[1:])], {}, r"log_nfa of .*0\.png is \(3, 4\)"),
+        ([], {"normal_maps": [ONES, ONES[1:]]}, r"normal map 1 is \(3, 4\): protocol 'paper' wants \(4, 4\)"),
         ([Judged(ONES * np.nan, 1.0)], {}, r"anomaly map of .*0\.png holds NaN"),
         ([Judged(ONES, float("nan"))], {}, r"score of .*0\.png is NaN"),
         ([Judged(ONES, 1.0, ONES), Judged(ONES, 1.0)], {}, r"log_nfa of some images, not of all: .*1\.png"),

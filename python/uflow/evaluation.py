@@ -103,7 +103,8 @@ def evaluate(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
-    fair_threshold = None if normal_maps is None else _fair_threshold(normal_maps)
+    fixed = (size, size) if protocol == "paper" else None
+    fair_threshold = None if normal_maps is None else _fair_threshold(normal_maps, fixed)
     pixels, best = metrics.PixelMetrics(), metrics.BestIoU()
     ious: list[float] = []
     fair_ious: list[float] = []
@@ -112,15 +113,15 @@ def evaluate(
         if sample is None or one is None:
             raise ValueError(f"{len(samples)} samples and {'more' if sample is None else len(images)} judged")
         own = data.image_size(sample.path)
-        wanted = own if protocol == "native" else (size, size)
+        wanted = fixed or own
         _check(sample, one, protocol, wanted)
         if images and (one.log_nfa is None) != (images[0]["log_nfa"] is None):
             raise ValueError(f"there is log_nfa of some images, not of all: {sample.path} differs from those before")
         truth = sample.truth(own)
         iou = None
         if truth is not None:
-            if protocol == "paper":
-                truth = data.resize_mask(truth, wanted)
+            if fixed:
+                truth = data.resize_mask(truth, fixed)
             pixels.update(one.anomaly_map, truth)
             if one.log_nfa is None:
                 best.update(one.anomaly_map, truth)
@@ -171,9 +172,12 @@ def _check(sample: Sample, one: Judged, protocol: str, wanted: tuple[int, int]) 
         raise ValueError(f"the score of {sample.path} is NaN")
 
 
-def _fair_threshold(normal_maps: Iterable[NDArray[Any]]) -> float | None:
+def _fair_threshold(normal_maps: Iterable[NDArray[Any]], shape: tuple[int, int] | None) -> float | None:
+    """The lowest threshold that leaves a false pixel an image on average; shape: what all maps must have, if any."""
     pixels, count = metrics.PixelMetrics(), 0
     for normal_map in normal_maps:
+        if shape and normal_map.shape != shape:
+            raise ValueError(f"normal map {count} is {normal_map.shape}: protocol 'paper' wants {shape}")
         pixels.update(normal_map, np.zeros(normal_map.shape, bool))
         count += 1
     return pixels.threshold(count) if count else None
