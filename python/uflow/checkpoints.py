@@ -128,6 +128,7 @@ _BACKBONES = {
 _FREIA_KEY = re.compile(r"(?P<prefix>.*?)module_list\.(?P<node>\d+)\.(?P<name>.+)")
 _SUBNET = ("subnet.0.weight", "subnet.0.bias", "subnet.2.weight", "subnet.2.bias")
 _REFUSED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+_FILLED = re.compile(r"Can only (SETITEM|append).*but got <class '(\S+)'>")
 _BLOCKED = re.compile(r"GLOBAL (\S+) whose module")
 
 
@@ -233,23 +234,29 @@ def _torch_load(path: Path) -> tuple[Mapping[str, Any], list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old formats: nothing a user can act on
             while True:
+                serialization.clear_safe_globals()  # what others allowed in this process is not for this file
+                serialization.add_safe_globals(list(stand_ins.values()))
                 try:
                     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
                     break
                 except pickle.UnpicklingError as error:
-                    refused = _REFUSED.search(str(error))
-                    if refused is None or refused[1] in stand_ins:
+                    if (refused := _REFUSED.search(str(error))) and refused[1] not in stand_ins:
+                        stand_ins[refused[1]] = _stand_in(refused[1], _Inert)
+                    elif (filled := _FILLED.search(str(error))) and issubclass(stand_ins.get(filled[2], int), _Inert):
+                        stand_ins[filled[2]] = _stand_in(
+                            filled[2], _InertDict if filled[1] == "SETITEM" else _InertList
+                        )
+                    else:
                         raise
-                    stand_ins[refused[1]] = _stand_in(refused[1])
-                    serialization.add_safe_globals([stand_ins[refused[1]]])
     except Exception as error:  # each format has its own errors for a cut or foreign file
         if blocked := _BLOCKED.search(str(error)):
             raise ValueError(
                 f"{path} was not read: it asks for {blocked[1]}, which could run commands and has no place in a "
                 "checkpoint; get the file from where you trust it"
             ) from None
-        lines = str(error).replace("WeightsUnpickler error:", "").strip().splitlines()
-        reason = lines[0] if len(lines) == 1 else next((x.strip() for x in lines[1:] if x.strip()), "")
+        # Of torch's own paragraphs, the line that says what it met, and not the advice to trust the file.
+        lines = [line.strip() for line in str(error).replace("WeightsUnpickler error:", "").splitlines()]
+        reason = next((x for x in lines if x and not x.startswith(("Weights only", "(1)", "(2)", "Check"))), "")
         raise ValueError(
             f"cannot read {path}: expected a checkpoint written by torch or Lightning, and this is another kind of "
             f"file, or was cut short ({type(error).__name__}: {reason[:200]})"
@@ -273,17 +280,23 @@ class _Inert:
         pass
 
 
-class _InertDict(_Inert):
-    """The same for a class of dictionaries, which torch's reader fills only if they are plain."""
+class _InertDict:
+    """The same for a class of dictionaries: torch's reader fills only plain ones."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return OrderedDict()
 
 
-def _stand_in(name: str) -> type:
+class _InertList:
+    """The same for a class of lists."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return []
+
+
+def _stand_in(name: str, base: type) -> type:
     """A class that torch's reader takes for the global `name`."""
     module, _, short = name.rpartition(".")
-    base = _InertDict if short.lower().endswith("dict") else _Inert
     # torch's messages leave out "builtins".
     names = {"__module__": module or "builtins", "__qualname__": short, "stands_for": name}
     return type(short, (base,), names)
