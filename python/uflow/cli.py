@@ -16,7 +16,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import Progress, track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
 
 console = Console()
@@ -36,26 +36,39 @@ Runtime = Annotated[
 Weights = Annotated[
     list[Path] | None, typer.Option(help="file with the backbone's weights (twice for mcait: m48, s24)")
 ]
+BackboneName = Annotated[str, typer.Option(help="efficientnet_lite0/1/2, mcait, resnet18, or any timm model")]
+ImageSize = Annotated[str | None, typer.Option(help="network input: 256, or 256x320 (height x width)")]
+Strides = Annotated[str | None, typer.Option(help="scales of the backbone, such as 8,16,32")]
+Epochs = Annotated[int, typer.Option(help="passes over the images")]
+BatchSize = Annotated[int, typer.Option(help="images a step")]
+LearningRate = Annotated[float, typer.Option(help="Adam's rate after warming up")]
+HeldOut = Annotated[float, typer.Option(help="share of images kept to select and calibrate by")]
+Alpha = Annotated[float, typer.Option(help="wished chance that a good image is flagged")]
+PaperTest = Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")]
+Seed = Annotated[int, typer.Option(help="of the split, the flow and the order of images")]
+# What `evaluate` takes only where it trains.
+TRAINING = [
+    *("backbone", "image_size", "strides", "epochs", "batch_size", "learning_rate", "held_out", "alpha"),
+    *("paper_test", "seed", "models", "select_on_test"),
+]
 
 
 @app.command(epilog="Example: uflow train data/tile/train/good --output tile.uflow")
 def train(
     images: Annotated[str, typer.Argument(help="folder or pattern of good images")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="model file (default: CATEGORY.uflow)")] = None,
-    backbone: Annotated[str, typer.Option(help="efficientnet_lite0/1/2, mcait, resnet18, or any timm model")] = (
-        "efficientnet_lite0"
-    ),
-    image_size: Annotated[str | None, typer.Option(help="network input: 256, or 256x320 (height x width)")] = None,
-    strides: Annotated[str | None, typer.Option(help="scales of the backbone, such as 8,16,32")] = None,
+    backbone: BackboneName = "efficientnet_lite0",
+    image_size: ImageSize = None,
+    strides: Strides = None,
     weights: Weights = None,
-    epochs: Annotated[int, typer.Option(help="passes over the images")] = 16,
-    batch_size: Annotated[int, typer.Option(help="images a step")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Adam's rate after warming up")] = 2e-3,
-    held_out: Annotated[float, typer.Option(help="share of images kept to select and calibrate by")] = 0.15,
-    alpha: Annotated[float, typer.Option(help="wished chance that a good image is flagged")] = 0.05,
+    epochs: Epochs = 16,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 2e-3,
+    held_out: HeldOut = 0.15,
+    alpha: Alpha = 0.05,
     tile: Annotated[bool, typer.Option(help="cut large images into tiles of the network's size")] = False,
-    paper_test: Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")] = False,
-    seed: Annotated[int, typer.Option(help="of the split, the flow and the order of images")] = 0,
+    paper_test: PaperTest = False,
+    seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Learn from a folder of good images; writes a model file.
@@ -144,26 +157,170 @@ def predict(
     Console(stderr=True).print(f"{flagged} of {len(paths)} images have a detected region, {rate:.1f} images/s{where}")
 
 
-@app.command(epilog="Example: uflow evaluate tile.uflow data/tile --output tile.json")
+@app.command(epilog="Example: uflow evaluate data/mvtec_ad --output results")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="model file, or exported folder")],
-    root: Annotated[Path, typer.Argument(help="folder with test/<defect> and ground_truth/<defect>")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the figures")] = None,
+    context: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="[MODEL] ROOT", help="data set, or one category; before it a model, if there is one"),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder (default: results), or JSON file for one model on one category"),
+    ] = None,
+    models: Annotated[Path | None, typer.Option(help="folder of CATEGORY.uflow (default: OUTPUT/models)")] = None,
+    categories: Annotated[str | None, typer.Option(help="only these: bottle,cable")] = None,
+    layout: Annotated[str | None, typer.Option(help="of the data set, such as visa (default: as it looks)")] = None,
+    protocol: Annotated[str, typer.Option(help="paper: at 256x256; native: at each image's own size")] = "paper",
+    figures: Annotated[
+        bool, typer.Option("--figures", help="also draw the article's figures of each category")
+    ] = False,
+    select_on_test: Annotated[
+        bool, typer.Option("--select-on-test", help="choose the epoch on the test set, to reproduce: no fair figure")
+    ] = False,
+    tile: Annotated[
+        bool | None, typer.Option(help="cut large images into tiles of the network's size (default: as trained)")
+    ] = None,
+    backbone: BackboneName = "efficientnet_lite0",
+    image_size: ImageSize = None,
+    strides: Strides = None,
+    epochs: Epochs = 16,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 2e-3,
+    held_out: HeldOut = 0.15,
+    alpha: Alpha = 0.05,
+    paper_test: PaperTest = False,
+    seed: Seed = 0,
     runtime: Runtime = None,
     weights: Weights = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a model on a test set with truth: AUROC, AUPRO, mIoU at log NFA = 0, images flagged."""
-    from . import load, report
+    """Measure on test sets with truth: AUROC, AUPRO, mIoU at log NFA = 0, images flagged, beside published figures.
 
-    evaluation = load(model, device, weights, runtime).evaluate(root, progress=True)
-    _print_table(report.table({root.resolve().name: evaluation}))
-    kinds = [["test", "images", "flagged"]]
-    kinds += [[kind, f"{c['images']:.0f}", f"{c['share']:.1%}"] for kind, c in evaluation.flagged.items()]
-    _print_table(kinds)
-    output = output or Path(f"{model.stem}_evaluation.json")
-    report.write_json({"model": str(model), "root": str(root), **evaluation.to_dict()}, output)
-    console.print(f"Wrote {output}")
+    ROOT alone: each category found is trained, unless its model is there, and evaluated, unless its result is there;
+    killed, the same command goes on. MODEL ROOT: that model (file, exported folder, .ckpt) on each category of ROOT.
+    """
+    from rich import get_console
+
+    from . import experiments, load, report
+    from .datasets import find_categories
+
+    if len(paths) > 2:
+        raise ValueError(f"give [MODEL] ROOT, one folder for all categories; got {len(paths)} paths")
+    model, root = paths[0] if len(paths) == 2 else None, paths[-1]
+    failed: dict[str, str] = {}
+    datasets = find_categories(root, layout, failed)
+    if categories is not None:
+        names = [dataset.name for dataset in datasets] + list(failed)
+        wanted = [name.strip() for name in categories.split(",")]
+        if unknown := [name for name in wanted if name not in names]:
+            raise ValueError(f"{root} has no category {', '.join(unknown)}: it has {', '.join(names)}")
+        datasets = [dataset for dataset in datasets if dataset.name in wanted]
+        failed = {name: reason for name, reason in failed.items() if name in wanted}
+    one_file = output.suffix == ".json" if output else model is not None and len(datasets) + len(failed) == 1
+    if one_file and (model is None or len(datasets) != 1):
+        raise ValueError(f"--output {output} is a file, for one MODEL on one category: give a folder")
+
+    source: experiments.Models
+    if model is not None:
+        for name in TRAINING:
+            given = context.get_parameter_source(name)
+            if given is not None and given.name != "DEFAULT":
+                raise ValueError(f"--{name.replace('_', '-')} is for training, and {model} is trained: leave one out")
+        predictor = load(model, device, weights, runtime)
+        changed: dict[str, Any] = {} if runtime is None else {"runtime": runtime}
+        if tile is not None and tile != predictor.tile:
+            predictor.tile = changed["tile"] = tile
+        source = experiments.Given(model, predictor, changed)
+    else:
+        if runtime is not None:
+            raise ValueError("--runtime is for an exported MODEL: uflow evaluate MODEL ROOT")
+        from .training import TrainingSettings
+
+        source = experiments.Trained(
+            models or (output or Path("results")) / "models",
+            backbone,
+            image_size=None if image_size is None else _size(image_size),
+            strides=None if strides is None else _numbers(strides, ","),
+            weights=weights,
+            training=TrainingSettings(epochs, batch_size, learning_rate, seed=seed),
+            held_out=held_out,
+            alpha=None if paper_test else alpha,
+            device=device,
+            tile=bool(tile),
+            select_on_test=select_on_test,
+        )
+    if select_on_test:
+        console.print("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
+
+    if one_file and model is not None:
+        (dataset,) = datasets
+        output = output or Path(f"{model.stem}_evaluation.json")
+        if not output.resolve().parent.is_dir():
+            raise FileNotFoundError(f"cannot write {output}: there is no folder {output.resolve().parent}")
+        record = experiments.measure(dataset, predictor, model, protocol, progress=True)
+        report.write_json({"root": str(root), **record, **record["evaluation"], "evaluation": None}, output)
+        written = [output]
+        results = [experiments.Result(dataset.name, dataset.layout, record)]
+    else:
+        output = output or Path("results")
+        experiments.check(datasets, output, source, protocol)
+        results = [experiments.Result(name, error=reason) for name, reason in failed.items()]
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, disable=not get_console().is_terminal) as progress:
+            bar = progress.add_task("Categories", total=len(datasets), visible=len(datasets) > 1)
+            for result in experiments.run(datasets, output, source, protocol, figures, progress):
+                results.append(result)
+                progress.advance(bar)
+                _print(str(result))
+        written = report.write_summary(experiments.summary(results), output)
+    summary = experiments.summary(results)
+    _print(report.summary_text(summary))
+    if len(results) == 1:
+        kinds = summary["categories"][0]["flagged"].items()
+        _print_table([["test", "images", "flagged"], *([k, str(c["images"]), f"{c['share']:.1%}"] for k, c in kinds)])
+    _print(f"Wrote {', '.join(map(str, written))}")
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: uflow compare data --methods uflow,patchcore,cflow --seeds 0,1,2 --output comparison")
+def compare(
+    root: Annotated[Path, typer.Argument(help="data set, or one category")],
+    methods: Annotated[str | None, typer.Option(help="such as uflow,patchcore,module:function (default: all)")] = None,
+    seeds: Annotated[str, typer.Option(help="of all that is random: 0,1,2")] = "0",
+    categories: Annotated[str | None, typer.Option(help="only these: bottle,cable")] = None,
+    layout: Annotated[str | None, typer.Option(help="of the data set, such as visa (default: as it looks)")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the tables and what was printed")] = Path(
+        "comparison"
+    ),
+    backbone: Annotated[str, typer.Option(help="frozen features of all methods")] = "efficientnet_lite0",
+    image_size: Annotated[int | None, typer.Option(help="side of the network's input")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="passes over the images of trained rivals (default: for 200 steps)")
+    ] = None,
+) -> None:
+    """Measure U-Flow and other methods: same split, input, frozen features and figures; time and memory.
+
+    Most need anomalib: pip install "uflow[compare]". Killed, or given more methods, the same command goes on.
+    """
+    from . import compare as comparison
+    from .datasets import find_categories
+
+    datasets = find_categories(root, layout)
+    if categories is not None:
+        wanted = [name.strip() for name in categories.split(",")]
+        names = [dataset.name for dataset in datasets]
+        if unknown := [name for name in wanted if name not in names]:
+            raise ValueError(f"{root} has no category {', '.join(unknown)}: it has {', '.join(names)}")
+        datasets = [dataset for dataset in datasets if dataset.name in wanted]
+    chosen = list(comparison.METHODS) if methods is None else [name.strip() for name in methods.split(",")]
+    settings = comparison.Settings(backbone, image_size, epochs)
+    results = comparison.compare(datasets, chosen, _numbers(seeds, ","), output, settings, on_start=_print)
+    _print(comparison.markdown(results, settings))
+    _print(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
+    if any(result.failure for result in results):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: uflow export tile.uflow --format onnx --output tile_onnx")
@@ -285,6 +442,11 @@ def benchmark(
         }
         report.write_json(figures, json)
         console.print(f"Wrote {json}")
+
+
+def _print(text: str) -> None:
+    """As it is: no markup, and as long as its lines are."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_table(rows: list[list[str]]) -> None:

@@ -72,6 +72,11 @@ class Dataset:
     test: list[Sample]
     layout: str = ""
 
+    @property
+    def test_files(self) -> list[Path]:
+        """The test images and their masks, each once."""
+        return list(dict.fromkeys(path for sample in self.test for path in (sample.path, *sample.masks)))
+
 
 # ---- finding the layout
 

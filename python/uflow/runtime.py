@@ -9,15 +9,15 @@ import hashlib
 import importlib.util
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import atomic_write
-from .predictor import Predictor, test_options
+from .data import atomic_write, read_image
+from .predictor import ImageLike, Predictor, test_options
 
 __all__ = ["FORMATS", "Exported", "load"]
 
@@ -121,6 +121,17 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest(sources: Iterable[ImageLike]) -> str:
+    """How many images, and one SHA-256 of their contents in this order: the same wherever they lie."""
+    parts = []
+    for source in sources:
+        if isinstance(source, str | Path):
+            parts.append(sha256(Path(source)))
+        else:
+            parts.append(hashlib.sha256(read_image(source).tobytes()).hexdigest())
+    return f"{len(parts)} {hashlib.sha256(''.join(parts).encode()).hexdigest()}"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -340,10 +340,7 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
 
 
-def progress_columns() -> list[ProgressColumn]:
-    return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
-
-
 def _progress_bar(show: bool | Progress) -> AbstractContextManager[Progress]:
     """A `Progress` of its own, or the caller's, who takes the bars away."""
-    return nullcontext(show) if isinstance(show, Progress) else Progress(*progress_columns(), disable=not show)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    return nullcontext(show) if isinstance(show, Progress) else Progress(*columns, disable=not show)
