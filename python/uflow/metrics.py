@@ -280,11 +280,8 @@ class PixelMetrics:
         sums[0, np.searchsorted(keys, normal_keys)] = normal[0]
         sums[1:, np.searchsorted(keys, defect_keys)] = defects
         false, true, overlap = np.cumsum(sums[:, ::-1], axis=1)
-        return (
-            false / self.normal,
-            true / self.defective,
-            np.minimum(overlap / self.components, 1),
-        )  # weights are rounded
+        overlap = np.minimum(overlap, self.components)  # weights are rounded
+        return false / self.normal, true / self.defective, overlap / self.components
 
     def _check(self) -> None:
         if not self.normal or not self.defective:
