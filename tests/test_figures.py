@@ -179,7 +179,7 @@ def test_images_keep_their_proportions(shape: tuple[int, int], tmp_path: Path) -
     log_nfa = np.full(shape, 5, np.float32)
     mask = np.zeros(shape, bool)
     prediction = Prediction(0.0, False, np.zeros(shape, np.float32), log_nfa, mask, [], image)
-    example = figures.Example.of("x" * 300, prediction, None)
+    example = figures.Example.of("$\\no{$ formula" * 30, prediction, None)
     assert max(example.image.shape) <= 3 * figures.DPI * figures.TALLEST
     figures.write_examples([example], tmp_path / "a.png", "heading")
     picture = read_image(tmp_path / "a.png")
