@@ -1,0 +1,242 @@
+"""Methods side by side: processes of their own, failures as rows, what is resumed, the tables; anomalib's methods."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from uflow import cli, compare, datasets
+from uflow.compare import METHODS, Result, Settings
+
+MADE = '''
+import os
+from pathlib import Path
+
+def bright(images, settings, seed):
+    """Scores by brightness, of which the defects of the test set have more."""
+    Path("learnt").write_text(f"{len(images)} {seed} {settings.backbone}")
+    return (32, 48), lambda batch: (batch.mean(1), batch.mean(1).amax((1, 2)))
+
+def killed(images, settings, seed):
+    os.kill(os.getpid(), 9)
+
+def wrong(images, settings, seed):
+    raise KeyError("no such | layer\\nin this net")
+'''
+
+
+@pytest.fixture
+def category(dataset: Path) -> datasets.Dataset:
+    return datasets.read_mvtec(dataset)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would have been run: no process is started, and every method is right about 0.9 of the pixels."""
+    ran: list[str] = []
+
+    def measure(category, method, seed, epochs, settings, logs) -> Result:
+        ran.append(f"{method} {seed}")
+        result = Result(category.name, method, seed, epochs, 0.9, 0.8, 0.7, None, 0.2, 0.3, 2.0, 1.0, 4.0, 3.0, 500.0)
+        return replace(result, pixel_auroc=0.8, aupro=0.81 + seed / 10) if method == "fre" else result
+
+    monkeypatch.setattr(compare, "_in_own_process", measure)
+    monkeypatch.setattr(compare, "check_methods", lambda methods: None)
+    return ran
+
+
+def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made.py").write_text(MADE)
+    said: list[str] = []
+    killed, bright, wrong = compare.compare(
+        [category], ["made:killed", "made:bright", "made:wrong"], [7], tmp_path / "out", Settings("any"), said.append
+    )
+    assert killed.failure is not None
+    assert wrong.failure is not None
+    assert "SIGKILL" in killed.failure
+    assert wrong.failure.startswith("KeyError: 'no such | layer")
+    assert "\n" not in wrong.failure
+    assert "Traceback" in (tmp_path / "out/logs/grating-made.wrong-7.log").read_text()
+    assert said == [f"{i + 1}/3 grating, made:{m}, seed 7" for i, m in enumerate(("killed", "bright", "wrong"))]
+
+    assert (tmp_path / "learnt").read_text() == "30 7 any"
+    assert bright.failure is None
+    assert bright.pixel_auroc is not None
+    assert bright.pixel_auroc > 0.8  # defects are brighter
+    assert bright.miou is None  # no threshold of its own
+    assert bright.miou_fair is not None
+    assert bright.miou_best is not None
+    assert 0 <= bright.miou_fair <= bright.miou_best
+    assert bright.fit_s is not None
+    assert bright.fit_s < 5  # without the imports
+    assert bright.predict_ms is not None
+    assert bright.predict_ms > 0
+    if sys.platform == "linux":
+        assert bright.memory_mb is not None
+        assert 100 < bright.memory_mb < 2000
+
+    table = (tmp_path / "out/comparison.md").read_text().splitlines()
+    widths = {line.replace("\\|", "").count("|") for line in table[:5]}
+    assert len(widths) == 1  # failures too fill the table's columns
+    assert "failed: its process was ended by signal SIGKILL" in table[2]
+
+
+def test_what_is_done_is_not_done_again(category, tmp_path: Path, ran: list[str]) -> None:
+    compare.compare([category], ["fre", "neighbours"], [0, 1], tmp_path)
+    assert ran == ["fre 0", "fre 1", "neighbours 0", "neighbours 1"]
+    ran.clear()
+    results = compare.compare([category], ["neighbours", "fre", "padim"], [1, 2], tmp_path)
+    assert ran == ["neighbours 2", "fre 2", "padim 1", "padim 2"]
+    assert [(r.method, r.seed) for r in results] == [(m, s) for m in ("neighbours", "fre", "padim") for s in (1, 2)]
+    kept = json.loads((tmp_path / "comparison.json").read_text())["results"]
+    assert len(kept) == 8  # those not asked for the second time stay
+
+    ran.clear()
+    compare.compare([category], ["fre", "padim"], [1], tmp_path, Settings(epochs=3))
+    assert ran == ["fre 1"]  # of other epochs: another row; padim is not trained by epochs
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    content["results"] = [{**r, "failure": "no memory"} if r["method"] == "padim" else r for r in content["results"]]
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    ran.clear()
+    compare.compare([category], ["padim"], [0, 1], tmp_path)
+    assert ran == ["padim 0", "padim 1"]  # a failure is tried again
+
+    with pytest.raises(ValueError, match=r"other settings \(.*image_size None; not .*image_size 320\)"):
+        compare.compare([category], ["padim"], [0], tmp_path, Settings(image_size=320))
+
+
+def test_epochs_of_trained_methods_make_as_many_steps_whatever_the_number_of_images() -> None:
+    steps = compare.STEPS
+    assert compare._epochs("cflow", 31, Settings()) == steps // 2
+    assert compare._epochs("cflow", 16 * steps, Settings()) == 1
+    assert compare._epochs("cflow", 700, Settings(epochs=3)) == 3
+    assert compare._epochs("patchcore", 700, Settings(epochs=3)) is None
+    assert compare._epochs("uflow", 700, Settings(epochs=3)) is None
+
+
+def test_tables(category, tmp_path: Path, ran: list[str]) -> None:
+    compare.compare([category], ["fre", "neighbours"], [0, 1], tmp_path, Settings(epochs=5))
+    table = (tmp_path / "comparison.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+    assert rows[0][:7] == ["category", "method", "epochs", "seeds", "pixel AUROC", "AUPRO", "image AUROC"]
+    assert rows[2][:10] == [
+        "grating",
+        "fre",
+        "5",
+        "0 1",
+        "0.800",
+        "**0.860**",
+        "**0.700**",
+        "-",
+        "**0.200**",
+        "**0.300**",
+    ]
+    assert rows[3][:7] == ["grating", "neighbours", "-", "0 1", "**0.900**", "0.800", "**0.700**"]
+    assert rows[3][10:] == ["1 s", "3 ms", "500 MB"]  # of processors
+    published = {row[0]: row[1:] for row in rows[4:]}
+    assert published["method (published)"] == ["pixel AUROC", "AUPRO", "mIoU auto", "mIoU fair", "mIoU best"]
+    assert published["U-Flow, MS-CaiT"] == ["0.987", "0.952", "0.541", "-", "0.545"]
+    assert published["CS-Flow"] == ["0.943", "-", "-", "0.328", "0.392"]
+    assert {"SPADE", "PatchSVDD", "PEFM"} < set(published)
+    assert "Published, not measured here" in table
+
+    with (tmp_path / "comparison.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["method"], line["seed"], line["epochs"]) for line in lines][:3] == [
+        ("fre", "0", "5"),
+        ("fre", "1", "5"),
+        ("neighbours", "0", ""),
+    ]
+    assert lines[0]["pixel_auroc"] == "0.8"
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert content["machine"]["threads"] == str(torch.get_num_threads())
+    assert content["published"]["means"]["SPADE"] == {"pixel_auroc": 0.9603}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["uflow", "compare", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        return (exit_info.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+def test_command(run, dataset: Path, tmp_path: Path, ran: list[str]) -> None:
+    code, out, err = run(dataset, "--methods", "neighbours, fre", "--seeds", "3,4", "--epochs", 2, "-o", "c")
+    assert code == 0, err
+    assert ran == ["neighbours 3", "neighbours 4", "fre 3", "fre 4"]
+    assert "| grating | fre | 2 | 3 4 |" in out
+    assert all((tmp_path / "c" / f"comparison.{suffix}").is_file() for suffix in ("md", "csv", "json"))
+    ran.clear()
+    code, out, err = run(dataset, "-o", "c")
+    assert code == 0, err
+    assert ran == [f"{method} 0" for method in METHODS]
+    code, _, err = run(dataset, "--categories", "bottle")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "no category bottle: it has grating" in err
+
+
+def test_mistakes_are_one_line(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run(dataset, "--methods", "uflow,spade")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "unknown method 'spade'; known: uflow, neighbours, patchcore," in err
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "anomalib" else find(name))
+    code, _, err = run(dataset, "--methods", "uflow,cflow,padim")
+    assert (code, err.count("\n")) == (1, 1)
+    assert 'cflow, padim need anomalib: pip install "uflow[compare]"' in err
+
+
+def test_coreset_is_spread_farthest_first() -> None:
+    x = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    for seed in range(8):
+        torch.manual_seed(seed)
+        first, second, third = compare.greedy_coreset(x, 3).tolist()
+        assert second == (0 if first == 3 else 3)
+        assert third == {0: 2, 1: 0, 2: 0, 3: 2}[first]
+
+
+def test_neighbours(category) -> None:
+    size, score = compare.neighbours(category.train, Settings(image_size=64), seed=0)
+    assert size == (64, 64)
+    learnt, test = (next(compare._read_images(paths, size)) for paths in (category.train, [category.test[-1].path]))
+    maps, scores = score(test)
+    assert maps.shape == (1, 256, 256)
+    assert float(scores) == float(maps.max())
+    good, _ = score(learnt[:1])
+    assert float(good.max()) < 1e-2 * float(scores)  # every vector of so few images is kept
+    assert float(maps[0, 80:140, 90:150].mean()) > 2 * float(maps[0, 200:].mean())  # where the square is
+
+
+@pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason='needs anomalib: pip install "uflow[compare]"')
+def test_anomalib_methods_learn_and_score(dataset: Path, tmp_path: Path) -> None:
+    """One process for all of them: they import for seconds, and warn of much."""
+    script = (
+        "import json, sys; from uflow import compare, datasets\n"
+        "category = datasets.read_mvtec(sys.argv[1]); settings = compare.Settings(image_size=64, epochs=2)\n"
+        "found = {name: compare._measure(category, name, 0, settings) for name in compare._ANOMALIB}\n"
+        "open(sys.argv[2], 'w').write(json.dumps(found))"
+    )
+    answer = tmp_path / "answer.json"
+    ended = subprocess.run([sys.executable, "-c", script, str(dataset), str(answer)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = json.loads(answer.read_text())
+    assert list(found) == [name for name in METHODS if name not in ("uflow", "neighbours")]
+    for name, figures in found.items():
+        assert 0 <= figures["pixel_auroc"] <= 1, name
+        assert figures["miou"] is None, name
+        assert figures["miou_fair"] is not None, name
+    for name in ("patchcore", "mh_patchcore", "padim"):  # our weights are in them: random ones find less
+        assert found[name]["pixel_auroc"] > 0.9, (name, found[name])
