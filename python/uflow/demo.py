@@ -83,7 +83,8 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
         for defect, sample in sorted(first.items()):
             prediction = next(detector.stream([sample.path]))
             truth = sample.truth(prediction.mask.shape)
-            rows.append(figures.Example.of(defect.replace("_", " "), prediction, truth))
+            title = f"{defect.replace('_', ' ')}:  log10 NFA {prediction.log_nfa.min():.1f}"
+            rows.append(figures.Example.of(title, prediction, truth))
         heading = f"{texture}: a good crop, and one of each made defect"
         figures.write_examples(rows, folder / f"{texture}.png", heading)
     report.write_json({name: result.to_dict() for name, result in evaluations.items()}, folder / "evaluation.json")
