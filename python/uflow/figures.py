@@ -142,7 +142,7 @@ def _typical(images: Sequence[dict[str, Any]]) -> Choice:
         n = min(each, len(group))
         indices += [group[(2 * j + 1) * len(group) // (2 * n)] for j in range(n)]
     which = "the image of median IoU" if each == 1 else f"{each} images, from low to high IoU"
-    return indices, "typical images", f"{which}, of each kind (good ones: log10 NFA){left_out}"
+    return indices, "typical images", f"of each kind {which} (good ones: log10 NFA){left_out}"
 
 
 def _misses(images: Sequence[dict[str, Any]]) -> Choice:
@@ -214,7 +214,7 @@ def write_examples(examples: Sequence[Example], path: Path, heading: str, below:
     for left, (norm, cmap), ticks in ((lefts[1], MAP, [0, 0.5, 1]), (lefts[2], LOG_NFA, [-1000, -10, 0, 10, 1000])):
         bar = figure.add_axes(((left + 0.1 * PANEL) / WIDTH, 1 - 0.95 / height, 0.8 * PANEL / WIDTH, 0.08 / height))
         figure.colorbar(ScalarMappable(norm, cmap), cax=bar, orientation="horizontal")
-        bar.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
+        bar.set_xticks(ticks, [f"≤ {tick}" if tick == -1000 else f"{tick:g}" for tick in ticks], fontsize=7)
         bar.minorticks_off()
         bar.tick_params(length=2, pad=1)
     top = HEADER
