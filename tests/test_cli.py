@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -135,13 +136,93 @@ def test_evaluate_prints_a_table_and_saves_json(run, model: Path, dataset: Path,
     assert code == 0, err
     saved = json.loads((tmp_path / "grating_evaluation.json").read_text())
     assert saved["image_auroc"] == 1.0
-    for name in ("pixel AUROC", "AUPRO", "image AUROC", "mIoU", "mIoU best", "square"):
+    assert (saved["model"], saved["root"], saved["protocol"]) == (str(model), str(dataset), "paper")
+    assert len(saved["images"]) == 8
+    for name in ("AUROC", "AUPRO", "mIoU", "auto", "fair", "best", "square"):
         assert name in out
     assert f"{saved['pixel_auroc']:.3f}" in out
+    assert "Wrote grating_evaluation.json" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grating.uflow", "grating_evaluation.json"]
 
 
-def test_defaults_shown_are_those_of_the_library() -> None:
-    shown = {name: parameter.default for name, parameter in inspect.signature(cli.train).parameters.items()}
+def test_evaluate_a_model_into_a_folder(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    code, out, err = run("evaluate", model, dataset, "--output", "there", "--protocol", "native", "--figures")
+    assert code == 0, err
+    assert "grating: evaluated; pixel AUROC" in out
+    assert "protocol native (at each image's own size" in " ".join(out.split())
+    written = {path.relative_to(tmp_path / "there").as_posix() for path in (tmp_path / "there").rglob("*.*")}
+    assert {f"results.{suffix}" for suffix in ("md", "csv", "json", "txt")} < written
+    assert {"evaluations/grating.json", "figures/grating/curves.png", "figures/grating/examples.png"} < written
+    text = (tmp_path / "there/results.txt").read_text()
+    assert text.strip() in out
+    code, out, _ = run("evaluate", model, dataset, "--output", "there", "--protocol", "native")
+    assert (code, "grating: already evaluated; " in out) == (0, True)
+    code, _, err = run("evaluate", model, dataset, "--output", "there", "--tile", "--protocol", "native")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "grating.json was made with tile None, not True: give another --output, or delete it" in err
+
+
+def test_evaluate_trains_and_goes_on(run, dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "data/grating")
+    shutil.copytree(dataset, tmp_path / "data/nut")
+    (tmp_path / "data/nut/train/good/03.png").write_bytes(b"no image")
+    arguments = ("evaluate", "data", "--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
+    code, out, err = run(*arguments)
+    assert (code, err) == (1, "")
+    assert "grating: trained, evaluated; pixel AUROC" in out
+    assert re.search(r"^nut: failed: .*03\.png", out, re.MULTILINE)
+    assert re.search(r"^nut +failed", out, re.MULTILINE)
+    assert "Wrote results/results.md, results/results.csv, results/results.json, results/results.txt" in out
+    assert [path.name for path in (tmp_path / "results/models").glob("*.uflow")] == ["grating.uflow"]
+    shutil.rmtree(tmp_path / "data/nut/test")
+    code, out, _ = run(*arguments)
+    assert code == 1
+    assert "grating: already evaluated; pixel AUROC" in out
+    assert "nut failed: data/nut has no test (read as mvtec)" in out
+    assert run(*arguments, "--categories", "grating")[0] == 0
+    code, _, err = run(*arguments, "--categories", "grating,bolt")
+    assert (code, err) == (1, "uflow: error: data has no category bolt: it has grating, nut\n")
+    code, _, err = run(*arguments, "--categories", "grating", "--seed", 1)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "grating.uflow was trained with seed 0, not 1: give another --models and --output, or delete it" in err
+
+
+def test_evaluate_refuses_what_does_not_go_together(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    for arguments, message in [
+        ((model, dataset, "--epochs", 3), "--epochs is for training, and"),
+        ((model, dataset, "--select-on-test"), "--select-on-test is for training, and"),
+        ((dataset, "--runtime", "torch"), "--runtime is for an exported MODEL"),
+        ((dataset, "--output", "a.json"), "--output a.json is a file, for one MODEL on one category: give a folder"),
+        ((model, dataset, dataset), "one folder for all categories; got 3 paths"),
+        ((model, dataset, "--output", "no/such/a.json"), "cannot write no/such/a.json: there is no folder"),
+        ((model, dataset, "--layout", "mvtek"), "there is no layout 'mvtek'"),
+        ((model, dataset, "--protocol", "own"), "protocol must be one of paper, native, not 'own'"),
+        ((dataset, "--backbone", "resnet1"), "resnet1"),
+    ]:
+        code, _, err = run("evaluate", *arguments)
+        assert (code, err.count("\n")) == (1, 1), err
+        assert message in err
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_model_chosen_on_the_test_set_is_no_fair_one(run, dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = ("--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
+    code, out, err = run("evaluate", dataset, "--select-on-test", *options)
+    assert code == 0, err
+    assert out.startswith("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
+    assert "NOT A FAIR FIGURE: the epoch was chosen by the pixel AUROC on the test set itself" in out
+    code, out, err = run("evaluate", "results/models/grating.uflow", dataset)
+    assert code == 0, err
+    assert "NOT A FAIR FIGURE" in out
+    caplog.clear()
+    code, _, err = run("predict", "results/models/grating.uflow", dataset / "test/good/00.png")
+    assert code == 0, err
+    assert "chosen on its test set: its figures there are not fair" in caplog.text
+
+
+@pytest.mark.parametrize("command", [cli.train, cli.evaluate])
+def test_defaults_shown_are_those_of_the_library(command) -> None:
+    shown = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
     used = asdict(TrainingSettings())
     assert {name: shown[name] for name in shown.keys() & used.keys()} == {
         name: used[name] for name in ("epochs", "batch_size", "learning_rate", "seed")
