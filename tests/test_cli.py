@@ -192,7 +192,8 @@ def test_evaluate_refuses_what_does_not_go_together(run, model: Path, dataset: P
         ((model, dataset, "--epochs", 3), "--epochs is for training, and"),
         ((model, dataset, "--select-on-test"), "--select-on-test is for training, and"),
         ((dataset, "--runtime", "torch"), "--runtime is for an exported MODEL"),
-        ((dataset, "--output", "a.json"), "--output a.json is a file, for one MODEL on one category: give a folder"),
+        ((dataset, "--output", "a.json"), "--output a.json is a file, for one MODEL on one category without --figures"),
+        ((model, dataset, "--output", "a.json", "--figures"), "without --figures: give a folder"),
         ((model, dataset, dataset), "one folder for all categories; got 3 paths"),
         ((model, dataset, "--output", "no/such/a.json"), "cannot write no/such/a.json: there is no folder"),
         ((model, dataset, "--layout", "mvtek"), "there is no layout 'mvtek'"),
@@ -261,3 +262,35 @@ def test_bad_input_is_one_line(run, model: Path, dataset: Path, tmp_path: Path, 
     assert err.startswith("uflow: error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_calibrate_writes_another_model(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    code, out, err = run("calibrate", model, dataset / "test/good", "--alpha", 0.3)
+    assert code == 0, err
+    assert "Wrote grating_calibrated.uflow: calibrated for alpha 0.3" in out
+    assert "calibrated for alpha 0.3 on 4 good images" in " ".join(err.split())
+    assert model.read_bytes() == before
+    code, out, err = run("predict", "grating_calibrated.uflow", dataset / "test/good")
+    assert code == 0, err
+    lowest = [json.loads(line)["log_nfa"] for line in out.splitlines()]
+    code, out, err = run("predict", model, dataset / "test/good")
+    assert lowest != [json.loads(line)["log_nfa"] for line in out.splitlines()]
+
+
+def test_calibrate_errors(run, model: Path, dataset: Path) -> None:
+    code, _, err = run("calibrate", model, dataset / "test/good", "--soft-clamp", "tanh(r/clamp)")
+    assert code == 1
+    assert "soft_clamp is for checkpoints made elsewhere" in err
+    code, _, err = run("calibrate", model, dataset / "test/good", "--alpha", 2)
+    assert code == 1
+    assert "alpha is a probability" in err
+
+
+def test_messages_leave_standard_output_to_json(run, model: Path, dataset: Path) -> None:
+    with Image.open(dataset / "test/good/00.png") as image:
+        image.convert("P").save("palette.png")  # said once: a message
+    code, out, err = run("predict", model, "palette.png")
+    assert code == 0, err
+    assert json.loads(out)["image"] == "palette.png"
+    assert "palette" in err

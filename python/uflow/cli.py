@@ -104,7 +104,7 @@ def train(
 
 @app.command(epilog="Example: uflow predict tile.uflow new_parts/ --output results")
 def predict(
-    model: Annotated[Path, typer.Argument(help="model file, or exported folder")],
+    model: Annotated[Path, typer.Argument(help="model file, exported folder, or checkpoint made elsewhere (.ckpt)")],
     images: Annotated[list[str], typer.Argument(help="files, folders or patterns")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for masks, maps and overlays")] = None,
     arrays: Annotated[bool, typer.Option("--npy", help="also write the maps as .npy, float32")] = False,
@@ -217,9 +217,10 @@ def evaluate(
             raise ValueError(f"{root} has no category {', '.join(unknown)}: it has {', '.join(names)}")
         datasets = [dataset for dataset in datasets if dataset.name in wanted]
         failed = {name: reason for name, reason in failed.items() if name in wanted}
-    one_file = output.suffix == ".json" if output else model is not None and len(datasets) + len(failed) == 1
-    if one_file and (model is None or len(datasets) != 1):
-        raise ValueError(f"--output {output} is a file, for one MODEL on one category: give a folder")
+    for_one = model is not None and len(datasets) == 1 and not failed and not figures
+    one_file = output.suffix == ".json" if output else for_one
+    if one_file and not for_one:
+        raise ValueError(f"--output {output} is a file, for one MODEL on one category without --figures: give a folder")
 
     source: experiments.Models
     if model is not None:
@@ -321,6 +322,46 @@ def compare(
     _print(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
     if any(result.failure for result in results):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: uflow calibrate tile.uflow good_parts/ --alpha 0.02 --output tile_line2.uflow")
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="model file, exported folder, or checkpoint made elsewhere (.ckpt)")],
+    images: Annotated[
+        list[str], typer.Argument(help="good images that it was not trained on: files, folders, patterns")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="model file to write (default: MODEL_calibrated.uflow; a folder takes it itself)"
+        ),
+    ] = None,
+    alpha: Alpha = 0.05,
+    soft_clamp: Annotated[
+        str | None, typer.Option(help="of a .ckpt: tanh(r) or tanh(r/clamp), see docs/checkpoints.md")
+    ] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Learn the threshold anew from good images, without training: another camera, a model made elsewhere."""
+    from . import load
+    from .data import list_images
+    from .runtime import Exported
+
+    detector = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
+    if isinstance(detector, Exported) and output is not None:
+        raise ValueError(f"{model} is an exported folder, which takes its new threshold itself: leave --output out")
+    detector.calibrate(list_images(images), alpha)
+    if isinstance(detector, Exported):
+        detector.save_test()
+        output = model
+    else:
+        from .detector import Detector  # needs torch
+
+        assert isinstance(detector, Detector)
+        output = output or Path(f"{model.stem}_calibrated.uflow")
+        detector.save(output)
+    console.print(f"Wrote [bold]{output}[/]: calibrated for alpha {alpha:g}. Next: uflow predict {output} IMAGES")
 
 
 @app.command(epilog="Example: uflow export tile.uflow --format onnx --output tile_onnx")
@@ -498,7 +539,9 @@ def _stems(paths: list[Path]) -> list[Path]:
 
 def main() -> None:
     """Entry point: what a user did wrong is one line, not a traceback."""
-    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_time=False, show_path=False)])
+    # On standard error: predict's standard output is JSON alone.
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[handler])
     logging.getLogger().setLevel("WARNING")
     logging.getLogger("uflow").setLevel("INFO")
     try:
