@@ -252,7 +252,7 @@ def evaluate(
             select_on_test=select_on_test,
         )
     if select_on_test:
-        console.print("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
+        _print("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
 
     if one_file and model is not None:
         (dataset,) = datasets
@@ -269,10 +269,11 @@ def evaluate(
         results = [experiments.Result(name, error=reason) for name, reason in failed.items()]
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, disable=not get_console().is_terminal) as progress:
-            bar = progress.add_task("Categories", total=len(datasets), visible=len(datasets) > 1)
+            at_work = [*(f"Category {dataset.name}" for dataset in datasets), "Categories"]
+            bar = progress.add_task(at_work[0], total=len(datasets), visible=len(datasets) > 1)
             for result in experiments.run(datasets, output, source, protocol, figures, progress):
                 results.append(result)
-                progress.advance(bar)
+                progress.update(bar, advance=1, description=at_work[len(results) - len(failed)])
                 _print(str(result))
         written = report.write_summary(experiments.summary(results), output)
     summary = experiments.summary(results)
