@@ -196,7 +196,7 @@ def test_a_model_chosen_on_the_test_set_says_so_everywhere(data: Path, output: P
     given = Given(models.path("tile"), uflow.load(models.path("tile"), device="cpu"))
     summary = experiments.summary(run(data, output.with_name("given"), given))
     assert summary["selected_on_test"]
-    assert summary["notes"][0].startswith("NOT A FAIR FIGURE: the epoch was chosen by the pixel AUROC on the test set")
+    assert summary["not_fair"].startswith("NOT A FAIR FIGURE: each epoch chosen by pixel AUROC on the test set")
     assert done(run(data, output, models)) == {"tile": "already evaluated"}
 
 
@@ -330,8 +330,9 @@ def test_published_figures_stand_beside_the_same_data_only() -> None:
     assert (row["group"], row["published"]) == ("", {})
     other = result("tile")
     other.record["counts"]["train"] = 12
-    (note,) = experiments.summary([other])["notes"]
-    assert note.startswith("tile: 12 images to train on and 117 to test, where that of MVTec AD has 230 and 117")
+    (note,) = experiments.summary([other, result("wood")])["notes"]
+    assert note.startswith("Published figures of another set: MVTec AD has other numbers of images")
+    assert note.endswith("(tile, 12 and 117, not 230 and 117).")
     btad = experiments.summary([result(name, layout="btad") for name in ("01", "02", "03")])
     assert btad["means"][0]["published"] == {"pixel_auroc": 0.9813, "aupro": 0.8179, "miou": 0.5482}
     assert btad["categories"][0]["published"] == {}

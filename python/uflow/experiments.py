@@ -256,9 +256,13 @@ def run(
         bars = set(progress.task_ids) if isinstance(progress, Progress) else set()
         result = Result(dataset.name, dataset.layout)
         try:
-            result = _run(dataset, output, models, protocol, progress)
-            if figures:
-                _draw(dataset, output, models, result)
+            result, predictor = _run(dataset, output, models, protocol, progress)
+            drawn = output / "figures" / dataset.name
+            if figures and (predictor or not (drawn / "curves.png").exists()):
+                from .figures import write_category  # matplotlib: a quarter of a second
+
+                evaluation = Evaluation(**result.record["evaluation"])
+                write_category(predictor or models.load(dataset.name), dataset, evaluation, drawn)
         except Exception as error:
             if not isinstance(error, EXPECTED):
                 log.exception("%s: a fault of this program", dataset.name)
@@ -271,7 +275,10 @@ def run(
         yield result
 
 
-def _run(dataset: Dataset, output: Path, models: Models, protocol: str, progress: bool | Progress) -> Result:
+def _run(
+    dataset: Dataset, output: Path, models: Models, protocol: str, progress: bool | Progress
+) -> tuple[Result, Predictor | None]:
+    """What is known of a category, and what it was evaluated with if that was done now."""
     file = _file(output, dataset.name)
     trained = models.make(dataset, progress)
     asked = _asked(dataset.name, models, protocol)
@@ -283,22 +290,14 @@ def _run(dataset: Dataset, output: Path, models: Models, protocol: str, progress
     record = _read(file)
     if record:
         _compare(file, record, asked)
-        return Result(dataset.name, dataset.layout, record, "already evaluated")
+        return Result(dataset.name, dataset.layout, record, "already evaluated"), None
     predictor = models.load(dataset.name)
     record = measure(dataset, predictor, models.path(dataset.name), protocol, progress) | {"asked": asked}
     file.parent.mkdir(parents=True, exist_ok=True)
     with data.atomic_write(file) as temporary:
         temporary.write_text(json.dumps({"kind": "uflow evaluation", "version": FORMAT_VERSION, **record}) + "\n")
-    return Result(dataset.name, dataset.layout, record, "trained, evaluated" if trained else "evaluated")
-
-
-def _draw(dataset: Dataset, output: Path, models: Models, result: Result) -> None:
-    from . import figures  # matplotlib: a quarter of a second
-
-    folder = output / "figures" / dataset.name
-    if result.done != "already evaluated" or not (folder / "curves.png").exists():
-        evaluation = Evaluation(**result.record["evaluation"])
-        figures.write_category(models.load(dataset.name), dataset, evaluation, folder)
+    done = "trained, evaluated" if trained else "evaluated"
+    return Result(dataset.name, dataset.layout, record, done), predictor
 
 
 def measure(
@@ -400,6 +399,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "protocol": records[0]["evaluation"]["protocol"] if records else None,
         "selected_on_test": any(record["selected_on_test"] for record in records),
+        "not_fair": _not_fair(records),
         "trained_with": _common([record["trained_with"] for record in records]),
         "categories": rows,
         "means": [mean for mean in means if mean["categories"]],
@@ -464,26 +464,33 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in shared.items() if key not in ("images", "selected_on_test")}
 
 
+def _not_fair(records: Sequence[Mapping[str, Any]]) -> str:
+    """A warning in 120 columns where epochs were chosen on the test set, else nothing."""
+    chosen = sum(record["selected_on_test"] for record in records)
+    which = f"{chosen} of {len(records)} models" if chosen < len(records) else "each epoch"
+    return (
+        f"NOT A FAIR FIGURE: {which} chosen by pixel AUROC on the test set, as the published ones were."
+        if chosen
+        else ""
+    )
+
+
 def _notes(results: Sequence[Result]) -> list[str]:
     """What a reader must know to compare the figures."""
     records = [result.record for result in results if result.record]
     notes = []
-    if chosen := [record["category"] for record in records if record["selected_on_test"]]:
-        which = "" if len(chosen) == len(records) else f" ({', '.join(chosen)})"
-        notes.append(
-            f"NOT A FAIR FIGURE{which}: the epoch was chosen by the pixel AUROC on the test set itself, as the "
-            "published checkpoints were."
-        )
     if any(record["evaluation"]["protocol"] == "native" for record in records):
         notes.append(
             "Protocol native: maps and masks at each image's own size. The published figures are at 256 x 256."
         )
+    other = []
     for result in results:
-        counts = published.IMAGES.get(result.category) if _is_mvtec(result) and result.record else None
-        found = result.record.get("counts", {})
-        if counts and counts != (found["train"], found["test"]):
-            notes.append(
-                f"{result.category}: {found['train']} images to train on and {found['test']} to test, where that of "
-                f"MVTec AD has {counts[0]} and {counts[1]}: the published figures are of another set."
-            )
+        found, counts = result.record.get("counts", {}), published.IMAGES.get(result.category, ())
+        if found and _is_mvtec(result) and counts != (found["train"], found["test"]):
+            other.append("{}, {train} and {test}, not {} and {}".format(result.category, *counts, **found))
+    if other:
+        notes.append(
+            "Published figures of another set: MVTec AD has other numbers of images to train on and to test "
+            f"({'; '.join(other)})."
+        )
     return notes

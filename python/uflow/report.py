@@ -153,8 +153,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     text.insert(2, rule)
     if means:
         text.insert(3 + len(rows), rule)
-    notes = [_settings(summary), *_notes(summary)]
-    return "\n".join([*text, "", *(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes)]) + "\n"
+    above = [f"{summary['not_fair']}\n"] if summary["not_fair"] else []
+    notes = [textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in (_settings(summary), *_notes(summary))]
+    return "\n".join([*above, *text, "", *notes]) + "\n"
 
 
 def summary_markdown(summary: Mapping[str, Any]) -> str:
@@ -162,8 +163,9 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
     header, rows, means = _summary_rows(summary)
     titles = [" ".join(filter(None, title)).replace("pub- lished", "published") for title in header]
     parts = ["# Results", _settings(summary), _markdown_table(titles, rows + [[f"**{m[0]}**", *m[1:]] for m in means])]
-    parts[1:1] = [f"**{note}**" for note in _notes(summary) if note.startswith("NOT A FAIR FIGURE")]
-    parts += [note for note in _notes(summary) if not note.startswith("NOT A FAIR FIGURE")]
+    if summary["not_fair"]:
+        parts.insert(1, f"**{summary['not_fair']}**")
+    parts += _notes(summary)
     flagged = [
         [row["category"], kind, str(counts["images"]), f"{counts['share']:.1%}"]
         for row in summary["categories"]
