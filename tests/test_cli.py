@@ -149,15 +149,15 @@ def test_evaluate_prints_a_table_and_saves_json(run, model: Path, dataset: Path,
 def test_evaluate_a_model_into_a_folder(run, model: Path, dataset: Path, tmp_path: Path) -> None:
     code, out, err = run("evaluate", model, dataset, "--output", "there", "--protocol", "native", "--figures")
     assert code == 0, err
-    assert "grating: evaluated; pixel AUROC" in out
+    assert "grating: evaluated; pixel AUROC" in err
     assert "protocol native (at each image's own size" in " ".join(out.split())
     written = {path.relative_to(tmp_path / "there").as_posix() for path in (tmp_path / "there").rglob("*.*")}
     assert {f"results.{suffix}" for suffix in ("md", "csv", "json", "txt")} < written
     assert {"evaluations/grating.json", "figures/grating/curves.png", "figures/grating/examples.png"} < written
     text = (tmp_path / "there/results.txt").read_text()
     assert text.strip() in out
-    code, out, _ = run("evaluate", model, dataset, "--output", "there", "--protocol", "native")
-    assert (code, "grating: already evaluated; " in out) == (0, True)
+    code, _, err = run("evaluate", model, dataset, "--output", "there", "--protocol", "native")
+    assert (code, "grating: already evaluated; " in err) == (0, True)
     code, _, err = run("evaluate", model, dataset, "--output", "there", "--tile", "--protocol", "native")
     assert (code, err.count("\n")) == (1, 1)
     assert "grating.json was made with tile None, not True: give another --output, or delete it" in err
@@ -169,16 +169,16 @@ def test_evaluate_trains_and_goes_on(run, dataset: Path, tmp_path: Path) -> None
     (tmp_path / "data/nut/train/good/03.png").write_bytes(b"no image")
     arguments = ("evaluate", "data", "--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
     code, out, err = run(*arguments)
-    assert (code, err) == (1, "")
-    assert "grating: trained, evaluated; pixel AUROC" in out
-    assert re.search(r"^nut: failed: .*03\.png", out, re.MULTILINE)
+    assert code == 1
+    assert "grating: trained, evaluated; pixel AUROC" in err
+    assert re.search(r"^nut: failed: .*03\.png", err, re.MULTILINE)
     assert re.search(r"^nut +failed", out, re.MULTILINE)
     assert "Wrote results/results.md, results/results.csv, results/results.json, results/results.txt" in out
     assert [path.name for path in (tmp_path / "results/models").glob("*.uflow")] == ["grating.uflow"]
     shutil.rmtree(tmp_path / "data/nut/test")
-    code, out, _ = run(*arguments)
+    code, out, err = run(*arguments)
     assert code == 1
-    assert "grating: already evaluated; pixel AUROC" in out
+    assert "grating: already evaluated; pixel AUROC" in err
     assert "nut failed: data/nut has no test (read as mvtec)" in out
     assert run(*arguments, "--categories", "grating")[0] == 0
     code, _, err = run(*arguments, "--categories", "grating,bolt")

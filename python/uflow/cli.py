@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -200,8 +201,6 @@ def evaluate(
     ROOT alone: each category found is trained, unless its model is there, and evaluated, unless its result is there;
     killed, the same command goes on. MODEL ROOT: that model (file, exported folder, .ckpt) on each category of ROOT.
     """
-    from rich import get_console
-
     from . import experiments, load, report
     from .datasets import find_categories
 
@@ -268,13 +267,13 @@ def evaluate(
         experiments.check(datasets, output, source, protocol)
         results = [experiments.Result(name, error=reason) for name, reason in failed.items()]
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, disable=not get_console().is_terminal) as progress:
+        with Progress(*columns, disable=not rich.get_console().is_terminal) as progress:
             at_work = [*(f"Category {dataset.name}" for dataset in datasets), "Categories"]
             bar = progress.add_task(at_work[0], total=len(datasets), visible=len(datasets) > 1)
             for result in experiments.run(datasets, output, source, protocol, figures, progress):
                 results.append(result)
                 progress.update(bar, advance=1, description=at_work[len(results) - len(failed)])
-                _print(str(result))
+                _print(str(result), progress.console)
         written = report.write_summary(experiments.summary(results), output)
     summary = experiments.summary(results)
     _print(report.summary_text(summary))
@@ -486,9 +485,9 @@ def benchmark(
         console.print(f"Wrote {json}")
 
 
-def _print(text: str) -> None:
+def _print(text: str, where: Console = console) -> None:
     """As it is: no markup, and as long as its lines are."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    where.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_table(rows: list[list[str]]) -> None:
@@ -540,8 +539,10 @@ def _stems(paths: list[Path]) -> list[Path]:
 
 def main() -> None:
     """Entry point: what a user did wrong is one line, not a traceback."""
-    # On standard error: predict's standard output is JSON alone.
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    # On standard error, as predict's standard output is JSON alone; and on the console of the bars: lines that another
+    # console writes go through them.
+    rich.reconfigure(stderr=True)
+    handler = RichHandler(show_time=False, show_path=False)
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[handler])
     logging.getLogger().setLevel("WARNING")
     logging.getLogger("uflow").setLevel("INFO")
