@@ -184,6 +184,8 @@ def test_command(run, dataset: Path, tmp_path: Path, ran: list[str]) -> None:
     code, out, err = run(dataset, "-o", "c")
     assert code == 0, err
     assert ran == [f"{method} 0" for method in METHODS]
+    code, _, err = run(dataset, "--epochs", 0)
+    assert (code, err) == (1, "uflow: error: epochs must be at least 1, got 0\n")
     code, _, err = run(dataset, "--categories", "bottle")
     assert (code, err.count("\n")) == (1, 1)
     assert "no category bottle: it has grating" in err

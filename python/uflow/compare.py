@@ -66,12 +66,21 @@ class Settings:
     Attributes:
         backbone: name of the frozen features, see `backbones.create_backbone`.
         image_size: side of the network's input; None is the backbone's own.
-        epochs: passes over the good images of the trained rivals.
+        epochs: passes over the good images of the trained rivals; None is as many as make `STEPS` steps.
+
+    Raises:
+        ValueError: below 1.
     """
 
     backbone: str = "efficientnet_lite0"
     image_size: int | None = None
     epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -582,7 +591,7 @@ class _Anomalib:
 
         def score(batch: Tensor) -> tuple[Tensor, Tensor]:
             answer = module.model(normalise(batch))
-            return answer.anomaly_map.view(len(batch), *answer.anomaly_map.shape[-2:]), answer.pred_score.flatten()
+            return answer.anomaly_map.reshape(len(batch), *answer.anomaly_map.shape[-2:]), answer.pred_score.flatten()
 
         return backbone.image_size, score
 
