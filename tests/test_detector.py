@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ import uflow
 from uflow import checkpoints, data
 from uflow.detector import Detector, Prediction, hold_out
 from uflow.runtime import digest
-from uflow.training import TrainingSettings
+from uflow.training import TrainingSettings, TrainingState
 
-QUICK = TrainingSettings(epochs=2, batch_size=4)
+QUICK = TrainingSettings(epochs=2, batch_size=4, augment=False)
 
 
 def fit(images, **options) -> Detector:
@@ -96,6 +97,55 @@ def test_saved_and_loaded_detectors_agree(detector: Detector, dataset: Path, tmp
     for name in ("tail", "n_tests", "background", "joint", "shift", "alpha"):
         assert getattr(loaded, name) == getattr(detector, name), name
     assert loaded.history == detector.history
+    np.testing.assert_array_equal(detector.predict(image).anomaly_map, loaded.predict(image).anomaly_map)
+
+
+def test_neighbours_share_the_map_and_leave_score_and_test_alone(
+    detector: Detector, dataset: Path, tmp_path: Path
+) -> None:
+    images = [dataset / "test/square/01.png", dataset / "test/good/01.png"]
+    both = detector.predict(images)
+    near, detector.neighbours = detector.neighbours, None
+    try:
+        alone = detector.predict(images)
+        detector.save(tmp_path / "as_before.uflow")  # what files written before there were neighbours hold
+    finally:
+        detector.neighbours = near
+    for a, b in zip(both, alone, strict=True):
+        np.testing.assert_array_equal(a.log_nfa, b.log_nfa)
+        assert a.score == pytest.approx(b.score, rel=1e-6)
+        assert np.abs(a.anomaly_map - b.anomaly_map).max() > 0.01
+    assert uflow.load(tmp_path / "as_before.uflow", device="cpu").neighbours is None
+    assert near is not None
+    assert len(near.vectors) == 30 * 64  # all cells of the middle scale
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_held_out_images_say_whether_copies_and_noise_are_taken(
+    better: bool, dataset: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls, train = [], uflow.training.train
+
+    def judged(*args, copies: int, noise: float, passes: int, **options) -> TrainingState:
+        calls.append((copies, round(noise * 20**0.5, 6), passes))
+        state = train(*args, copies=copies, noise=noise, passes=passes, **options)
+        return replace(state, best_nll=0.5 if copies == 1 else 0.5 - 0.1 * better)
+
+    monkeypatch.setattr(uflow.training, "train", judged)
+    trial = replace(QUICK, augment=True)
+    with caplog.at_level(logging.INFO, logger="uflow"):
+        fit(
+            dataset / "train/good", alpha=0.05, settings=trial
+        )  # 20 of 30 to learn from, and a second flow to calibrate
+    plain, augmented = (1, 0.0, 5), (8, 1.5, 5)
+    assert calls == [plain, augmented, augmented if better else plain]
+    assert ("which are taken" if better else "which are left out") in caplog.text
+
+    calls.clear()
+    assert fit(dataset / "train/good", alpha=0.2, settings=replace(QUICK, neighbours=0)).neighbours is None
+    monkeypatch.setattr(uflow.training, "AUGMENTED", 29)
+    fit(dataset / "train/good", alpha=0.2, settings=trial)
+    assert calls == [(1, 0.0, 1)] * 2
 
 
 def test_predicts_by_the_weights_that_the_flow_has(detector: Detector, dataset: Path, tmp_path: Path) -> None:
@@ -159,7 +209,7 @@ def test_paper_test_is_kept_unchanged(dataset: Path, tmp_path: Path, caplog: pyt
     for detector in (uncalibrated, uflow.load(tmp_path / "model.uflow", device="cpu"), emptied, gaussian):
         assert (detector.tail, detector.n_tests, detector.background) == ("chernoff", "total", "gaussian")
         assert (detector.joint, detector.shift, detector.alpha) == (None, 0.0, None)
-        np.testing.assert_allclose(detector.predict(image).log_nfa, expected, atol=1e-3)
+        np.testing.assert_allclose(detector.predict(image).log_nfa, expected, rtol=1e-6, atol=1e-3)
 
 
 def test_few_images_calibrate_on_more_than_one_flow_holds_out(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -238,22 +288,29 @@ def test_a_killed_training_goes_on(dataset: Path, tmp_path: Path) -> None:
         fit(dataset / "train/good", state_file=state_file)
 
 
+@pytest.mark.parametrize("epoch", [1, 4])  # the fourth is the first of the trial with copies
 def test_goes_on_from_its_state_file_to_the_same_end(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epoch: int, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = TrainingSettings(epochs=3, batch_size=4)
     whole = fit(dataset / "train/good", settings=settings)
     save = checkpoints.save_training_state
 
+    saved = []
+
     def save_then_die(path, state, run):
         save(path, state, run)
-        raise KeyboardInterrupt
+        saved.append(path.name)
+        if len(saved) == epoch:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_training_state", save_then_die)
         with pytest.raises(KeyboardInterrupt):
             fit(dataset / "train/good", settings=settings, state_file=tmp_path / "state")
+    assert saved == ["state"] * min(epoch, 3) + ["state.augmented"] * (epoch - 3)
     resumed = fit(dataset / "train/good", settings=settings, state_file=tmp_path / "state")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
     for name, tensor in whole.flow.state_dict().items():
         assert torch.equal(tensor, resumed.flow.state_dict()[name]), name
     assert resumed.shift == whole.shift
@@ -263,7 +320,7 @@ def test_an_epoch_chosen_on_the_test_set_is_marked_wherever_it_goes(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     test_set = uflow.datasets.read_mvtec(dataset)
-    settings = TrainingSettings(epochs=4, batch_size=4)
+    settings = TrainingSettings(epochs=4, batch_size=4, augment=False)  # as the reproduction has it
     chosen = fit(dataset / "train/good", settings=settings, alpha=0.2, select_on_test=test_set)
     fair = fit(dataset / "train/good", settings=settings, alpha=0.2)
     assert [e["held_out_nll"] for e in chosen.history] == [e["held_out_nll"] for e in fair.history]

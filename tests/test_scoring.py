@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from uflow.scoring import anomaly_map, anomaly_map_from_energies
+from uflow.scoring import NEAR, anomaly_map, anomaly_map_from_energies, anomaly_map_with_neighbours
 
 
 @pytest.mark.parametrize("size", [16, (16, 24), (5, 7)])
@@ -50,3 +50,24 @@ def test_same_bytes_whatever_the_threads() -> None:
     one = anomaly_map_from_energies(energies, [8, 8], (20, 31), threads=1).tobytes()
     for threads in (2, 5, None):
         assert anomaly_map_from_energies(energies, [8, 8], (20, 31), threads=threads).tobytes() == one
+
+
+def test_neighbours_move_the_anomaly_but_not_the_score() -> None:
+    rng = np.random.default_rng(0)
+    energies = [rng.chisquare(6, (2, 8, 12)).astype(np.float32), rng.chisquare(9, (2, 4, 6)).astype(np.float32)]
+    latent = anomaly_map_from_energies(energies, [6, 9], (20, 30))
+    np.testing.assert_array_equal(anomaly_map_with_neighbours(energies, [6, 9], (20, 30)), latent)
+    distance = rng.uniform(0.5, 2, (2, 4, 6)).astype(np.float32)
+    distance[1, 3, 5] = 20
+    found = anomaly_map_with_neighbours([*energies, distance], [6, 9], (20, 30))
+    assert (found.shape, found.dtype) == ((2, 20, 30), np.float32)
+    np.testing.assert_allclose(found.max((1, 2)), latent.max((1, 2)), rtol=1e-6)
+    near = F.interpolate(torch.exp(-torch.from_numpy(distance)[:, None] / 2), (20, 30), mode="bilinear")[:, 0].numpy()
+    both = (1 - NEAR) * latent + NEAR * (1 - near)
+    np.testing.assert_allclose(found / found.max((1, 2), keepdims=True), both / both.max((1, 2), keepdims=True), 1e-5)
+    assert np.unravel_index(found[1].argmax(), (20, 30))[0] > 14
+
+
+def test_a_map_of_zeros_stays_one() -> None:
+    zeros = np.zeros((1, 2, 2), np.float32)
+    assert (anomaly_map_with_neighbours([zeros, zeros], [4], 4) == 0).all()

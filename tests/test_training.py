@@ -61,11 +61,48 @@ def test_rate_warms_up_and_decays_linearly(features: FeatureCache) -> None:
     assert [e["learning_rate"] for e in state.history] == pytest.approx([1e-3, 7e-4])
 
 
+def test_learns_from_any_copy_but_holds_out_the_images_themselves(features: FeatureCache) -> None:
+    """Entries 4 i + 1 to 4 i + 3 are copies: held-out images' may be wrong, training images' may not."""
+    settings = TrainingSettings(epochs=4, batch_size=4, learning_rate=0.01)
+
+    def learn(spoiled: int | None) -> list[float]:
+        cache = FeatureCache(32, SHAPES)
+        for array, original in zip(cache.arrays, features.arrays, strict=True):
+            array[:] = original[:8].repeat(4, axis=0)
+            if spoiled is not None:
+                array[spoiled] = np.nan
+        state = train(make_flow(), cache, [0, 4, 8, 12, 16], [20, 24, 28], settings, copies=4, passes=3)
+        assert len(state.history) == 4
+        return [epoch["held_out_nll"] for epoch in state.history]
+
+    assert learn(21) == learn(None)
+    with pytest.raises(TrainingError):
+        learn(1)
+
+
+def test_noise_is_on_what_is_learnt_only_and_the_same_each_time(features: FeatureCache) -> None:
+    settings = TrainingSettings(epochs=3, batch_size=8, learning_rate=1e-9)
+    clean = train(make_flow(), features, TRAIN, HELD_OUT, settings).history
+    noisy, again = (train(make_flow(), features, TRAIN, HELD_OUT, settings, noise=1.0).history for _ in range(2))
+    assert [e["train_nll"] for e in noisy] == [e["train_nll"] for e in again]
+    assert noisy[0]["train_nll"] > clean[0]["train_nll"] + 0.1
+    assert noisy[0]["held_out_nll"] == pytest.approx(clean[0]["held_out_nll"], abs=1e-4)
+
+
+def test_a_small_set_is_passed_several_times_an_epoch(features: FeatureCache) -> None:
+    seen: list[int] = []
+    batch = features.batch
+    features.batch = lambda indices, device="cpu": seen.extend(indices) or batch(indices, device)
+    train(make_flow(), features, TRAIN[:5], HELD_OUT[:1], TrainingSettings(epochs=1, batch_size=4), passes=3)
+    assert sorted(seen) == sorted([0, 1, 2, 3, 4] * 3 + HELD_OUT[:1] * 2)
+
+
 def test_training_starts_from_standardised_channels(features: FeatureCache) -> None:
     shapes = [s[0] for s in SHAPES], [s[1:] for s in SHAPES]
     flow = UFlow(*shapes, steps=2, affine=True)
-    training.standardise(flow, features, TRAIN)
-    for affine, volume in zip(flow.affines, features.batch(TRAIN), strict=True):
+    moments = training.channel_moments(features, TRAIN)
+    for affine, volume, (mean, std) in zip(flow.affines, features.batch(TRAIN), moments, strict=True):
+        affine.standardise(mean, std)
         y = affine(volume)[0]
         torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(y.shape[1]), rtol=0, atol=1e-4)
         torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.ones(y.shape[1]), rtol=1e-4, atol=0)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from . import calibration, checkpoints, data, metrics, scoring, segmentation, ti
 from .backbones import Backbone, WeightsNotFound, create_backbone
 from .datasets import Dataset
 from .flow import FoldedFlow, UFlow
+from .neighbours import Neighbours
 from .predictor import (
     UNCALIBRATED,
     Energies,
@@ -56,6 +58,7 @@ class Detector(Predictor):
         flow: UFlow,
         *,
         device: str | torch.device = "auto",
+        neighbours: Neighbours | None = None,
         history: Sequence[training.Epoch] = (),
         trained_with: dict[str, Any] | None = None,
         **test: Any,
@@ -64,6 +67,7 @@ class Detector(Predictor):
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device).eval()
         self.flow = flow.to(self.device).eval()
+        self.neighbours = None if neighbours is None else neighbours.to(self.device)
         self.image_size, self.strides = backbone.image_size, backbone.strides
         self.latent_channels = flow.latent_channels
         self.history = list(history)
@@ -98,6 +102,8 @@ class Detector(Predictor):
         A share of the images is kept out of training: the epoch is chosen by their likelihood, and the threshold is
         calibrated on them (see `calibrate`). Where they are fewer than `alpha` needs, more flows are trained, each with
         other images kept out, only to calibrate on those too: seconds for a small set, and minutes for alpha 0.001.
+        Up to 400 images are also tried with their turned and mirrored copies and with noise on the features; the
+        images kept out, as they are, decide by their likelihood whether that flow is taken.
 
         Args:
             images: a folder, a file name pattern, or a list of files, PIL images or arrays; all of them good.
@@ -112,7 +118,8 @@ class Detector(Predictor):
             device: "auto" (CUDA, then MPS, then CPU), or a torch device name.
             tile: cut images into overlapping tiles of the network's size instead of shrinking them to it, here and in
                 `predict`: for images much larger than `image_size`, whose defects are small.
-            state_file: written after each epoch; where it exists, made by the same call, training goes on from it.
+            state_file: written after each epoch; where it exists, made by the same call, training goes on from it. The
+                trial with copies has one of its own beside it, ending in ".augmented", which is removed at the end.
             select_on_test: choose the epoch by the pixel AUROC on this very test set, at 256 x 256, as the published
                 checkpoints were. To reproduce, not to compare: figures of such a detector on that test set are not
                 fair, and it says so (`selected_on_test`) wherever it goes.
@@ -132,25 +139,20 @@ class Detector(Predictor):
             raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
         target = resolve_device(device)
         net = create_backbone(backbone, image_size=image_size, strides=strides, weights=weights).to(target)
-        flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=net.layer_norm, seed=settings.seed)
 
+        def new_flow() -> UFlow:
+            return UFlow(net.channels, net.sizes, steps=flow_steps, affine=net.layer_norm, seed=settings.seed)
+
+        flow = new_flow()
         folds = hold_out(len(sources), held_out, alpha, settings.seed)
         if len(folds) > 1:
             log.info("%d images held out are few for alpha %g: training %d flows", len(folds[0]), alpha, len(folds))
 
-        state, save_state = None, None
         run = fingerprint(net, flow_steps, settings, sources, held_out, tile, select_on_test)
-        if state_file is not None:
-            state_file = Path(state_file)
-            if state_file.exists():
-                state = checkpoints.load_training_state(state_file, run)
-                log.info("going on from %s after epoch %d", state_file, state.epoch)
-
-            def save_state(state: TrainingState) -> None:
-                checkpoints.save_training_state(state_file, state, run)
+        ours = net.layer_norm and select_on_test is None  # MS-CaiT, and what is to be reproduced, stay the paper's
 
         with ExitStack() as stack:
-            good = _Cached.of(net, sources, tile, target, progress)
+            good = _Cached.of(net, sources, tile, target, progress, copies=ours and settings.augment)
             stack.enter_context(good.features)
             select = None
             if select_on_test is not None:
@@ -162,22 +164,54 @@ class Detector(Predictor):
                 def select() -> float:
                     return test.pixel_auroc(candidate, truth)
 
-            minima: list[float] = []
-            for fold, held in enumerate(folds):
-                if fold > 0:  # a flow that is there only to judge the images held out from it
-                    flow = UFlow(net.channels, net.sizes, steps=flow_steps, affine=net.layer_norm, seed=settings.seed)
-                trained = training.train(
+            def learn(flow: UFlow, held: Sequence[int], augmented: bool, file: Path | None = None) -> TrainingState:
+                state, save_state = None, None
+                if file is not None:
+                    if file.exists():
+                        state = checkpoints.load_training_state(file, run)
+                        log.info("going on from %s after epoch %d", file, state.epoch)
+
+                    def save_state(state: TrainingState) -> None:
+                        checkpoints.save_training_state(file, state, run)
+
+                learnt = good.tiles(sorted(set(range(len(sources))) - set(held)))
+                return training.train(
                     flow,
                     good.features,
-                    good.tiles(sorted(set(range(len(sources))) - set(held))),
+                    learnt,
                     good.tiles(held),
                     settings,
                     device=target,
-                    state=state if fold == 0 else None,
-                    on_epoch=save_state if fold == 0 else None,
-                    select=select if fold == 0 else None,
+                    state=state,
+                    on_epoch=save_state,
+                    select=select if held is folds[0] else None,
+                    copies=good.copies if augmented else 1,
+                    noise=training.NOISE / math.sqrt(len(learnt)) if augmented else 0.0,
+                    passes=-(-training.LEAST // len(learnt)) if good.copies > 1 else 1,
                     progress=progress,
                 )
+
+            file = None if state_file is None else Path(state_file)
+            trained, augmented = learn(flow, folds[0], False, file), False
+            if good.copies > 1:
+                other = new_flow()
+                beside = None if file is None else file.with_name(file.name + ".augmented")
+                trial = learn(other, folds[0], True, beside)
+                augmented = trial.best_nll < trained.best_nll
+                log.info(
+                    "held-out nats a dimension: %.3f, with turned copies and noise %.3f, which are %s",
+                    *(trained.best_nll, trial.best_nll, "taken" if augmented else "left out"),
+                )
+                if augmented:
+                    flow, trained = other, trial
+                if beside is not None:
+                    beside.unlink(missing_ok=True)
+
+            minima: list[float] = []
+            for fold, held in enumerate(folds):
+                if fold > 0:  # a flow that is there only to judge the images held out from it
+                    flow = new_flow()
+                    trained = learn(flow, held, augmented)
                 one = cls(
                     net,
                     flow,
@@ -191,6 +225,13 @@ class Detector(Predictor):
                     detector = one
                 if alpha is not None:
                     minima += one._set_background(good.energies(one, held), [good.sizes[i] for i in held])
+            if ours and settings.neighbours:
+                held = folds[0]
+                learnt = sorted(set(range(len(sources))) - set(held))
+                near = Neighbours.of(
+                    good.features, good.tiles(learnt), good.tiles(held), settings.neighbours, settings.seed
+                )
+                detector.neighbours = near.to(target)
         if alpha is None:
             log.info("not calibrated: %s", UNCALIBRATED)
         else:
@@ -212,7 +253,10 @@ class Detector(Predictor):
 
     @torch.inference_mode()
     def _energies_of_features(self, features: list[Tensor]) -> list[NDArray[np.float32]]:
-        return segmentation.energies(self._folded_flow()(features))
+        energies = segmentation.energies(self._folded_flow()(features))
+        if self.neighbours is not None:
+            energies.append(self.neighbours(features).cpu().numpy())
+        return energies
 
     def _folded_flow(self) -> FoldedFlow:
         """The flow for inference, made anew when the flow's weights have changed or moved."""
@@ -244,7 +288,10 @@ class Detector(Predictor):
             "history": self.history,
             "trained_with": self.trained_with,
         }
-        checkpoints.save_model(Path(path), self.flow.state_dict(), config)
+        tensors = self.flow.state_dict()
+        if self.neighbours is not None:
+            tensors |= {f"neighbours.{name}": tensor for name, tensor in self.neighbours.state_dict().items()}
+        checkpoints.save_model(Path(path), tensors, config)
 
 
 def load(
@@ -289,12 +336,16 @@ def load(
             f"{path} was trained on {saved['name']} weights from {saved['weights_source']}, and those of "
             f"{backbone.weights_source} differ; pass the right file as weights=... ({saved['weights_sha256'][:12]})"
         )
+    near = None  # absent from files written before there was one
+    if "neighbours.vectors" in tensors:
+        near = Neighbours(tensors.pop("neighbours.vectors"), float(tensors.pop("neighbours.usual")))
     flow = UFlow(backbone.channels, backbone.sizes, **config["flow"])
     flow.load_state_dict(tensors)
     detector = Detector(
         backbone,
         flow,
         device=device,
+        neighbours=near,
         history=config["history"],
         trained_with=config.get("trained_with"),  # absent from files written before there was one
         **test_options(config["segmentation"]),
@@ -365,6 +416,7 @@ class _Cached:
     tilings: list[tiling.Tiling]
     sizes: list[tuple[int, int]]  # (H, W) of the images
     device: torch.device
+    copies: int  # of each tile, one after another, itself first
 
     @classmethod
     def of(
@@ -374,21 +426,26 @@ class _Cached:
         tile: bool,
         device: torch.device,
         progress: bool | Progress,
+        copies: bool = False,
     ) -> _Cached:
+        """With `copies`, those that `training.turned` makes, where there are few enough tiles for that."""
         sizes = [data.image_size(source) for source in sources]
         if tile:
             tilings = [tiling.tiled(size, net.image_size, net.strides[-1]) for size in sizes]
         else:
             tilings = [tiling.whole(net.image_size, net.strides[-1])] * len(sources)
-        inputs = (part for t, source in zip(tilings, sources, strict=True) for part in t.cut(data.read_image(source)))
-        count = sum(map(len, tilings))
-        features = training.compute_features(net, inputs, count, device=device, progress=progress)
-        return cls(features, tilings, sizes, device)
+        inputs = chain.from_iterable(t.cut(data.read_image(source)) for t, source in zip(tilings, sources, strict=True))
+        count, each = sum(map(len, tilings)), 1
+        if copies and count <= training.AUGMENTED:
+            each = len(training.turned(np.empty((*net.image_size, 3), np.uint8)))
+            inputs = chain.from_iterable(map(training.turned, inputs))
+        features = training.compute_features(net, inputs, count * each, device=device, progress=progress)
+        return cls(features, tilings, sizes, device, each)
 
     def tiles(self, of: Sequence[int]) -> list[int]:
-        """The numbers of the tiles of some images."""
+        """Where the features of the tiles of some images are."""
         first = np.cumsum([0, *map(len, self.tilings)]).tolist()
-        return [number for i in of for number in range(first[i], first[i + 1])]
+        return [self.copies * number for i in of for number in range(first[i], first[i + 1])]
 
     def energies(self, detector: Detector, of: Sequence[int]) -> list[Energies]:
         """What a detector of these features' backbone sees in some images."""

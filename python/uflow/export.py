@@ -23,6 +23,7 @@ from . import __version__, data, runtime
 from .detector import Detector
 from .flow import FoldedFlow
 from .predictor import ImageLike, list_sources
+from .scoring import NEAR
 
 __all__ = ["export"]
 
@@ -40,6 +41,9 @@ class _Network(nn.Module):
         self.image_size, self.channels, self.dynamic_size = detector.image_size, detector.latent_channels, dynamic_size
         self.backbone = copy.deepcopy(detector.backbone).cpu()
         self.flow = FoldedFlow(detector.flow, winograd=False).cpu()
+        self.neighbours = copy.deepcopy(detector.neighbours)
+        if self.neighbours is not None:
+            self.neighbours.cpu()
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -50,12 +54,19 @@ class _Network(nn.Module):
             x = _rounded(x @ _resizing(x[0, 0, 0], self.image_size[1]).T)
             x = _rounded(_resizing(x[0, 0, :, 0], self.image_size[0]) @ x)
         x = (x / 255 - self.backbone.mean) / self.backbone.std
-        energies = [z.square().sum(dim=1) for z in self.flow(self.backbone.extractor(x))]
-        likely = [
-            F.interpolate(torch.exp(e * (-0.5 / c))[:, None], size, mode="bilinear", align_corners=False)
-            for e, c in zip(energies, self.channels, strict=True)
-        ]
-        return (*energies, 1 - torch.cat(likely, dim=1).mean(dim=1))
+        features = self.backbone.extractor(x)
+        energies = [z.square().sum(dim=1) for z in self.flow(features)]
+
+        def likely(e: Tensor, c: float) -> Tensor:
+            return F.interpolate(torch.exp(e * (-0.5 / c))[:, None], size, mode="bilinear", align_corners=False)
+
+        latent = 1 - torch.cat([likely(e, c) for e, c in zip(energies, self.channels, strict=True)], dim=1).mean(dim=1)
+        if self.neighbours is None:
+            return (*energies, latent)
+        distance = self.neighbours(features)  # from here on as `scoring.anomaly_map_with_neighbours` has it
+        both = (1 - NEAR) * latent + NEAR * (1 - likely(distance, 1.0)[:, 0])
+        largest = [x.amax(dim=(1, 2), keepdim=True) for x in (latent, both)]
+        return (*energies, distance, both * (largest[0] / largest[1].clamp(min=1e-30)))
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -119,7 +130,8 @@ def export(
         network = _Network(detector, dynamic_size)
         file, runtimes = runtime.FORMATS[format]
         path, onnx = temporary / file, temporary / "network.onnx"
-        outputs = [*(f"energy_{i}" for i in range(len(detector.strides))), "anomaly_map"]
+        outputs = [f"energy_{i}" for i in range(len(detector.strides))]
+        outputs += ["anomaly_map"] if detector.neighbours is None else ["distance", "anomaly_map"]
         program = _program(network)
         if format == "torch":
             buffer = io.BytesIO()  # on a full disk torch's own writer ends the process

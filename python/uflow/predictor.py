@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # works without it
 log = logging.getLogger("uflow")
 
 ImageLike = str | Path | Image.Image | np.ndarray
-Energies = list[NDArray[np.float32]]  # of one image: per scale (1, h, w), finest first
+Energies = list[NDArray[np.float32]]  # of one image: per scale (1, h, w), finest first; then perhaps `Neighbours`'
 T = TypeVar("T")
 P = TypeVar("P", bound="Predictor")
 
@@ -113,7 +113,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def _network(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Energies, per scale (B, h, w), of (B, H, W, 3) images of the network's size."""
+        """Energies, per scale (B, h, w), of (B, H, W, 3) images of the network's size; then what `Neighbours` gives."""
 
     def _phases(self) -> list[tuple[str, Callable[[Any], Any]]]:
         """The network in parts that can be timed, each fed with what the one before gives."""
@@ -169,7 +169,7 @@ class Predictor(ABC):
 
     def _judge(self, source: ImageLike, image: NDArray[np.uint8], energies: Energies) -> Prediction:
         size = (image.shape[0], image.shape[1])
-        anomaly_map = scoring.anomaly_map_from_energies(energies, self.latent_channels, size)[0]
+        anomaly_map = scoring.anomaly_map_with_neighbours(energies, self.latent_channels, size)[0]
         log_nfa = self._log_nfa(energies, size)
         mask = log_nfa < 0
         return Prediction(
@@ -186,6 +186,7 @@ class Predictor(ABC):
     def _log_nfa(self, energies: Energies, size: tuple[int, int] | int) -> NDArray[np.float32]:
         """log10 NFA of one image, after the shift: (height, width)."""
         log_nfa: NDArray[np.float32]
+        energies = energies[: len(self.latent_channels)]  # the distance to neighbours has no part in the test
         if self.background != "gaussian" and self.joint is not None:
             (log_nfa,) = calibration.log_nfa(energies, self.background, self.joint, size, self.shift)
         else:
@@ -331,7 +332,7 @@ class Predictor(ABC):
 
     def _set_background(self, energies: Sequence[Energies], sizes: Sequence[tuple[int, int]]) -> list[float]:
         """Learn the background from good images' energies; the images' lowest log NFA before the shift."""
-        scales = [[e[0] for e in scale] for scale in zip(*energies, strict=True)]
+        scales = [[e[0] for e in scale] for scale in zip(*energies, strict=True)][: len(self.latent_channels)]
         background, joint, minima = calibration.fit(scales, sizes)  # first: if it fails, nothing has changed
         self.tail, self.n_tests, self.background, self.joint = "exact", "by-area", background, joint
         return minima
@@ -387,7 +388,7 @@ class Predictor(ABC):
 
         def anomaly_map(_: ImageLike, image: NDArray[np.uint8], energies: Energies) -> NDArray[np.float32]:
             values: NDArray[np.float32]
-            (values,) = scoring.anomaly_map_from_energies(energies, self.latent_channels, compared(image))
+            (values,) = scoring.anomaly_map_with_neighbours(energies, self.latent_channels, compared(image))
             return values
 
         def judge(source: ImageLike, image: NDArray[np.uint8], energies: Energies) -> Judged:

@@ -25,6 +25,10 @@ from .backbones import Backbone
 from .data import batches
 from .flow import Affine, UFlow
 
+AUGMENTED = 400  # images: with more, copies take long, and are not needed
+LEAST = 100  # images an epoch shows where augmentation is tried: a small set passes several times
+NOISE = 1.5  # over the root of the number of images: standard deviations of the features' noise
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to try."""
@@ -52,7 +56,8 @@ class TrainingSettings:
     """How the flow is trained.
 
     The paper's own settings are ``epochs=200, learning_rate=1e-4`` (tuned per category from 3e-5 to 6e-3),
-    ``batch_size`` 8 to 30 and ``warm_up=0``, no early stop; the defaults are for training in minutes on a CPU.
+    ``batch_size`` 8 to 30 and ``warm_up=0``, no early stop, ``augment=False, neighbours=0``; the defaults are for
+    training in minutes on a CPU. `augment` and `neighbours` concern pyramids of feature maps only, not `mcait`.
     """
 
     epochs: int = 16
@@ -64,11 +69,15 @@ class TrainingSettings:
     patience: int = 10  # epochs without a better held-out likelihood before training stops
     seed: int = 0
     precision: str = "auto"  # float32 | bfloat16 | auto: bfloat16 convolutions on CUDA, float32 elsewhere
+    augment: bool = True  # up to `AUGMENTED` images: also train with turned copies and noise, and keep the better flow
+    neighbours: int = 4000  # vectors of good images kept, the distance to which joins the anomaly map; 0: latents alone
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours is a number of vectors, 0 for none, got {self.neighbours}")
         if not 0 <= self.warm_up < 1:
             raise ValueError(f"warm_up is a share of the steps, at least 0 and below 1, got {self.warm_up}")
         if not self.learning_rate > 0:
@@ -104,6 +113,9 @@ def train(
     state: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
     select: Callable[[], float] | None = None,
+    copies: int = 1,
+    noise: float = 0.0,
+    passes: int = 1,
     progress: bool | Progress = False,
 ) -> TrainingState:
     """Maximise the likelihood of the features of good images, and keep the epoch best on held-out good images.
@@ -122,6 +134,10 @@ def train(
         on_epoch: called with the state after every epoch, to save it.
         select: called after every epoch, with the flow as it then is; the epoch where it gives most is kept, whatever
             the held-out images' likelihood. None selects by these.
+        copies: entry i of `train_indices` stands for the features i to i + copies - 1, copies of one image: each time
+            one of them is taken at random.
+        noise: standard deviation of the noise on what is learnt from, in standard deviations of each channel.
+        passes: how often an epoch passes over the images.
         progress: show a bar with rate and time left; a `Progress` shows it among its own.
 
     Raises:
@@ -140,13 +156,20 @@ def train(
             total = sum(float(mean_nll(chunk)) * len(chunk) for chunk in chunks)
         return float(total / len(held_out_indices) / dimensions)
 
-    def mean_nll(indices: Sequence[int]) -> Tensor:
+    def mean_nll(indices: Sequence[int], noise_of: np.random.Generator | None = None) -> Tensor:
+        volumes = features.batch(indices, device)
+        if noise_of is not None:
+            for x, (_, std) in zip(volumes, moments, strict=True):
+                draw = torch.from_numpy(noise_of.standard_normal(x.shape, np.float32)).to(device)
+                x.addcmul_(draw, (noise * std).float().to(device).view(-1, 1, 1))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
-            latents, log_det = flow(features.batch(indices, device))
+            latents, log_det = flow(volumes)
         return flow.nll([z.float() for z in latents], log_det).mean()
 
+    moments = channel_moments(features, train_indices)
     if state is None:
-        standardise(flow, features, train_indices)
+        for affine, (mean, std) in zip(flow.affines, moments, strict=False):  # a flow without affine has none
+            cast(Affine, affine).standardise(mean, std)
         start = _copy(flow.state_dict())
         state = TrainingState(
             epoch=0, best_epoch=0, best_nll=held_out_nll(), weights=start, best_weights=start, optimizer={}
@@ -155,7 +178,7 @@ def train(
         flow.load_state_dict(state.weights)
         _restore_optimizer(optimizer, state.optimizer)
 
-    batches_per_epoch = -(-len(train_indices) // settings.batch_size)
+    batches_per_epoch = -(-passes * len(train_indices) // settings.batch_size)
     with _progress_bar(progress) as bar:
         task = bar.add_task(
             "Training", total=settings.epochs * batches_per_epoch, completed=state.epoch * batches_per_epoch
@@ -164,7 +187,9 @@ def train(
             started = time.perf_counter()
             if epoch - state.best_epoch >= settings.patience:
                 break
-            order = np.random.default_rng((settings.seed, epoch)).permutation(np.asarray(train_indices))
+            rng = np.random.default_rng((settings.seed, epoch))
+            order = np.concatenate([rng.permutation(np.asarray(train_indices)) for _ in range(passes)])
+            order += rng.integers(copies, size=len(order))
             flow.train()
             total = 0.0
             for number, batch in enumerate(np.array_split(order, batches_per_epoch)):
@@ -173,7 +198,7 @@ def train(
                 rate = settings.learning_rate * warm * (1 - (1 - settings.final_rate) * done)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss = mean_nll(batch.tolist())
+                loss = mean_nll(batch.tolist(), rng if noise else None)
                 if not torch.isfinite(loss):
                     raise TrainingError(
                         f"the loss became {loss.item()} in epoch {epoch + 1}; "
@@ -186,7 +211,7 @@ def train(
                 bar.advance(task)
             result = Epoch(
                 epoch=epoch + 1,
-                train_nll=total / len(train_indices) / dimensions,
+                train_nll=total / len(order) / dimensions,
                 held_out_nll=held_out_nll(),
                 learning_rate=rate,
                 seconds=time.perf_counter() - started,
@@ -215,15 +240,27 @@ def train(
     return state
 
 
-def standardise(flow: UFlow, features: FeatureCache, indices: Sequence[int]) -> None:
-    """Set each `Affine` of the flow so that the channels of some images' features come out with mean 0, variance 1."""
-    for affine, array in zip(flow.affines, features.arrays, strict=False):  # a flow without affine has none
+def channel_moments(features: FeatureCache, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of each channel over some images' features, a pair of float64 (C,) a scale."""
+    moments = []
+    for array in features.arrays:
         sums = np.zeros((2, array.shape[1]))
         for index in indices:
             cells = array[index].astype(np.float64)
             sums += cells.sum(axis=(1, 2)), np.square(cells).sum(axis=(1, 2))
         mean, square = torch.from_numpy(sums / (len(indices) * array[0, 0].size))
-        cast(Affine, affine).standardise(mean, (square - mean.square()).clamp(min=0).sqrt())
+        moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
+    return moments
+
+
+def turned(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """An (H, W, 3) image, itself first, and its turned and mirrored copies: 8 in all of a square one, else 4.
+
+    >>> [copy[0, 0, 0].item() for copy in turned(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))]
+    [0, 3, 9, 6, 3, 0, 6, 9]
+    """
+    turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
+    return [np.rot90(flipped, turn) for flipped in (image, image[:, ::-1]) for turn in turns]
 
 
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
