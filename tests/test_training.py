@@ -80,6 +80,15 @@ def test_learns_from_any_copy_but_holds_out_the_images_themselves(features: Feat
         learn(1)
 
 
+def test_copies_keep_the_shape_of_the_network() -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    for image, count in ((wide, 4), (wide[:, :4], 8)):
+        copies = training.turned(image)
+        np.testing.assert_array_equal(copies[0], image)
+        assert [copy.shape for copy in copies] == [image.shape] * count
+        assert len({copy.tobytes() for copy in copies}) == count
+
+
 def test_noise_is_on_what_is_learnt_only_and_the_same_each_time(features: FeatureCache) -> None:
     settings = TrainingSettings(epochs=3, batch_size=8, learning_rate=1e-9)
     clean = train(make_flow(), features, TRAIN, HELD_OUT, settings).history
