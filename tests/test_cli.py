@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from uflow import cli
-from uflow.detector import Detector
+from uflow.detector import Detector, load
 from uflow.training import TrainingSettings
 
 
@@ -52,6 +52,16 @@ def test_train_writes_a_model_named_after_the_category(run, dataset: Path, tmp_p
     code, out, err = run("predict", "grating.uflow", dataset / "test/good/00.png")
     assert code == 0, err
     assert json.loads(out)["image"].endswith("00.png")
+
+
+def test_paper_map_is_of_the_latents_alone(run, dataset: Path, tmp_path: Path) -> None:
+    code, _, err = run(
+        "train", dataset / "train/good", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--paper-map"
+    )
+    assert code == 0, err
+    detector = load(tmp_path / "grating.uflow", device="cpu")
+    assert detector.neighbours is None
+    assert detector.trained_with["settings"]["augment"] is False
 
 
 def test_exported_folder_predicts_like_the_model(run, model: Path, dataset: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import rich
 import typer
@@ -19,6 +19,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from .training import TrainingSettings
 
 console = Console()
 app = typer.Typer(
@@ -46,11 +49,14 @@ LearningRate = Annotated[float, typer.Option(help="Adam's rate after warming up"
 HeldOut = Annotated[float, typer.Option(help="share of images kept to select and calibrate by")]
 Alpha = Annotated[float, typer.Option(help="wished chance that a good image is flagged")]
 PaperTest = Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")]
+PaperMap = Annotated[
+    bool, typer.Option("--paper-map", help="the published map: of the latents alone, learnt without turned copies")
+]
 Seed = Annotated[int, typer.Option(help="of the split, the flow and the order of images")]
 # What `evaluate` takes only where it trains.
 TRAINING = [
     *("backbone", "image_size", "strides", "epochs", "batch_size", "learning_rate", "held_out", "alpha"),
-    *("paper_test", "seed", "models", "select_on_test"),
+    *("paper_test", "paper_map", "seed", "models", "select_on_test"),
 ]
 
 
@@ -69,6 +75,7 @@ def train(
     alpha: Alpha = 0.05,
     tile: Annotated[bool, typer.Option(help="cut large images into tiles of the network's size")] = False,
     paper_test: PaperTest = False,
+    paper_map: PaperMap = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -77,7 +84,6 @@ def train(
     Killed half-way, the same command goes on from the last whole epoch.
     """
     from .detector import Detector
-    from .training import TrainingSettings
 
     output = output or Path(f"{_category(images)}.uflow")
     if not output.resolve().parent.is_dir():
@@ -91,7 +97,7 @@ def train(
         image_size=None if image_size is None else _size(image_size),
         strides=None if strides is None else _numbers(strides, ","),
         weights=weights,
-        settings=TrainingSettings(epochs, batch_size, learning_rate, seed=seed),
+        settings=_settings(epochs, batch_size, learning_rate, seed, paper_map),
         held_out=held_out,
         alpha=None if paper_test else alpha,
         device=device,
@@ -191,6 +197,7 @@ def evaluate(
     held_out: HeldOut = 0.15,
     alpha: Alpha = 0.05,
     paper_test: PaperTest = False,
+    paper_map: PaperMap = False,
     seed: Seed = 0,
     runtime: Runtime = None,
     weights: Weights = None,
@@ -235,15 +242,13 @@ def evaluate(
     else:
         if runtime is not None:
             raise ValueError("--runtime is for an exported MODEL: uflow evaluate MODEL ROOT")
-        from .training import TrainingSettings
-
         source = experiments.Trained(
             models or (output or Path("results")) / "models",
             backbone,
             image_size=None if image_size is None else _size(image_size),
             strides=None if strides is None else _numbers(strides, ","),
             weights=weights,
-            training=TrainingSettings(epochs, batch_size, learning_rate, seed=seed),
+            training=_settings(epochs, batch_size, learning_rate, seed, paper_map),
             held_out=held_out,
             alpha=None if paper_test else alpha,
             device=device,
@@ -497,6 +502,13 @@ def _print_table(rows: list[list[str]]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)
+
+
+def _settings(epochs: int, batch_size: int, learning_rate: float, seed: int, paper_map: bool) -> TrainingSettings:
+    from .training import TrainingSettings  # needs torch
+
+    ours: dict[str, Any] = {"augment": False, "neighbours": 0} if paper_map else {}
+    return TrainingSettings(epochs, batch_size, learning_rate, seed=seed, **ours)
 
 
 def _numbers(text: str, separator: str) -> list[int]:
