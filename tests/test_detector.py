@@ -129,7 +129,7 @@ def test_held_out_images_say_whether_copies_and_noise_are_taken(
     def judged(*args, copies: int, noise: float, passes: int, **options) -> TrainingState:
         calls.append((copies, round(noise * 20**0.5, 6), passes))
         state = train(*args, copies=copies, noise=noise, passes=passes, **options)
-        return replace(state, best_nll=0.5 if copies == 1 else 0.5 - 0.1 * better)
+        return replace(state, best_nll=0.5 if copies == 1 else 0.49 - 0.02 * better)  # a hair is not enough
 
     monkeypatch.setattr(uflow.training, "train", judged)
     trial = replace(QUICK, augment=True)
@@ -137,7 +137,7 @@ def test_held_out_images_say_whether_copies_and_noise_are_taken(
         fit(
             dataset / "train/good", alpha=0.05, settings=trial
         )  # 20 of 30 to learn from, and a second flow to calibrate
-    plain, augmented = (1, 0.0, 5), (8, 1.5, 5)
+    plain, augmented = (1, 0.0, 4), (8, 1.5, 4)
     assert calls == [plain, augmented, augmented if better else plain]
     assert ("which are taken" if better else "which are left out") in caplog.text
 

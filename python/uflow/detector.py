@@ -102,8 +102,8 @@ class Detector(Predictor):
         A share of the images is kept out of training: the epoch is chosen by their likelihood, and the threshold is
         calibrated on them (see `calibrate`). Where they are fewer than `alpha` needs, more flows are trained, each with
         other images kept out, only to calibrate on those too: seconds for a small set, and minutes for alpha 0.001.
-        Up to 400 images are also tried with their turned and mirrored copies and with noise on the features; the
-        images kept out, as they are, decide by their likelihood whether that flow is taken.
+        Up to 400 images are also tried with their turned and mirrored copies and with noise on the features: that flow
+        is taken where the images kept out, as they are, are clearly likelier.
 
         Args:
             images: a folder, a file name pattern, or a list of files, PIL images or arrays; all of them good.
@@ -197,7 +197,7 @@ class Detector(Predictor):
                 other = new_flow()
                 beside = None if file is None else file.with_name(file.name + ".augmented")
                 trial = learn(other, folds[0], True, beside)
-                augmented = trial.best_nll < trained.best_nll
+                augmented = trial.best_nll < trained.best_nll - training.GAIN
                 log.info(
                     "held-out nats a dimension: %.3f, with turned copies and noise %.3f, which are %s",
                     *(trained.best_nll, trial.best_nll, "taken" if augmented else "left out"),

@@ -26,7 +26,8 @@ from .data import batches
 from .flow import Affine, UFlow
 
 AUGMENTED = 400  # images: with more, copies take long, and are not needed
-LEAST = 100  # images an epoch shows where augmentation is tried: a small set passes several times
+LEAST = 64  # images an epoch shows where augmentation is tried: a small set passes several times
+GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to a wrong orientation
 NOISE = 1.5  # over the root of the number of images: standard deviations of the features' noise
 
 
