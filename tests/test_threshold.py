@@ -42,7 +42,7 @@ def test_a_variance_of_095_flags_nothing(white_noise, tail, n_tests) -> None:
 
 def test_calibrated_prediction_takes_at_most_5_percent_more(detector: Detector, dataset: Path) -> None:
     """The fastest of many, in turns: a busy machine slows some of them, not all."""
-    paper = Detector(detector.backbone, detector.flow, device="cpu")
+    paper = Detector(detector.backbone, detector.flow, device="cpu", neighbours=detector.neighbours)
     image = data.read_image(dataset / "test/square/00.png")
     fastest = {"calibrated": np.inf, "paper": np.inf}
     for _ in range(60):
