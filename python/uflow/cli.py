@@ -308,7 +308,7 @@ def compare(
 ) -> None:
     """Measure U-Flow and other methods: same split, input, frozen features and figures; time and memory.
 
-    Most need anomalib: pip install "uflow[compare]". Killed, or given more methods, the same command goes on.
+    Most need anomalib: pip install "uflow\\[compare]". Killed, or given more methods, the same command goes on.
     """
     from . import compare as comparison
     from .datasets import find_categories
