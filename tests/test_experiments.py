@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,12 @@ def test_one_model_for_all_categories(detector, data: Path, output: Path, tmp_pa
         run(data, output.with_name("tiled"), given)
 
 
+def test_the_alpha_said_is_that_of_the_last_calibration() -> None:
+    record = {**result("tile").record, "trained_with": {"alpha": None}, "alpha": 0.1}
+    summary = experiments.summary([replace(result("tile"), record=record)])
+    assert summary["trained_with"]["alpha"] == 0.1
+
+
 def test_bars_of_a_category_go_when_it_is_done(detector, data: Path, output: Path, tmp_path: Path) -> None:
     detector.save(tmp_path / "one.uflow")
     progress = Progress(disable=True)
@@ -277,6 +284,7 @@ def result(category: str, layout: str = "mvtec", **figures) -> Result:
         "counts": {"train": train, "test": test},
         "model": f"{category}.uflow",
         "selected_on_test": False,
+        "alpha": 0.05,
         "trained_with": {"backbone": "mcait", "alpha": 0.05, "images": category},
         "epochs": 16,
         "training_seconds": 3.0,

@@ -74,6 +74,7 @@ def summary_of(*names: str, **changed) -> dict:
             "counts": {"train": 230, "test": 117},
             "model": f"{name}.uflow",
             "selected_on_test": False,
+            "alpha": 0.05,
             "trained_with": {"backbone": "mcait", "image_size": [448, 448], "settings": {"epochs": 200, "seed": 1}},
             "epochs": 200,
             "training_seconds": 3.5,

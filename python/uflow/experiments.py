@@ -400,7 +400,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "protocol": records[0]["evaluation"]["protocol"] if records else None,
         "selected_on_test": any(record["selected_on_test"] for record in records),
         "not_fair": _not_fair(records),
-        "trained_with": _common([record["trained_with"] for record in records]),
+        # The alpha is the detector's own: `calibrate` may have set another since.
+        "trained_with": _common([{**record["trained_with"], "alpha": record["alpha"]} for record in records]),
         "categories": rows,
         "means": [mean for mean in means if mean["categories"]],
         "published_source": published.SOURCE,
