@@ -39,7 +39,11 @@ def main() -> None:
         print(f"{name}: flagged {', '.join(kinds)}")
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"uflow {uflow.__version__}, seed {arguments.seed}, {machine}")
-    content = {name: {**e.to_dict(), "training_seconds": seconds[name]} for name, e in evaluations.items()}
+    content = {
+        name: {k: v for k, v in e.to_dict().items() if k not in ("images", "roc", "pro")}
+        | {"training_seconds": seconds[name]}
+        for name, e in evaluations.items()
+    }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     report.write_json({"machine": machine, "seed": arguments.seed, "categories": content}, arguments.json)
 

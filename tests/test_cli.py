@@ -296,6 +296,9 @@ def test_calibrate_errors(run, model: Path, dataset: Path) -> None:
     code, _, err = run("calibrate", model, dataset / "test/good", "--alpha", 2)
     assert code == 1
     assert "alpha is a probability" in err
+    code, _, err = run("calibrate", model, dataset / "test/good", "--output", "no/such/folder.uflow")
+    assert code == 1
+    assert "there is no folder" in err
 
 
 def test_messages_leave_standard_output_to_json(model: Path, dataset: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from PIL import Image
 
 import uflow
 from uflow import checkpoints, data
+from uflow.data import digest
 from uflow.detector import Detector, Prediction, hold_out
-from uflow.runtime import digest
 from uflow.training import TrainingSettings, TrainingState
 
 QUICK = TrainingSettings(epochs=2, batch_size=4, augment=False)

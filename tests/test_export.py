@@ -137,7 +137,7 @@ def test_what_the_network_takes_and_gives(folder: Path, detector: Detector, imag
 def test_what_the_metadata_says(folder: Path, detector: Detector) -> None:
     metadata = json.loads((folder / "model.json").read_text())
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx"]
-    assert metadata["files"] == {"network.onnx": runtime.sha256(folder / "network.onnx")}
+    assert metadata["files"] == {"network.onnx": data.sha256(folder / "network.onnx")}
     assert metadata["segmentation"] == json.loads(json.dumps(detector._test_config()))
     assert metadata["backbone"]["weights_sha256"] == detector.backbone.weights_sha256
     assert metadata["latent_channels"] == list(detector.latent_channels)

@@ -86,8 +86,7 @@ def train(
     from .detector import Detector
 
     output = output or Path(f"{_category(images)}.uflow")
-    if not output.resolve().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {output}: there is no folder {output.resolve().parent}")
+    _check_folder_of(output)
     state_file = output.with_name(output.name + ".state")
     if state_file.exists():
         console.print(f"Going on with the training that {state_file} holds")
@@ -217,10 +216,7 @@ def evaluate(
     failed: dict[str, str] = {}
     datasets = find_categories(root, layout, failed)
     if categories is not None:
-        names = [dataset.name for dataset in datasets] + list(failed)
-        wanted = [name.strip() for name in categories.split(",")]
-        if unknown := [name for name in wanted if name not in names]:
-            raise ValueError(f"{root} has no category {', '.join(unknown)}: it has {', '.join(names)}")
+        wanted = _chosen(categories, [dataset.name for dataset in datasets] + list(failed), root)
         datasets = [dataset for dataset in datasets if dataset.name in wanted]
         failed = {name: reason for name, reason in failed.items() if name in wanted}
     for_one = model is not None and len(datasets) == 1 and not failed and not figures
@@ -261,8 +257,7 @@ def evaluate(
     if one_file and model is not None:
         (dataset,) = datasets
         output = output or Path(f"{model.stem}_evaluation.json")
-        if not output.resolve().parent.is_dir():
-            raise FileNotFoundError(f"cannot write {output}: there is no folder {output.resolve().parent}")
+        _check_folder_of(output)
         record = experiments.measure(dataset, predictor, model, protocol, progress=True)
         report.write_json({"root": str(root), **record, **record["evaluation"], "evaluation": None}, output)
         written = [output]
@@ -315,10 +310,7 @@ def compare(
 
     datasets = find_categories(root, layout)
     if categories is not None:
-        wanted = [name.strip() for name in categories.split(",")]
-        names = [dataset.name for dataset in datasets]
-        if unknown := [name for name in wanted if name not in names]:
-            raise ValueError(f"{root} has no category {', '.join(unknown)}: it has {', '.join(names)}")
+        wanted = _chosen(categories, [dataset.name for dataset in datasets], root)
         datasets = [dataset for dataset in datasets if dataset.name in wanted]
     chosen = list(comparison.METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     settings = comparison.Settings(backbone, image_size, epochs)
@@ -356,6 +348,8 @@ def calibrate(
     detector = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
     if isinstance(detector, Exported) and output is not None:
         raise ValueError(f"{model} is an exported folder, which takes its new threshold itself: leave --output out")
+    if output is not None:
+        _check_folder_of(output)
     detector.calibrate(list_images(images), alpha)
     if isinstance(detector, Exported):
         detector.save_test()
@@ -464,8 +458,8 @@ def benchmark(
     counts = sorted({1, speed.cores()}) if threads is None else _numbers(threads, ",")
     if repeats < 1:
         raise ValueError(f"--repeats must be at least 1, got {repeats}")
-    if json is not None and not json.resolve().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {json}: there is no folder {json.resolve().parent}")
+    if json is not None:
+        _check_folder_of(json)
     sides = _size(size, "--size")
     todo: Iterable[speed.Measurement]
     if end_to_end and images:
@@ -502,6 +496,20 @@ def _print_table(rows: list[list[str]]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)
+
+
+def _chosen(categories: str, names: list[str], root: Path) -> list[str]:
+    """The categories named in "bottle,cable", all of which must be there."""
+    wanted = [name.strip() for name in categories.split(",")]
+    if unknown := [name for name in wanted if name not in names]:
+        raise ValueError(f"{root} has no category {', '.join(unknown)}: it has {', '.join(names)}")
+    return wanted
+
+
+def _check_folder_of(file: Path) -> None:
+    """Before the work whose result is to be written there."""
+    if not file.resolve().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {file}: there is no folder {file.resolve().parent}")
 
 
 def _settings(epochs: int, batch_size: int, learning_rate: float, seed: int, paper_map: bool) -> TrainingSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import logging
 import os
 import secrets
@@ -21,12 +22,14 @@ __all__ = [
     "ImageLike",
     "atomic_write",
     "batches",
+    "digest",
     "image_size",
     "list_images",
     "read_image",
     "read_mask",
     "resize_image",
     "resize_mask",
+    "sha256",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -313,6 +316,29 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     grey = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
     resized = np.asarray(grey.resize(_pil_size(size), Image.Resampling.BILINEAR))
     return np.asarray(resized > 127)  # 128 / 255 is the first value above one half
+
+
+# ---- telling files apart
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest(sources: Iterable[ImageLike]) -> str:
+    """How many images, and one SHA-256 of their contents in this order: the same wherever they lie."""
+    parts = []
+    for source in sources:
+        if isinstance(source, (str, os.PathLike)):
+            parts.append(sha256(Path(source)))
+        else:
+            parts.append(hashlib.sha256(read_image(source).tobytes()).hexdigest())
+    return f"{len(parts)} {hashlib.sha256(''.join(parts).encode()).hexdigest()}"
 
 
 # ---- writing files

@@ -33,7 +33,6 @@ from .predictor import (
     list_sources,
     test_options,
 )
-from .runtime import digest
 from .training import FeatureCache, TrainingSettings, TrainingState
 
 __all__ = ["Detector", "Evaluation", "Prediction", "fingerprint", "hold_out", "load", "resolve_device"]
@@ -511,11 +510,11 @@ def fingerprint(
         "weights_sha256": backbone.weights_sha256,
         "flow_steps": flow_steps,
         "settings": asdict(settings),
-        "images": digest(sources),
+        "images": data.digest(sources),
         "held_out": held_out,
     }
     if tile:
         run["tile"] = True
     if select_on_test is not None:
-        run["selected_on_test"] = digest(select_on_test.test_files)
+        run["selected_on_test"] = data.digest(select_on_test.test_files)
     return run

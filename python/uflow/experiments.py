@@ -21,7 +21,7 @@ from . import __version__, data, load, published
 from .datasets import Dataset
 from .evaluation import Evaluation
 from .predictor import Predictor
-from .runtime import METADATA, digest, sha256
+from .runtime import METADATA
 
 if TYPE_CHECKING:  # a model that is exported needs no torch
     from .training import TrainingSettings
@@ -283,8 +283,8 @@ def _run(
     trained = models.make(dataset, progress)
     asked = _asked(dataset.name, models, protocol)
     asked["data"] = {
-        "training images": digest(dataset.train),
-        "test images": digest(dataset.test_files),
+        "training images": data.digest(dataset.train),
+        "test images": data.digest(dataset.test_files),
         "defects": [sample.defect for sample in dataset.test],
     }
     record = _read(file)
@@ -330,7 +330,7 @@ def _file(output: Path, category: str) -> Path:
 
 def _asked(category: str, models: Models, protocol: str) -> dict[str, Any]:
     path = models.path(category)
-    return {"protocol": protocol, "model": sha256(path / METADATA if path.is_dir() else path), **models.settings()}
+    return {"protocol": protocol, "model": data.sha256(path / METADATA if path.is_dir() else path), **models.settings()}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def export(
             "strides": detector.strides,
             "latent_channels": detector.latent_channels,
             "segmentation": detector._test_config(),
-            "files": {part.name: runtime.sha256(part) for part in sorted(temporary.iterdir())},
+            "files": {part.name: data.sha256(part) for part in sorted(temporary.iterdir())},
         }
         runtime.write_metadata(temporary, metadata)
     log.info("%s holds %s (%.1f MB)", folder, file, sum(part.stat().st_size for part in folder.iterdir()) / 1e6)

@@ -5,19 +5,18 @@ Needs numpy, Pillow, the compiled core and one of the runtimes; torch only for a
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import atomic_write, read_image
-from .predictor import ImageLike, Predictor, test_options
+from .data import atomic_write, sha256
+from .predictor import Predictor, test_options
 
 __all__ = ["FORMATS", "Exported", "load"]
 
@@ -112,26 +111,6 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     """Write a folder's `model.json`, whole or not at all."""
     with atomic_write(folder / METADATA) as temporary:
         temporary.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def digest(sources: Iterable[ImageLike]) -> str:
-    """How many images, and one SHA-256 of their contents in this order: the same wherever they lie."""
-    parts = []
-    for source in sources:
-        if isinstance(source, str | Path):
-            parts.append(sha256(Path(source)))
-        else:
-            parts.append(hashlib.sha256(read_image(source).tobytes()).hexdigest())
-    return f"{len(parts)} {hashlib.sha256(''.join(parts).encode()).hexdigest()}"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -167,7 +167,8 @@ def train(
             latents, log_det = flow(volumes)
         return flow.nll([z.float() for z in latents], log_det).mean()
 
-    moments = channel_moments(features, train_indices)
+    # Reads all features once: only where something is made of them.
+    moments = channel_moments(features, train_indices) if noise or (state is None and len(flow.affines)) else []
     if state is None:
         for affine, (mean, std) in zip(flow.affines, moments, strict=False):  # a flow without affine has none
             cast(Affine, affine).standardise(mean, std)
