@@ -64,3 +64,8 @@ def test_equal_images_do_not_divide_by_zero(features: FeatureCache) -> None:
         array[:] = array[0]
     near = Neighbours.of(features, [0, 1], [2], count=100)
     assert torch.isfinite(near(features.batch([3]))).all()
+
+
+def test_features_of_another_net_are_one_line() -> None:
+    with pytest.raises(ValueError, match="features of 4 channels, and the vectors of good images have 5"):
+        Neighbours(torch.zeros(3, 5), usual=1.0)([torch.ones(1, 2, 4, 4), torch.ones(1, 2, 2, 2)])

@@ -31,6 +31,9 @@ class Neighbours(nn.Module):
         vectors: (M, C) float32, C the channels of the two finest scales together.
         usual: the mean squared distance of good images' cells to the nearest vector of others.
 
+    Raises:
+        ValueError: features with another number of channels than the vectors.
+
     >>> near = Neighbours(torch.zeros(1, 3), usual=2.0)
     >>> near([torch.ones(1, 1, 2, 4), 2 * torch.ones(1, 2, 1, 2)])
     tensor([[[4.5000, 4.5000]]])
@@ -60,6 +63,10 @@ class Neighbours(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features, a (B, C_l, H_l, W_l) per scale, finest first -> (B, h, w) float32, about 1 on good images."""
         x = _join(features)
+        if x.shape[1] != self.vectors.shape[1]:
+            raise ValueError(
+                f"features of {x.shape[1]} channels, and the vectors of good images have {self.vectors.shape[1]}"
+            )
         squares = self.vectors.square().sum(dim=1)
         cells = x.flatten(2).transpose(1, 2)
         # One image at a time: the products of more do not stay in the processor's cache. An exported net takes all.
