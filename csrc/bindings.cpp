@@ -11,12 +11,14 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "uflow/buffer.hpp"
 #include "uflow/component_tree.hpp"
 #include "uflow/energy.hpp"
 #include "uflow/joint.hpp"
+#include "uflow/lanes.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
 #include "uflow/regions.hpp"
@@ -58,12 +60,18 @@ void check_shape(const py::array& array, py::ssize_t dims, const char* name) {
 // Messages are made only when needed: these run over every element.
 template <class T>
 void check_finite(const Array<T>& array, const char* name) {
+    using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+    const Bits infinite = uflow::detail::bits_as<Bits>(std::numeric_limits<T>::infinity());
     const T* data = array.data();
-    const T* end = data + array.size();
-    const T* bad = std::find_if(data, end, [](T value) { return !std::isfinite(value); });
-    if (bad != end)
+    const py::ssize_t size = array.size();
+    Bits bad = 0;
+    for (py::ssize_t i = 0; i < size; ++i)  // without a branch: several at once
+        bad |= Bits((uflow::detail::bits_as<Bits>(data[i]) & infinite) == infinite);
+    if (bad) {
+        const T* first = std::find_if(data, data + size, [](T value) { return !std::isfinite(value); });
         throw std::invalid_argument(std::string(name) + " has a value that is not finite, at flat index " +
-                                    std::to_string(bad - data) + " of shape " + shape_of(array));
+                                    std::to_string(first - data) + " of shape " + shape_of(array));
+    }
 }
 
 // Counts per cell, each from 0 to channels.
@@ -165,7 +173,7 @@ py::dict component_tree(const Array<T>& image, int connectivity, const Counts& e
     const auto tree = uflow::component_tree(image.data(), nullptr, height, width, kind, work);
     Array<std::int32_t> node_of({image.shape(0), image.shape(1)});
     for (std::int32_t rank = 0; rank < pixels; ++rank)
-        node_of.mutable_data()[work.pixels.as<uflow::Pixel<T>>()[rank].index] = tree.node_of[rank];
+        node_of.mutable_data()[work.order.as<std::int32_t>()[rank]] = tree.node_of[rank];
     py::dict result("parent"_a = to_array<std::int32_t>(tree.parent, tree.size),
                     "area"_a = to_array<std::int32_t>(tree.area, tree.size),
                     "level"_a = to_array<T>(tree.value, tree.size), "node_of"_a = node_of);

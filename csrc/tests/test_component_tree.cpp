@@ -13,11 +13,10 @@ namespace {
 Ints ints(const std::int32_t* from, std::int32_t count) { return {from, from + count}; }
 
 // Per pixel the node that holds it.
-template <class T>
 Ints nodes_of_pixels(const uflow::ComponentTree& tree, uflow::TreeWorkspace& work, std::int32_t pixels) {
     Ints nodes(std::size_t(pixels), -1);
     for (std::int32_t rank = 0; rank < pixels; ++rank)
-        nodes[std::size_t(work.pixels.as<uflow::Pixel<T>>()[rank].index)] = tree.node_of[rank];
+        nodes[std::size_t(work.order.as<std::int32_t>()[rank])] = tree.node_of[rank];
     return nodes;
 }
 
@@ -40,7 +39,7 @@ void hand_worked(uflow::TreeWorkspace& work) {
     CHECK((std::vector<double>(tree.value, tree.value + 6) == std::vector<double>{0, 1, 3, 5, 7, 9}));
     CHECK((ints(tree.parent, 6) == Ints{0, 0, 1, 1, 2, 2}));
     CHECK((ints(tree.area, 6) == Ints{16, 15, 6, 1, 2, 1}));
-    CHECK((nodes_of_pixels<T>(tree, work, 16) == Ints{5, 2, 4, 4, 2, 2, 1, 1, 1, 1, 3, 1, 0, 1, 1, 1}));
+    CHECK((nodes_of_pixels(tree, work, 16) == Ints{5, 2, 4, 4, 2, 2, 1, 1, 1, 1, 3, 1, 0, 1, 1, 1}));
 }
 
 // Above a floor of 3: the peaks 9, 7 7 and 5, all at the root.
@@ -56,9 +55,9 @@ void above_a_floor(uflow::TreeWorkspace& work) {
     CHECK((std::vector<double>(tree.value, tree.value + 4) == std::vector<double>{3, 5, 7, 9}));
     CHECK((ints(tree.parent, 4) == Ints{0, 0, 0, 0}));
     CHECK((ints(tree.area + 1, 3) == Ints{1, 2, 1}));
-    const auto* pixels = work.pixels.as<uflow::Pixel<T>>();
+    const auto* order = work.order.as<std::int32_t>();
     Ints inside;
-    for (std::int32_t rank = tree.first_rank + 1; rank < 16; ++rank) inside.push_back(pixels[rank].index);
+    for (std::int32_t rank = tree.first_rank + 1; rank < 16; ++rank) inside.push_back(order[rank]);
     CHECK((inside == Ints{10, 2, 3, 0}));
     const uflow::ComponentTree none =
         uflow::component_tree(image.data(), nullptr, 4, 4, Connectivity::four, work, 9.0);
@@ -71,7 +70,7 @@ void constant(uflow::TreeWorkspace& work) {
     const uflow::ComponentTree tree =
         uflow::component_tree(image.data(), nullptr, 2, 3, Connectivity::eight, work);
     CHECK(tree.size == 1 && tree.parent[0] == 0 && tree.area[0] == 6 && tree.value[0] == -2.5);
-    CHECK((nodes_of_pixels<T>(tree, work, 6) == Ints(6, 0)));
+    CHECK((nodes_of_pixels(tree, work, 6) == Ints(6, 0)));
 }
 
 template <class T>

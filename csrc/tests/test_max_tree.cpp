@@ -1,5 +1,11 @@
-// One hand-worked 4 x 4 image (also in tests/test_core.py), ties, zeros of both signs, degenerate shapes.
+// One hand-worked 4 x 4 image (also in tests/test_core.py), ties, zeros of both signs, degenerate shapes, and
+// the order of values that are spread unevenly.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <vector>
 
@@ -63,7 +69,51 @@ void ties_and_shapes() {
     CHECK(thrown);
 }
 
+// The order is that of a stable sort, whatever the values; `passes`: how many the sort may take.
+template <class T>
+void order_of(const std::vector<T>& image, std::int64_t passes) {
+    uflow::TreeWorkspace work;
+    uflow::rank_tree(image.data(), 1, std::int32_t(image.size()), Connectivity::four, work);
+    std::vector<std::int32_t> expected(image.size());
+    std::iota(expected.begin(), expected.end(), 0);
+    std::stable_sort(expected.begin(), expected.end(), [&](std::int32_t a, std::int32_t b) {
+        return image[std::size_t(a)] < image[std::size_t(b)];
+    });
+    CHECK(std::equal(expected.begin(), expected.end(), work.order.as<std::int32_t>()));
+    CHECK(std::equal(expected.begin(), expected.end(), work.level.as<T>(),
+                     [&](std::int32_t pixel, T level) { return image[std::size_t(pixel)] == level; }));
+    CHECK(work.sort_passes <= passes);
+}
+
+template <class T>
+void uneven_values() {
+    using Limits = std::numeric_limits<T>;
+    const std::int64_t all8 = sizeof(T), all11 = (8 * std::int64_t(sizeof(T)) + 10) / 11;
+    for (const std::size_t count : {std::size_t(100), std::size_t(5000), std::size_t(420000)}) {
+        std::mt19937 random(7);
+        std::normal_distribution<T> normal;
+        std::vector<T> noise(count), logarithmic(count), few(count), tiny(count);
+        for (std::size_t i = 0; i < count; ++i) {
+            noise[i] = normal(random);
+            logarithmic[i] = std::exp(8 * normal(random));
+            few[i] = std::floor(3 * normal(random));
+            tiny[i] = std::floor(9 * normal(random)) * Limits::denorm_min();
+        }
+        const std::int64_t exact = count == 5000 ? all11 : all8, steps = count > 400000 ? exact : 2;
+        order_of(noise, steps);
+        order_of(few, steps);
+        order_of(logarithmic, exact);
+        order_of(tiny, exact);
+        noise[count / 2] = Limits::max();  // one value far away
+        order_of(noise, exact);
+        noise[count / 3] = Limits::lowest();  // their difference is infinite
+        order_of(noise, exact);
+    }
+}
+
 int main() {
+    uneven_values<float>();
+    uneven_values<double>();
     hand_worked<float>();
     hand_worked<double>();
     ties_and_shapes<float>();

@@ -16,7 +16,7 @@ struct ComponentTree {
     const std::int32_t* parent;
     const std::int32_t* area;     // pixels
     double* value;                // the level, or the sum of the counts
-    const std::int32_t* node_of;  // per rank: the smallest component that holds the pixel work.pixels[rank]
+    const std::int32_t* node_of;  // per rank: the smallest component that holds the pixel work.order[rank]
     std::int32_t first_rank;      // lower ones are not in the tree
 };
 
@@ -31,7 +31,8 @@ ComponentTree component_tree(const T* image, const std::int32_t* counts, std::in
                              double floor = -std::numeric_limits<double>::infinity()) {
     const std::int32_t root = rank_tree(image, height, width, connectivity, work, floor);
     const std::int32_t count = height * width;
-    const Pixel<T>* pixels = work.pixels.as<Pixel<T>>();
+    const auto* order = work.order.as<std::int32_t>();
+    const T* level = work.level.as<T>();
     auto* parent =
         work.parent.as<std::int32_t>();  // of the ranks; as nodes are made, of these: never more of them
     auto* area = work.component.fit<std::int32_t>(std::size_t(count));
@@ -42,15 +43,15 @@ ComponentTree component_tree(const T* image, const std::int32_t* counts, std::in
     for (std::int32_t rank = root; rank < count; ++rank) {
         const std::int32_t below = parent[rank];
         std::int32_t node = node_of[below];
-        if (rank == root || pixels[below].key != pixels[rank].key) {
+        if (rank == root || level[below] != level[rank]) {
             parent[nodes] = node;
             node = nodes++;
             area[node] = 0;
-            value[node] = counts ? 0.0 : double(detail::value_of_bits<T>(pixels[rank].key));
+            value[node] = counts ? 0.0 : double(level[rank]);
         }
         node_of[rank] = node;
         ++area[node];
-        if (counts) value[node] += counts[pixels[rank].index];
+        if (counts) value[node] += counts[order[rank]];
     }
     for (std::int32_t node = nodes; --node > 0;) {
         area[parent[node]] += area[node];

@@ -105,11 +105,11 @@ void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t 
     work.flags.fit<std::uint8_t>(cells);
     auto* region = work.region.fit<std::int32_t>(cells);
     select_regions(tree.parent, tree.value, tree.size, work.flags, region);
-    const Pixel<T>* pixels = work.tree.pixels.as<Pixel<T>>();
+    const auto* order = work.tree.order.as<std::int32_t>();
     if (tree.first_rank > 0) std::fill(map, map + cells, float(outside));
     for (auto rank = std::size_t(tree.first_rank); rank < cells; ++rank) {
         const std::int32_t chosen = region[tree.node_of[rank]];
-        map[pixels[rank].index] = float(chosen < 0 ? outside : tree.value[chosen]);
+        map[order[rank]] = float(chosen < 0 ? outside : tree.value[chosen]);
     }
 }
 
