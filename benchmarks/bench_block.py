@@ -37,7 +37,8 @@ def test_block(race: Race, quick: bool, name: str, shapes: Shapes) -> None:
     latents = latents_of(shapes_of(shapes, quick))
     # The lead's public function takes no number of threads: one image is one thread.
     ours: Any = segmentation.log_nfa_block
-    np.testing.assert_allclose(ours(latents, SIZE), scipy_block(latents, SIZE), rtol=1e-9, atol=1e-9)
+    expected = scipy_block(latents, SIZE)  # ours is resized in float32, as other maps are
+    np.testing.assert_allclose(ours(latents, SIZE), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
     race(
         lambda: ours(latents, SIZE),
         lambda: scipy_block(latents, SIZE),

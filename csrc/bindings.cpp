@@ -76,12 +76,16 @@ void check_finite(const Array<T>& array, const char* name) {
 
 // Counts per cell, each from 0 to channels.
 void check_counts(const Array<std::int32_t>& counts, double channels) {
+    const auto most = std::uint32_t(std::min(channels, 2147483647.0));
     const std::int32_t* data = counts.data();
-    const std::int32_t* end = data + counts.size();
-    const std::int32_t* bad = std::find_if(data, end, [&](std::int32_t n) { return n < 0 || n > channels; });
-    if (bad != end)
+    const py::ssize_t size = counts.size();
+    std::uint32_t bad = 0;
+    for (py::ssize_t i = 0; i < size; ++i) bad |= std::uint32_t(std::uint32_t(data[i]) > most);
+    if (bad) {
+        const auto outside = [&](std::int32_t n) { return std::uint32_t(n) > most; };
         throw std::invalid_argument("exceedances must lie between 0 and the number of channels, got " +
-                                    std::to_string(*bad));
+                                    std::to_string(*std::find_if(data, data + size, outside)));
+    }
 }
 
 void check_same_shape(const py::array& a, const py::array& b, const char* names) {
@@ -229,6 +233,22 @@ py::tuple energies_and_exceedances(const Array<T>& latents, double tau, int thre
         uflow::energies_and_exceedances(in, batch, channels, cells, tau, threads, energy_out, counts_out);
     }
     return py::make_tuple(energy, counts);
+}
+
+template <class T>
+py::tuple exceedances(const Array<T>& latents, double tau, int threads) {
+    check_latents(latents);
+    Array<std::int32_t> counts({latents.shape(0), latents.shape(2), latents.shape(3)});
+    const T* in = latents.data();
+    std::int32_t* out = counts.mutable_data();
+    const std::int64_t batch = latents.shape(0);
+    const py::ssize_t channels = latents.shape(1), cells = latents.shape(2) * latents.shape(3);
+    bool finite = true;
+    {
+        const py::gil_scoped_release release;
+        finite = uflow::exceedances(in, batch, channels, cells, tau, threads, out);
+    }
+    return py::make_tuple(counts, finite);
 }
 
 template <class T>
@@ -544,6 +564,8 @@ PYBIND11_MODULE(_core, m) {
           "threads"_a);
     m.def("energies_and_exceedances", &energies_and_exceedances<double>, "latents"_a.noconvert(), "tau"_a,
           "threads"_a);
+    m.def("exceedances", &exceedances<float>, "latents"_a.noconvert(), "tau"_a, "threads"_a);
+    m.def("exceedances", &exceedances<double>, "latents"_a.noconvert(), "tau"_a, "threads"_a);
     m.def("log_pfa", &log_pfa<float>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,
           "background"_a, "threads"_a);
     m.def("log_pfa", &log_pfa<double>, "energy"_a.noconvert(), "exceedances"_a.noconvert(), "tail"_a,

@@ -65,20 +65,21 @@ void one_map() {
 
 // One row of a map resized.
 template <int Taps>
-std::vector<double> resized_row(const std::vector<double>& map, int height, int width, int out_height,
+std::vector<double> resized_row(const std::vector<float>& map, int height, int width, int out_height,
                                 int out_width, int row) {
-    const uflow::Resize<Taps, double> resize(height, width, out_height, out_width);
-    uflow::ResizeLines<Taps, double> lines;
+    const uflow::Resize<Taps> resize(height, width, out_height, out_width);
+    uflow::ResizeLines<Taps> lines;
     resize.start(lines);
     std::vector<double> out(std::size_t(out_width), 0.0);
     resize.prepare(map.data(), row, lines);
     for (std::size_t col = 0; col < out.size(); ++col)
-        for (int tap = 0; tap < Taps; ++tap) out[col] += resize.weight(row)[tap] * lines.line[tap][col];
+        for (int tap = 0; tap < Taps; ++tap)
+            out[col] += double(resize.weight(row)[tap]) * double(lines.line[tap][col]);
     return out;
 }
 
 void resizing() {
-    const std::vector<double> map{0, 4, 8, 20};                          // 2 x 2
+    const std::vector<float> map{0, 4, 8, 20};                           // 2 x 2
     const std::vector<double> row = resized_row<2>(map, 2, 2, 4, 4, 1);  // a quarter of the way down
     CHECK_CLOSE(row[0], 2, 1e-15);
     CHECK_CLOSE(row[1], 3.5, 1e-15);
@@ -112,7 +113,7 @@ void whole_test() {
     const std::vector<uflow::BlockScale> blocks{{none.data(), 4, 4, 1}, {none.data(), 2, 2, 1}};
     std::vector<double> block(25);
     uflow::log_nfa_block(blocks, 1, 5, 5, 3, 0.1, false, 1, block.data());
-    for (double v : block) CHECK_CLOSE(v, 2 * std::log10(1 - std::pow(0.9, 9)) + std::log10(20.0), 1e-12);
+    for (double v : block) CHECK_CLOSE(v, 2 * std::log10(1 - std::pow(0.9, 9)) + std::log10(20.0), 1e-6);
     bool thrown = false;
     try {
         uflow::log_nfa_block(blocks, 1, 5, 5, 8, 0.1, false, 1, block.data());  // half 4 needs 5 cells

@@ -33,6 +33,7 @@ def energies(latents: NDArray[Any], threads: int) -> NDArray[Any]: ...  # float3
 def energies_and_exceedances(
     latents: NDArray[Any], tau: float, threads: int
 ) -> tuple[NDArray[Any], NDArray[np.int32]]: ...
+def exceedances(latents: NDArray[Any], tau: float, threads: int) -> tuple[NDArray[np.int32], bool]: ...
 def log_pfa(
     energy: NDArray[np.float32] | NDArray[np.float64],
     exceedances: NDArray[np.int32] | None,

@@ -398,9 +398,8 @@ def log_nfa_block(
     if operator.index(window) < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     height, width = output_size(size)
-    counts = _sums(latents, quantile, _threads(threads))[1]
+    counts = _exceedances(latents, quantile, _threads(threads))
     channels = [int(z.shape[1]) for z in latents]
-    assert counts is not None
     return _core.log_nfa_block(counts, channels, height, width, window, 1 - quantile, continuous, _threads(threads))
 
 
@@ -486,14 +485,34 @@ def _sums(
             energy, count = _core.energies(z, threads), None
         else:
             energy, count = _core.energies_and_exceedances(z, tau, threads)
-        with np.errstate(over="ignore"):  # float64 beyond float32: seen below
-            energy = _contiguous(energy, np.float32)
-        if not np.isfinite(energy).all():
-            raise ValueError(f"latents of scale {scale}, shape {tuple(z.shape)}, hold values that are not finite")
+        if energy.dtype != np.float32:
+            with np.errstate(over="ignore"):  # float64 beyond float32: seen below
+                energy = _contiguous(energy, np.float32)
+        _check_finite(bool(np.isfinite(energy).all()), scale, z)
         found.append(energy)
         if count is not None:
             counts.append(_contiguous(count, np.int32))
     return found, None if tau is None else counts
+
+
+def _exceedances(latents: Sequence[Any], quantile: float, threads: int) -> list[NDArray[np.int32]]:
+    """Per scale (B, H, W) the channels with z^2 >= tau, the quantile of chi2_1."""
+    _check_latents(latents)
+    tau = _core.chi2_1_quantile(quantile)
+    counts = []
+    for scale, z in enumerate(map(_latents, latents)):
+        if _is_tensor(z):
+            count, finite = _contiguous(_numpy((z.square() >= tau).sum(1)), np.int32), bool(z.isfinite().all())
+        else:
+            count, finite = _core.exceedances(z, tau, threads)
+        _check_finite(finite, scale, z)
+        counts.append(count)
+    return counts
+
+
+def _check_finite(finite: bool, scale: int, z: Any) -> None:
+    if not finite:
+        raise ValueError(f"latents of scale {scale}, shape {tuple(z.shape)}, hold values that are not finite")
 
 
 def _check(array: Any, dims: int, name: str, want: str) -> None:
@@ -526,7 +545,7 @@ def _check_latents(latents: Sequence[Any]) -> None:
         if not hasattr(z, "shape") or not hasattr(z, "dtype"):
             raise TypeError(f"latents must be numpy arrays or torch tensors, got {type(z).__name__}")
         _check(z, 4, "latents", "(B, C, H, W)")
-        if "float" not in str(z.dtype):
+        if getattr(z.dtype, "kind", None) != "f" and "float" not in str(z.dtype):
             raise TypeError(f"latents must be floating point, got {z.dtype}")
         if len(z) != len(latents[0]):
             raise ValueError(f"scales differ in batch size: shapes {tuple(latents[0].shape)} and {tuple(z.shape)}")

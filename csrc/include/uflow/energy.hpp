@@ -2,8 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <type_traits>
 
 #include "uflow/lanes.hpp"
 #include "uflow/parallel.hpp"
@@ -70,6 +74,62 @@ void sum_channels(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, T l
     sum_channels_in_lanes<counting>(z, channels, cells, limit, energy, counts);
 }
 
+// The same for counts alone: magnitudes are compared as the integers that their bits are, from the smallest
+// value on whose square reaches the limit. Returns whether all values are finite. Bits: unsigned, as wide as
+// T.
+template <class Bits, class T>
+UFLOW_INLINE bool count_channels_in_lanes(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, T limit,
+                                          std::int32_t* counts) noexcept {
+    using Int = std::make_signed_t<Bits>;
+    T least = std::sqrt(limit);
+    while (least > T(0) && least * least >= limit) least = std::nextafter(least, T(0));
+    while (least * least < limit) least = std::nextafter(least, std::numeric_limits<T>::infinity());
+    const Int below = bits_as<Int>(least) - 1;  // "greater" is one instruction, "greater or equal" more
+    constexpr Bits sign = Bits(1) << (8 * sizeof(T) - 1);
+    const Bits to_overflow = sign - bits_as<Bits>(std::numeric_limits<T>::infinity());
+    constexpr std::ptrdiff_t block = 1024;
+    Bits overflow = 0;
+    for (std::ptrdiff_t start = 0; start < cells; start += block) {
+        const std::ptrdiff_t here = std::min(block, cells - start);
+        std::int32_t* count = counts + start;
+        std::fill(count, count + here, 0);
+        std::ptrdiff_t channel = 0;
+        const auto see = [&](const T* row, std::ptrdiff_t i) {
+            const Bits magnitude = bits_as<Bits>(row[i]) & ~sign;
+            overflow |= magnitude + to_overflow;
+            return std::int32_t(Int(magnitude) > below);
+        };
+        for (; channel + 8 <= channels; channel += 8) {
+            const T *r0 = z + channel * cells + start, *r1 = r0 + cells, *r2 = r1 + cells, *r3 = r2 + cells,
+                    *r4 = r3 + cells, *r5 = r4 + cells, *r6 = r5 + cells, *r7 = r6 + cells;
+            for (std::ptrdiff_t i = 0; i < here; ++i)
+                count[i] += ((see(r0, i) + see(r1, i)) + (see(r2, i) + see(r3, i))) +
+                            ((see(r4, i) + see(r5, i)) + (see(r6, i) + see(r7, i)));
+        }
+        for (; channel < channels; ++channel)
+            for (std::ptrdiff_t i = 0; i < here; ++i) count[i] += see(z + channel * cells + start, i);
+    }
+    return (overflow & sign) == 0;
+}
+
+#ifdef UFLOW_AVX2
+template <class Bits, class T>
+__attribute__((target("avx2"))) bool count_channels_avx2(const T* z, std::ptrdiff_t channels,
+                                                         std::ptrdiff_t cells, T limit,
+                                                         std::int32_t* counts) noexcept {
+    return count_channels_in_lanes<Bits>(z, channels, cells, limit, counts);
+}
+#endif
+template <class T>
+bool count_channels(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, T limit,
+                    std::int32_t* counts) noexcept {
+    using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+#ifdef UFLOW_AVX2
+    if (__builtin_cpu_supports("avx2")) return count_channels_avx2<Bits>(z, channels, cells, limit, counts);
+#endif
+    return count_channels_in_lanes<Bits>(z, channels, cells, limit, counts);
+}
+
 }  // namespace detail
 
 // energy (batch, cells) of latents z (batch, channels, cells): the sum of z^2 over the channels.
@@ -90,6 +150,19 @@ void energies_and_exceedances(const T* z, std::int64_t batch, std::ptrdiff_t cha
         detail::sum_channels<true>(z + image * channels * cells, channels, cells, T(tau),
                                    energy + image * cells, counts + image * cells);
     });
+}
+
+// The counts alone; returns whether all latents are finite.
+template <class T>
+bool exceedances(const T* z, std::int64_t batch, std::ptrdiff_t channels, std::ptrdiff_t cells, double tau,
+                 int threads, std::int32_t* counts) {
+    std::atomic<bool> finite{true};
+    parallel_for(batch, threads, [&](int, std::int64_t image) {
+        if (!detail::count_channels(z + image * channels * cells, channels, cells, T(tau),
+                                    counts + image * cells))
+            finite = false;
+    });
+    return finite;
 }
 
 }  // namespace uflow

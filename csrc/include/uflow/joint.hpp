@@ -54,7 +54,7 @@ inline void joint_energy(const std::vector<Scale>& scales, std::int64_t batch, i
                          NfaWorkspace* kept = nullptr) {
     const std::int32_t height = scales[0].height, width = scales[0].width;
     const auto cells = std::size_t(height) * std::size_t(width);
-    std::vector<Resize<2, float>> resize;
+    std::vector<Resize<2>> resize;
     resize.reserve(scales.size());
     for (const Scale& scale : scales) resize.emplace_back(scale.height, scale.width, height, width);
     Crew<NfaWorkspace> crew(workers(batch, threads), kept);
@@ -85,7 +85,7 @@ inline void joint_energy(const std::vector<Scale>& scales, std::int64_t batch, i
 // exp(-energy / (2 channels)), resized bilinearly.
 inline void anomaly_map(const std::vector<Scale>& scales, std::int64_t batch, std::int32_t out_height,
                         std::int32_t out_width, int threads, float* result, NfaWorkspace* kept = nullptr) {
-    std::vector<Resize<2, float>> resize;
+    std::vector<Resize<2>> resize;
     resize.reserve(scales.size());
     for (const Scale& scale : scales) resize.emplace_back(scale.height, scale.width, out_height, out_width);
     Crew<NfaWorkspace> crew(workers(batch, threads), kept);

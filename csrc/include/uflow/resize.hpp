@@ -7,36 +7,34 @@
 #include <cstdint>
 #include <vector>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include "uflow/buffer.hpp"
 #include "uflow/parallel.hpp"
 
 namespace uflow {
 
-// Along each axis, every output is a weighted sum of Taps neighbouring inputs (indices clamped at the
-// border). Bilinear: 2 taps, align_corners=False. Bicubic: 4 taps, align_corners=True, Keys' kernel with A =
-// -0.75.
-template <int Taps, class Real>
+// Along each axis, every output is a weighted sum of Taps neighbouring inputs (the border's again beyond it).
+// Bilinear: 2 taps, align_corners=False. Bicubic: 4 taps, align_corners=True, Keys' kernel with A = -0.75.
+template <int Taps>
 struct ResizeAxis {
     static_assert(Taps == 2 || Taps == 4, "bilinear or bicubic");
-    std::vector<std::int32_t> index;  // Taps per output
-    std::vector<Real> weight;
+    static constexpr int before = Taps / 2 - 1, after = Taps / 2;  // inputs beyond the border
+    std::vector<std::int32_t> index;                               // of the first tap, where `before` is 0
+    std::vector<float> weight;                                     // Taps per output
 
-    ResizeAxis(std::int32_t in, std::int32_t out)
-        : index(std::size_t(out) * Taps), weight(std::size_t(out) * Taps) {
-        std::int32_t* at_index = index.data();
-        Real* at_weight = weight.data();
+    ResizeAxis(std::int32_t in, std::int32_t out) : index(std::size_t(out)), weight(std::size_t(out) * Taps) {
+        float* at_weight = weight.data();
         const double step = Taps == 2 ? double(in) / double(out)
                             : out > 1 ? double(in - 1) / double(out - 1)
                                       : 0.0;
         for (std::int32_t i = 0; i < out; ++i) {
             const double at = Taps == 2 ? std::max(0.0, (i + 0.5) * step - 0.5) : i * step;
-            const auto below = std::int32_t(at);
-            const double t = at - below;
-            for (int tap = 0; tap < Taps; ++tap) {
-                const int offset = tap - (Taps / 2 - 1);
-                *at_index++ = std::clamp(below + offset, std::int32_t(0), in - 1);
-                *at_weight++ = Real(kernel(std::fabs(t - offset)));
-            }
+            index[std::size_t(i)] = std::min(std::int32_t(at), in - 1);
+            const double t = at - std::int32_t(at);
+            for (int tap = 0; tap < Taps; ++tap) *at_weight++ = float(kernel(std::fabs(t - (tap - before))));
         }
     }
 
@@ -50,62 +48,96 @@ struct ResizeAxis {
 
 // Rows of the map stretched to the output's width, of which Taps make an output row: kept until they are not
 // needed any more, since going down the output the same ones serve again and again.
-template <int Taps, class Real>
+template <int Taps>
 struct ResizeLines {
-    Buffer memory;            // Real, Taps rows
+    Buffer memory;            // float: Taps rows, and a row of the map with what is beyond its border
     std::int32_t held[Taps];  // which row of the map a line holds
-    const Real* line[Taps];   // for the current output row
+    const float* line[Taps];  // for the current output row
 };
 
-template <int Taps, class Real>
+namespace detail {
+
+// line[i] = the sum of Taps weights times the values from at[i] on.
+template <int Taps>
+void stretch(const float* from, const std::int32_t* at, const float* w, std::int32_t count,
+             float* line) noexcept {
+    std::int32_t i = 0;
+#ifdef __SSE2__
+    if constexpr (Taps == 4)
+        for (; i + 4 <= count; i += 4) {
+            __m128 p[4];
+            for (int k = 0; k < 4; ++k)
+                p[k] = _mm_mul_ps(_mm_loadu_ps(w + 4 * (i + k)), _mm_loadu_ps(from + at[i + k]));
+            const __m128 a = _mm_add_ps(_mm_unpacklo_ps(p[0], p[1]), _mm_unpackhi_ps(p[0], p[1]));
+            const __m128 b = _mm_add_ps(_mm_unpacklo_ps(p[2], p[3]), _mm_unpackhi_ps(p[2], p[3]));
+            _mm_storeu_ps(line + i, _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)));
+        }
+#endif
+    for (; i < count; ++i) {
+        const float *value = from + at[i], *weight = w + Taps * std::ptrdiff_t(i);
+        if constexpr (Taps == 4)
+            line[i] =
+                (weight[0] * value[0] + weight[2] * value[2]) + (weight[1] * value[1] + weight[3] * value[3]);
+        else
+            line[i] = weight[0] * value[0] + weight[1] * value[1];
+    }
+}
+
+}  // namespace detail
+
+template <int Taps>
 struct Resize {
-    std::int32_t width, out_width;
-    ResizeAxis<Taps, Real> rows, cols;
+    using Axis = ResizeAxis<Taps>;
+    std::int32_t height, width, out_width;
+    Axis rows, cols;
 
     Resize(std::int32_t height, std::int32_t width, std::int32_t out_height, std::int32_t out_width)
-        : width(width), out_width(out_width), rows(height, out_height), cols(width, out_width) {}
+        : height(height),
+          width(width),
+          out_width(out_width),
+          rows(height, out_height),
+          cols(height == width && out_height == out_width ? rows : Axis(width, out_width)) {}
 
-    void start(ResizeLines<Taps, Real>& lines) const {
-        lines.memory.template fit<Real>(std::size_t(Taps) * std::size_t(out_width));
+    void start(ResizeLines<Taps>& lines) const {
+        lines.memory.template fit<float>(std::size_t(Taps) * std::size_t(out_width) + std::size_t(width) +
+                                         Taps);
         std::fill(lines.held, lines.held + Taps, -1);
     }
 
     // Fills in lines.line for an output row; its values are sum over taps of weight(out_row)[tap] *
     // line[tap][col].
-    void prepare(const Real* map, std::int32_t out_row, ResizeLines<Taps, Real>& lines) const {
+    void prepare(const float* map, std::int32_t out_row, ResizeLines<Taps>& lines) const {
+        float* memory = lines.memory.template as<float>();
         for (int tap = 0; tap < Taps; ++tap) {
-            const std::int32_t row = rows.index[std::size_t(out_row) * Taps + std::size_t(tap)];
+            const std::int32_t row = std::clamp(rows.index[std::size_t(out_row)] + tap - Axis::before,
+                                                std::int32_t(0), height - 1);
             const int slot = row % Taps;  // the rows of one output row follow one another
-            Real* line = lines.memory.template as<Real>() + std::size_t(slot) * std::size_t(out_width);
+            float* line = memory + std::size_t(slot) * std::size_t(out_width);
             lines.line[tap] = line;
             if (lines.held[slot] == row) continue;
             lines.held[slot] = row;
-            const Real* from = map + std::size_t(row) * std::size_t(width);
-            const std::int32_t* at = cols.index.data();
-            const Real* w = cols.weight.data();
-            for (std::int32_t col = 0; col < out_width; ++col, at += Taps, w += Taps) {
-                Real sum = w[0] * from[at[0]];
-                for (int k = 1; k < Taps; ++k) sum += w[k] * from[at[k]];
-                line[col] = sum;
-            }
+            const float* from = map + std::size_t(row) * std::size_t(width);
+            float* padded = memory + std::size_t(Taps) * std::size_t(out_width);
+            std::fill_n(padded, Axis::before, from[0]);
+            std::copy_n(from, width, padded + Axis::before);
+            std::fill_n(padded + Axis::before + width, Axis::after, from[width - 1]);
+            detail::stretch<Taps>(padded, cols.index.data(), cols.weight.data(), out_width, line);
         }
     }
-    const Real* weight(std::int32_t out_row) const {
+    const float* weight(std::int32_t out_row) const {
         return rows.weight.data() + std::size_t(out_row) * Taps;
     }
 };
 
 // One row of a map resized bilinearly: row[col] is its value, as long as the lines are not filled for
 // another.
-template <class Real>
 struct ResizedRow {
-    const Real *above, *below;
-    Real up, down;
-    Real operator[](std::int32_t col) const noexcept { return up * above[col] + down * below[col]; }
+    const float *above, *below;
+    float up, down;
+    float operator[](std::int32_t col) const noexcept { return up * above[col] + down * below[col]; }
 };
-template <class Real>
-ResizedRow<Real> resized_row(const Resize<2, Real>& resize, const Real* map, std::int32_t out_row,
-                             ResizeLines<2, Real>& lines) {
+ResizedRow resized_row(const Resize<2>& resize, const float* map, std::int32_t out_row,
+                       ResizeLines<2>& lines) {
     resize.prepare(map, out_row, lines);
     return {lines.line[0], lines.line[1], resize.weight(out_row)[0], resize.weight(out_row)[1]};
 }
@@ -113,10 +145,10 @@ ResizedRow<Real> resized_row(const Resize<2, Real>& resize, const Real* map, std
 // A batch of maps (batch, height, width) resized bilinearly to (batch, out_height, out_width).
 inline void resize_bilinear(const float* maps, std::int64_t batch, std::int32_t height, std::int32_t width,
                             std::int32_t out_height, std::int32_t out_width, int threads, float* result) {
-    const Resize<2, float> resize(height, width, out_height, out_width);
-    Crew<ResizeLines<2, float>> crew(workers(batch, threads), nullptr);
+    const Resize<2> resize(height, width, out_height, out_width);
+    Crew<ResizeLines<2>> crew(workers(batch, threads), nullptr);
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
-        ResizeLines<2, float>& lines = crew[worker];
+        ResizeLines<2>& lines = crew[worker];
         resize.start(lines);
         const float* map = maps + std::size_t(image) * std::size_t(height) * std::size_t(width);
         float* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);

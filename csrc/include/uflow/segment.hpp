@@ -5,11 +5,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "uflow/component_tree.hpp"
+#include "uflow/lanes.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
 #include "uflow/parallel.hpp"
@@ -142,7 +144,7 @@ struct Scale {
 struct NfaWorkspace {
     SegmentWorkspace segment;
     std::vector<Buffer> maps;  // float, 4 bytes a cell of each scale
-    std::vector<ResizeLines<2, float>> lines;
+    std::vector<ResizeLines<2>> lines;
 
     // Room for the maps of `scales` scales; what more there was stays for another call.
     void fit(std::size_t scales) {
@@ -164,7 +166,7 @@ inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::i
                     std::int32_t out_width, Tail tail, bool by_area, int threads, float* result,
                     NfaWorkspace* kept = nullptr) {
     std::vector<std::int64_t> cells;
-    std::vector<Resize<2, float>> resize;
+    std::vector<Resize<2>> resize;
     for (const Scale& scale : scales) {
         cells.push_back(std::int64_t(scale.height) * scale.width);
         resize.emplace_back(scale.height, scale.width, out_height, out_width);
@@ -207,52 +209,52 @@ inline std::int32_t reflect(std::int32_t i, std::int32_t n) noexcept {
     return i < 0 ? -i : i >= n ? 2 * (n - 1) - i : i;
 }
 
-// Sums over windows of (2 half + 1)^2 cells, reflected at the border: along the rows into `rows`, then along
-// columns. `padded`: width + 2 half values.
+// Sums over windows of (2 half + 1)^2 cells, reflected at the border. `columns`: width + 2 half values, the
+// sums over the rows of the window, which a row further takes one row in and leaves another out.
 inline void window_sums(const std::int32_t* counts, std::int32_t height, std::int32_t width,
-                        std::int32_t half, std::int32_t* padded, std::int32_t* rows,
-                        std::int32_t* sums) noexcept {
-    for (std::int32_t row = 0; row < height; ++row) {
-        const std::int32_t* from = counts + row * width;
-        std::int32_t* to = rows + row * width;
+                        std::int32_t half, std::int32_t* columns, std::int32_t* sums) noexcept {
+    std::int32_t* inner = columns + half;
+    const auto row_of = [=](std::int32_t row) { return counts + reflect(row, height) * width; };
+    std::fill(inner, inner + width, 0);
+    for (std::int32_t row = -half; row <= half; ++row)
+        std::transform(inner, inner + width, row_of(row), inner, std::plus<>());
+    for (std::int32_t row = 0; row < height; ++row, sums += width) {
         for (std::int32_t k = 1; k <= half; ++k) {
-            padded[half - k] = from[reflect(-k, width)];
-            padded[half + width - 1 + k] = from[reflect(width - 1 + k, width)];
+            inner[-k] = inner[reflect(-k, width)];
+            inner[width - 1 + k] = inner[reflect(width - 1 + k, width)];
         }
-        std::copy(from, from + width, padded + half);
-        std::fill(to, to + width, 0);
-        for (std::int32_t k = 0; k <= 2 * half; ++k)
-            for (std::int32_t col = 0; col < width; ++col) to[col] += padded[col + k];
-    }
-    for (std::int32_t row = 0; row < height; ++row) {
-        std::int32_t* to = sums + row * width;
-        std::fill(to, to + width, 0);
-        for (std::int32_t k = -half; k <= half; ++k) {
-            const std::int32_t* from = rows + reflect(row + k, height) * width;
-            for (std::int32_t col = 0; col < width; ++col) to[col] += from[col];
-        }
+        std::copy(columns, columns + width, sums);
+        for (std::int32_t k = 1; k <= 2 * half; ++k)
+            for (std::int32_t col = 0; col < width; ++col) sums[col] += columns[col + k];
+        if (row + 1 == height) break;
+        const std::int32_t *in = row_of(row + 1 + half), *out = row_of(row - half);
+        for (std::int32_t col = 0; col < width; ++col) inner[col] += in[col] - out[col];
     }
 }
 
-// out += the sum of four weighted rows: most of the block test's time, so in the widest lanes there are.
-UFLOW_INLINE void add_rows_in_lanes(const double* const* line, const double* w, std::int32_t count,
-                                    double* out) noexcept {
-    const double *a = line[0], *b = line[1], *c = line[2], *d = line[3];
-    const double wa = w[0], wb = w[1], wc = w[2], wd = w[3];
-    for (std::int32_t i = 0; i < count; ++i) out[i] += (wa * a[i] + wb * b[i]) + (wc * c[i] + wd * d[i]);
+// to = the sum of four weighted rows, and what was there, if `onto`: in the widest lanes there are.
+template <bool onto>
+UFLOW_INLINE void add_rows_in_lanes(const float* const* line, const float* w, std::int32_t count,
+                                    float* to) noexcept {
+    const float *a = line[0], *b = line[1], *c = line[2], *d = line[3];
+    const float wa = w[0], wb = w[1], wc = w[2], wd = w[3];
+    for (std::int32_t i = 0; i < count; ++i)
+        to[i] = (onto ? to[i] : 0.0f) + ((wa * a[i] + wb * b[i]) + (wc * c[i] + wd * d[i]));
 }
 #ifdef UFLOW_AVX2
-UFLOW_AVX2 inline void add_rows_avx2(const double* const* line, const double* w, std::int32_t count,
-                                     double* out) noexcept {
-    add_rows_in_lanes(line, w, count, out);
+template <bool onto>
+UFLOW_AVX2 void add_rows_avx2(const float* const* line, const float* w, std::int32_t count,
+                              float* to) noexcept {
+    add_rows_in_lanes<onto>(line, w, count, to);
 }
 #endif
-inline void add_rows(const double* const* line, const double* w, std::int32_t count, double* out) noexcept {
+template <bool onto>
+void add_rows(const float* const* line, const float* w, std::int32_t count, float* to) noexcept {
 #ifdef UFLOW_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return add_rows_avx2(line, w, count, out);
+        return add_rows_avx2<onto>(line, w, count, to);
 #endif
-    add_rows_in_lanes(line, w, count, out);
+    add_rows_in_lanes<onto>(line, w, count, to);
 }
 
 }  // namespace detail
@@ -267,8 +269,9 @@ inline std::int32_t block_half(int window, std::size_t scale) noexcept {
 inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t batch, std::int32_t out_height,
                           std::int32_t out_width, int window, double exceedance, bool continuous, int threads,
                           double* result) {
-    std::vector<Resize<4, double>> resize;
+    std::vector<Resize<4>> resize;
     std::vector<std::vector<double>> table(scales.size());
+    std::vector<double> per_count;  // places in the table a count in the window
     std::size_t cells = 0, largest = 0;
     for (std::size_t l = 0; l < scales.size(); ++l) {
         const BlockScale& scale = scales[l];
@@ -279,44 +282,50 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
                                         std::to_string(scale.width) + " cells and needs at least " +
                                         std::to_string(half + 1) + "; use a smaller window");
         resize.emplace_back(scale.height, scale.width, out_height, out_width);
-        table[l].resize(std::size_t(side) * std::size_t(side) * std::size_t(scale.channels) + 1);
-        block_tail_table(side * side, scale.channels, exceedance, continuous, table[l].data());
+        // Not continuous, all that matters is the count over the channels, rounded down.
+        const std::int32_t channels = continuous ? scale.channels : 1;
+        table[l].resize(std::size_t(side) * std::size_t(side) * std::size_t(channels) + 1);
+        block_tail_table(side * side, channels, exceedance, continuous, table[l].data());
+        per_count.push_back(double(channels) / scale.channels);
         const std::size_t here = std::size_t(scale.height) * std::size_t(scale.width);
         cells += here;
         largest = std::max(largest, here);
     }
     const double log_tests = std::log10(double(cells));
     struct Worker {
-        std::vector<std::int32_t> padded, rows, sums;
-        std::vector<std::vector<double>> maps;
-        std::vector<ResizeLines<4, double>> lines;
+        Buffer columns, sums, row;
+        std::vector<Buffer> maps;
+        std::vector<ResizeLines<4>> lines;
     };
     std::vector<Worker> crew(std::size_t(workers(batch, threads)));
     parallel_for(batch, threads, [&](int worker, std::int64_t image) {
         Worker& mine = crew[std::size_t(worker)];
-        mine.rows.resize(largest);
-        mine.sums.resize(largest);
+        auto* sums = mine.sums.fit<std::int32_t>(largest);
         mine.maps.resize(scales.size());
         mine.lines.resize(scales.size());
+        auto* sum = mine.row.fit<float>(std::size_t(out_width));
         for (std::size_t l = 0; l < scales.size(); ++l) {
             const BlockScale& scale = scales[l];
             const std::size_t here = std::size_t(scale.height) * std::size_t(scale.width);
             const std::int32_t half = block_half(window, l);
-            mine.padded.resize(std::size_t(scale.width + 2 * half));
-            mine.maps[l].resize(here);
+            auto* columns = mine.columns.fit<std::int32_t>(std::size_t(scale.width) + 2 * std::size_t(half));
+            auto* map = mine.maps[l].fit<float>(here);
             detail::window_sums(scale.exceedances + std::size_t(image) * here, scale.height, scale.width,
-                                half, mine.padded.data(), mine.rows.data(), mine.sums.data());
+                                half, columns, sums);
+            for (std::size_t cell = 0; cell < here; ++cell)  // a half: the rounding of the product is less
+                sums[cell] = std::int32_t((sums[cell] + 0.5) * per_count[l]);
             for (std::size_t cell = 0; cell < here; ++cell)
-                mine.maps[l][cell] = table[l][std::size_t(mine.sums[cell])];
+                map[cell] = float(table[l][std::size_t(sums[cell])]);
             resize[l].start(mine.lines[l]);
         }
         double* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
         for (std::int32_t row = 0; row < out_height; ++row, out += out_width) {
-            std::fill(out, out + out_width, log_tests);
             for (std::size_t l = 0; l < scales.size(); ++l) {
-                resize[l].prepare(mine.maps[l].data(), row, mine.lines[l]);
-                detail::add_rows(mine.lines[l].line, resize[l].weight(row), out_width, out);
+                resize[l].prepare(mine.maps[l].as<float>(), row, mine.lines[l]);
+                const auto add = l == 0 ? detail::add_rows<false> : detail::add_rows<true>;
+                add(mine.lines[l].line, resize[l].weight(row), out_width, sum);
             }
+            for (std::int32_t col = 0; col < out_width; ++col) out[col] = log_tests + double(sum[col]);
         }
     });
 }
