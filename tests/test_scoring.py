@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from uflow.scoring import NEAR, anomaly_map, anomaly_map_from_energies, anomaly_map_with_neighbours
+from uflow.scoring import Blend, anomaly_map, anomaly_map_from_energies, anomaly_map_with_neighbours
 
 
 @pytest.mark.parametrize("size", [16, (16, 24), (5, 7)])
@@ -52,22 +52,47 @@ def test_same_bytes_whatever_the_threads() -> None:
         assert anomaly_map_from_energies(energies, [8, 8], (20, 31), threads=threads).tobytes() == one
 
 
-def test_neighbours_move_the_anomaly_but_not_the_score() -> None:
-    rng = np.random.default_rng(0)
-    energies = [rng.chisquare(6, (2, 8, 12)).astype(np.float32), rng.chisquare(9, (2, 4, 6)).astype(np.float32)]
-    latent = anomaly_map_from_energies(energies, [6, 9], (20, 30))
-    np.testing.assert_array_equal(anomaly_map_with_neighbours(energies, [6, 9], (20, 30)), latent)
-    distance = rng.uniform(0.5, 2, (2, 4, 6)).astype(np.float32)
-    distance[1, 3, 5] = 20
-    found = anomaly_map_with_neighbours([*energies, distance], [6, 9], (20, 30))
+def with_distances(rng: np.random.Generator) -> list[np.ndarray]:
+    energies = [c * rng.uniform(0.5, 1.5, (2, h, 2 * h)).astype(np.float32) for c, h in ((6, 8), (9, 4))]
+    distances = [rng.uniform(0.5, 2, (2, h, 2 * h)).astype(np.float32) for h in (8, 4)]
+    distances[1][1, 3, 5] = 20
+    return [*energies, *distances]
+
+
+@pytest.mark.parametrize("blend", [None, Blend(share=0.3, offset=-1.5)])
+def test_neighbours_join_the_map_and_the_blend_scales_it(blend: Blend | None) -> None:
+    given = with_distances(np.random.default_rng(0))
+    latent = anomaly_map_from_energies(given[:2], [6, 9], (20, 30))
+    np.testing.assert_array_equal(anomaly_map_with_neighbours(given[:2], [6, 9], (20, 30), blend), latent)
+    found = anomaly_map_with_neighbours(given, [6, 9], (20, 30), blend)
     assert (found.shape, found.dtype) == ((2, 20, 30), np.float32)
-    np.testing.assert_allclose(found.max((1, 2)), latent.max((1, 2)), rtol=1e-6)
-    near = F.interpolate(torch.exp(-torch.from_numpy(distance)[:, None] / 2), (20, 30), mode="bilinear")[:, 0].numpy()
-    both = (1 - NEAR) * latent + NEAR * (1 - near)
-    np.testing.assert_allclose(found / found.max((1, 2), keepdims=True), both / both.max((1, 2), keepdims=True), 1e-5)
+
+    maps = [torch.from_numpy(e).double()[:, None] / c for e, c in zip(given, (6, 9, 1, 1), strict=True)]
+    resized = [F.interpolate(m, (20, 30), mode="bilinear")[:, 0].numpy() for m in maps]
+    far = (resized[2] + resized[3]) / 2
+    x = 0.4 * (resized[0] + resized[1]) / 2 + 0.6 * far
+    wanted = -2 * np.log(1 - latent.max((1, 2)))
+    if blend is not None:
+        wanted = 0.7 * wanted + 0.3 * (far.max((1, 2)) - 1.5)
+    x *= (wanted / x.max((1, 2)))[:, None, None]
+    np.testing.assert_allclose(found, 1 - np.exp(-x / 2), rtol=1e-5, atol=1e-6)
     assert np.unravel_index(found[1].argmax(), (20, 30))[0] > 14
 
 
-def test_a_map_of_zeros_stays_one() -> None:
+def test_a_map_of_zeros_stays_one_and_a_score_does_not_fall_below_0() -> None:
     zeros = np.zeros((1, 2, 2), np.float32)
-    assert (anomaly_map_with_neighbours([zeros, zeros], [4], 4) == 0).all()
+    for blend in (None, Blend(share=0.5, offset=-3)):
+        assert (anomaly_map_with_neighbours([zeros, zeros], [4], 4, blend) == 0).all()
+    ones = np.ones((1, 2, 2), np.float32)
+    assert (anomaly_map_with_neighbours([ones, ones], [4], 4, Blend(share=0.5, offset=-3)) == 0).all()
+
+
+def test_the_blend_counts_each_by_the_inverse_of_its_variance() -> None:
+    """Flat maps: the largest values are those given."""
+    latent, near = np.array([1.0, 1.2, 1.4]), np.array([3.0, 4.0, 5.0])
+    images = [[np.full((1, 2, 3), v, np.float32) for v in (5 * e, d)] for e, d in zip(latent, near, strict=True)]
+    blend = Blend.of(images, [5], [(7, 9)] * 3)
+    assert blend.share == pytest.approx(0.04 / 1.04, rel=1e-4)
+    assert blend.offset == pytest.approx(1.2 - 4, rel=1e-5)
+    assert Blend.of(images[:1], [5], [(7, 9)]) == Blend(0, 0)  # one image does not vary
+    assert Blend.of(images[:1] * 2, [5], [(7, 9)] * 2).share == 0

@@ -206,6 +206,9 @@ class Detector(Predictor):
                 if beside is not None:
                     beside.unlink(missing_ok=True)
 
+            def near(indices: Sequence[int]) -> Neighbours:
+                return Neighbours.of(good.features, good.tiles(indices), settings.neighbours, settings.seed).to(target)
+
             minima: list[float] = []
             for fold, held in enumerate(folds):
                 if fold > 0:  # a flow that is there only to judge the images held out from it
@@ -220,17 +223,20 @@ class Detector(Predictor):
                     tile=tile,
                     selected_on_test=select_on_test is not None,
                 )
+                sizes = [good.sizes[i] for i in held]
                 if fold == 0:
                     detector = one
+                    if ours and settings.neighbours:
+                        one.neighbours = near(sorted(set(range(len(sources))) - set(held)))
+                        one.neighbours.measure(good.features, good.tiles(held))
+                        one._set_blend(good.energies(one, held), sizes)
                 if alpha is not None:
-                    minima += one._set_background(good.energies(one, held), [good.sizes[i] for i in held])
-            if ours and settings.neighbours:
-                held = folds[0]
-                learnt = sorted(set(range(len(sources))) - set(held))
-                near = Neighbours.of(
-                    good.features, good.tiles(learnt), good.tiles(held), settings.neighbours, settings.seed
-                )
-                detector.neighbours = near.to(target)
+                    minima += one._set_background(good.energies(one, held), sizes)
+            if (
+                detector.neighbours is not None
+            ):  # what is measured on images held out is kept, and they join the vectors
+                usual, detector.neighbours = detector.neighbours.usual, near(range(len(sources)))
+                detector.neighbours.usual.copy_(usual)
         if alpha is None:
             log.info("not calibrated: %s", UNCALIBRATED)
         else:
@@ -254,7 +260,7 @@ class Detector(Predictor):
     def _energies_of_features(self, features: list[Tensor]) -> list[NDArray[np.float32]]:
         energies = segmentation.energies(self._folded_flow()(features))
         if self.neighbours is not None:
-            energies.append(self.neighbours(features).cpu().numpy())
+            energies += [distance.cpu().numpy() for distance in self.neighbours(features)]
         return energies
 
     def _folded_flow(self) -> FoldedFlow:
@@ -335,10 +341,13 @@ def load(
             f"{path} was trained on {saved['name']} weights from {saved['weights_source']}, and those of "
             f"{backbone.weights_source} differ; pass the right file as weights=... ({saved['weights_sha256'][:12]})"
         )
-    near = None  # absent from files written before there was one
-    if "neighbours.vectors" in tensors:
-        near = Neighbours(tensors.pop("neighbours.vectors"), float(tensors.pop("neighbours.usual")))
+    near = None
+    if "neighbours.usual" in tensors:
+        usual = tensors.pop("neighbours.usual").tolist()
+        near = Neighbours([tensors.pop(f"neighbours.vectors_{scale}") for scale in range(len(usual))], usual)
     flow = UFlow(backbone.channels, backbone.sizes, **config["flow"])
+    if tensors.keys() != flow.state_dict().keys():
+        raise ValueError(f"{path} was written by another version of uflow: train the model again")
     flow.load_state_dict(tensors)
     detector = Detector(
         backbone,

@@ -23,7 +23,7 @@ from . import __version__, data, runtime
 from .detector import Detector
 from .flow import FoldedFlow
 from .predictor import ImageLike, list_sources
-from .scoring import NEAR
+from .scoring import LIKELY, NEAR, Blend
 
 __all__ = ["export"]
 
@@ -44,6 +44,7 @@ class _Network(nn.Module):
         self.neighbours = copy.deepcopy(detector.neighbours)
         if self.neighbours is not None:
             self.neighbours.cpu()
+        self.blend = detector.blend or Blend()
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -57,16 +58,29 @@ class _Network(nn.Module):
         features = self.backbone.extractor(x)
         energies = [z.square().sum(dim=1) for z in self.flow(features)]
 
-        def likely(e: Tensor, c: float) -> Tensor:
-            return F.interpolate(torch.exp(e * (-0.5 / c))[:, None], size, mode="bilinear", align_corners=False)
+        def resized(maps: list[Tensor]) -> Tensor:
+            each = [F.interpolate(m[:, None], size, mode="bilinear", align_corners=False) for m in maps]
+            return torch.cat(each, dim=1).mean(dim=1)
 
-        latent = 1 - torch.cat([likely(e, c) for e, c in zip(energies, self.channels, strict=True)], dim=1).mean(dim=1)
+        relative = [e / c for e, c in zip(energies, self.channels, strict=True)]
+        likely = resized([torch.exp(-0.5 * t) for t in relative])
         if self.neighbours is None:
-            return (*energies, latent)
-        distance = self.neighbours(features)  # from here on as `scoring.anomaly_map_with_neighbours` has it
-        both = (1 - NEAR) * latent + NEAR * (1 - likely(distance, 1.0)[:, 0])
-        largest = [x.amax(dim=(1, 2), keepdim=True) for x in (latent, both)]
-        return (*energies, distance, both * (largest[0] / largest[1].clamp(min=1e-30)))
+            return (*energies, 1 - likely)
+        distances = self.neighbours(features)  # from here on as `scoring.anomaly_map_with_neighbours` has it
+        near = resized(distances)
+        both = (1 - NEAR) * resized(relative) + NEAR * near
+        latent, largest_near, largest = (
+            -2 * torch.log(_largest(-likely).neg().clamp(min=LIKELY)),
+            _largest(near),
+            _largest(both),
+        )
+        wanted = (1 - self.blend.share) * latent + self.blend.share * (largest_near + self.blend.offset)
+        x = both * (wanted.clamp(min=0) / largest.clamp(min=1e-30))
+        return (*energies, *distances, 1 - torch.exp(-0.5 * x))
+
+
+def _largest(maps: Tensor) -> Tensor:
+    return maps.amax(dim=(1, 2), keepdim=True)
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -131,7 +145,9 @@ def export(
         file, runtimes = runtime.FORMATS[format]
         path, onnx = temporary / file, temporary / "network.onnx"
         outputs = [f"energy_{i}" for i in range(len(detector.strides))]
-        outputs += ["anomaly_map"] if detector.neighbours is None else ["distance", "anomaly_map"]
+        if detector.neighbours is not None:
+            outputs += [f"distance_{i}" for i in range(detector.neighbours.scales)]
+        outputs.append("anomaly_map")
         program = _program(network)
         if format == "torch":
             buffer = io.BytesIO()  # on a full disk torch's own writer ends the process

@@ -77,6 +77,7 @@ class Predictor(ABC):
     The test, as `calibrate` sets it: `background`, the normal energies of each scale; `joint`, those of all scales
     together (see `calibration`); `shift`, added to log10 NFA; and `alpha`, which the shift was found for. The defaults
     are the paper's test: ``background="gaussian"`` (independent standard normals), each scale by itself, no shift.
+    `blend` is the score's: how much of it is the distance to neighbours, where there is one.
 
     Attributes:
         image_size: (H, W) of the network's input.
@@ -101,6 +102,7 @@ class Predictor(ABC):
         alpha: float | None = None,
         tile: bool = False,
         selected_on_test: bool = False,
+        blend: scoring.Blend | None = None,
     ) -> None:
         self.tail = tail
         self.n_tests = n_tests
@@ -110,6 +112,7 @@ class Predictor(ABC):
         self.alpha = alpha
         self.tile = tile
         self.selected_on_test = selected_on_test
+        self.blend = blend
 
     @abstractmethod
     def _network(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -169,7 +172,7 @@ class Predictor(ABC):
 
     def _judge(self, source: ImageLike, image: NDArray[np.uint8], energies: Energies) -> Prediction:
         size = (image.shape[0], image.shape[1])
-        anomaly_map = scoring.anomaly_map_with_neighbours(energies, self.latent_channels, size)[0]
+        anomaly_map = scoring.anomaly_map_with_neighbours(energies, self.latent_channels, size, self.blend)[0]
         log_nfa = self._log_nfa(energies, size)
         mask = log_nfa < 0
         return Prediction(
@@ -322,8 +325,10 @@ class Predictor(ABC):
         sources = list_sources(images)
         found = list(self._run(sources, batch_size, lambda _, image, energies: (energies, image.shape[:2])))
         if found:
-            minima = self._set_background([energies for energies, _ in found], [size for _, size in found])
+            energies, sizes = [energies for energies, _ in found], [size for _, size in found]
+            minima = self._set_background(energies, sizes)
             self._set_shift(minima, alpha, sources)
+            self._set_blend(energies, sizes)
         else:
             self.tail, self.n_tests, self.background, self.joint = "chernoff", "total", "gaussian", None
             self.shift, self.alpha = 0.0, None
@@ -336,6 +341,11 @@ class Predictor(ABC):
         background, joint, minima = calibration.fit(scales, sizes)  # first: if it fails, nothing has changed
         self.tail, self.n_tests, self.background, self.joint = "exact", "by-area", background, joint
         return minima
+
+    def _set_blend(self, energies: Sequence[Energies], sizes: Sequence[tuple[int, int]]) -> None:
+        """Learn from good images how much the distance to neighbours, where there is one, says of an image."""
+        if len(energies[0]) > len(self.latent_channels):
+            self.blend = scoring.Blend.of(energies, self.latent_channels, sizes)
 
     def _set_shift(self, minima: list[float], alpha: float, sources: Sequence[ImageLike]) -> None:
         """Set the threshold from the lowest log NFA of each of the images `sources`, and say which one it lies at."""
@@ -388,7 +398,8 @@ class Predictor(ABC):
 
         def anomaly_map(_: ImageLike, image: NDArray[np.uint8], energies: Energies) -> NDArray[np.float32]:
             values: NDArray[np.float32]
-            (values,) = scoring.anomaly_map_with_neighbours(energies, self.latent_channels, compared(image))
+            size = compared(image)
+            (values,) = scoring.anomaly_map_with_neighbours(energies, self.latent_channels, size, self.blend)
             return values
 
         def judge(source: ImageLike, image: NDArray[np.uint8], energies: Energies) -> Judged:
@@ -428,6 +439,7 @@ class Predictor(ABC):
             "alpha": self.alpha,
             "tile": self.tile,
             **({"selected_on_test": True} if self.selected_on_test else {}),
+            **({} if self.blend is None else {"blend": asdict(self.blend)}),
         }
 
 
@@ -445,6 +457,8 @@ def test_options(config: dict[str, Any]) -> dict[str, Any]:
         options["background"] = [Background(**b) for b in options["background"]]
     if options.get("joint") is not None:  # absent from files written before there was one
         options["joint"] = Background(**options["joint"])
+    if options.get("blend") is not None:
+        options["blend"] = scoring.Blend(**options["blend"])
     return options
 
 

@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import segmentation
+from . import _core, segmentation
 from .segmentation import anomaly_map_from_energies
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NEAR", "anomaly_map", "anomaly_map_from_energies", "anomaly_map_with_neighbours"]
+__all__ = ["Blend", "anomaly_map", "anomaly_map_from_energies", "anomaly_map_with_neighbours"]
 
-NEAR = 0.4  # share of the distance to neighbours in the anomaly map: that of 2 scales, which it joins, beside 3
+NEAR = 0.6  # share of the distance to neighbours in the map
+LIKELY = 2.0**-24  # below this 1 - p is rounding in float32
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How much of an image's score is of the latents, and how much of the distance to neighbours.
+
+    Each counts by the inverse of its variance over held-out good images, and both have the same mean there.
+
+    Attributes:
+        share: of the largest distance in the score, in [0, 1].
+        offset: what is added to the largest distance for good images' mean to be that of the latents.
+    """
+
+    share: float = 0.0
+    offset: float = 0.0
+
+    @classmethod
+    def of(
+        cls, energies: Sequence[Sequence[ArrayLike]], dof: Sequence[float], sizes: Sequence[tuple[int, int]]
+    ) -> Blend:
+        """Of held-out good images: of each its energies and distances, as `anomaly_map_with_neighbours` takes them."""
+        if len(energies) < 2:
+            return cls()  # nothing to say how much they vary
+        largest = [
+            (
+                _energy(anomaly_map_from_energies(e[: len(dof)], dof, size)).max(),
+                _mean_resized(e[len(dof) :], size).max(),
+            )
+            for e, size in zip(energies, sizes, strict=True)
+        ]
+        mean, (latent, near) = np.mean(largest, axis=0), np.var(largest, axis=0, ddof=1)
+        return cls(float(latent / max(latent + near, 1e-12)), float(mean[0] - mean[1]))
 
 
 def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[int, int] = 256) -> np.ndarray:
@@ -40,18 +74,21 @@ def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[
 
 
 def anomaly_map_with_neighbours(
-    energies: Sequence[ArrayLike], dof: Sequence[float], size: int | tuple[int, int] = 256
+    energies: Sequence[ArrayLike], dof: Sequence[float], size: int | tuple[int, int] = 256, blend: Blend | None = None
 ) -> np.ndarray:
-    """The anomaly map of the latents' energies and, where there is one more, the distance to neighbours.
+    """The anomaly map of the latents' energies and, where there are more, the distances to neighbours.
 
-    With p the map of the energies (see `anomaly_map`) and q that of the distance, ``1 - exp(-d / 2)``: the map is
-    ``0.6 p + 0.4 q``, scaled so that its largest value is that of p. Where in the image the anomaly is, both say; how
-    anomalous the image is, the latents alone (docs/accuracy.md has the figures).
+    With t the mean over scales of each cell's energy a degree of freedom, d that of the distances, both resized
+    bilinearly, and p the map of the energies alone (see `anomaly_map`): the map is ``1 - exp(-x / 2)`` with x =
+    ``0.4 t + 0.6 d``, scaled so that its largest value in the image is ``(1 - share) * max(-2 ln(1 - p)) + share *
+    (max(d) + offset)``, share and offset the blend's. Where in the image the anomaly is, both say; how anomalous the
+    image is, rather the one that varies less among good images (docs/accuracy.md has the figures).
 
     Args:
-        energies: per scale (B, h, w), and at the end `neighbours.Neighbours`' (B, h, w), or not.
+        energies: per scale (B, h, w), and at the end what `neighbours.Neighbours` gives, per scale (B, h, w), or not.
         dof: channels per scale.
         size: side, or (height, width), of the map.
+        blend: None is the latents' own score.
 
     Returns:
         (B, height, width) float32 in [0, 1].
@@ -60,7 +97,26 @@ def anomaly_map_with_neighbours(
     latent = anomaly_map_from_energies(energies[:scales], dof, size)
     if len(energies) == scales:
         return latent
-    both = (1 - NEAR) * latent + NEAR * anomaly_map_from_energies(energies[scales:], [1.0], size)
-    largest = both.max(axis=(1, 2), keepdims=True)
-    both *= latent.max(axis=(1, 2), keepdims=True) / np.maximum(largest, np.finfo(np.float32).tiny)
-    return both
+    blend = blend or Blend()
+    near = _mean_resized(energies[scales:], size)
+    largest_near = near.max(axis=(1, 2), keepdims=True)
+    relative = [np.asarray(e) / c for e, c in zip(energies[:scales], dof, strict=True)]
+    both = (1 - NEAR) * _mean_resized(relative, size) + NEAR * near
+    wanted = (1 - blend.share) * _energy(latent.max(axis=(1, 2), keepdims=True))
+    wanted = np.maximum(wanted + blend.share * (largest_near + blend.offset), 0)
+    both *= wanted / np.maximum(both.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    values: np.ndarray = -np.expm1(-0.5 * both)
+    return values
+
+
+def _energy(p: np.ndarray) -> np.ndarray:
+    """The energy a degree of freedom that a value of the map stands for: of all scales alike."""
+    energy: np.ndarray = -2 * np.log(np.maximum(1 - p, np.float32(LIKELY)))
+    return energy
+
+
+def _mean_resized(maps: Sequence[ArrayLike], size: int | tuple[int, int]) -> np.ndarray:
+    height, width = segmentation.output_size(size)
+    resized = [_core.resize_bilinear(np.ascontiguousarray(m, np.float32), height, width, 0) for m in maps]
+    mean: np.ndarray = np.mean(resized, axis=0)
+    return mean
