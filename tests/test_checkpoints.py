@@ -178,6 +178,11 @@ def test_good_images_tell_the_right_soft_clamp(detector: Detector, dataset: Path
 # The authors' layout, written -----------------------------------------------------------------------------------------
 
 
+def test_to_freia_takes_flows_only(detector):
+    with pytest.raises(TypeError, match="flow must be a UFlow, .* got Detector"):
+        to_freia(detector)
+
+
 def test_to_freia_gives_the_golden_file_again(flow, state_dict):
     flow.load_state_dict(convert_freia(state_dict))
     exported = to_freia(flow)

@@ -435,10 +435,15 @@ def to_freia(
         the state dict of the FrEIA graph, which loads with ``strict=True``. A flow with `Affine`s has them beside it,
         as the weight and bias of the LayerNorms `feature_extractor.feature_normalizations.{scale}`.
 
+    Raises:
+        TypeError: not a `UFlow`.
+
     >>> flow = UFlow((4, 8), ((4, 4), (2, 2)), steps=1)
     >>> list(to_freia(flow, prefix=""))[-1], to_freia(flow, prefix="")["module_list.2.downsample_kernel"].shape
     ('module_list.4.subnet.2.bias', torch.Size([4, 1, 2, 2]))
     """
+    if not isinstance(flow, UFlow):
+        raise TypeError(f"flow must be a UFlow, such as detector.flow, got {type(flow).__name__}")
     exported: dict[str, Tensor] = {}
     scales = len(flow.sizes)
     for scale in range(scales):

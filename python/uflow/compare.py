@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from . import __version__, data, evaluation, published
+from . import __version__, data, evaluation, published, report
 from .backbones import create_backbone
 from .datasets import Dataset
 from .detector import Detector
@@ -367,7 +367,7 @@ def markdown(results: Sequence[Result], settings: Settings) -> str:
     """Two tables: means over the seeds of what was measured here, and what the literature says of other methods."""
     size = f"{settings.image_size} pixels" if settings.image_size else "its own size"
     lines = [
-        *_measured(results),
+        _measured(results),
         "",
         f"Means over the seeds, at {SIZE} x {SIZE}; frozen {settings.backbone} at {size}; bold: best of a category. "
         "mIoU auto: at the method's own threshold; fair: at one false pixel a training image; best: at the threshold "
@@ -378,15 +378,14 @@ def markdown(results: Sequence[Result], settings: Settings) -> str:
         "",
         f"Published, not measured here: means over the 15 categories of MVTec AD, other backbones ({PUBLISHED}).",
         "",
-        *_published(),
+        _published(),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _measured(results: Sequence[Result]) -> Iterator[str]:
+def _measured(results: Sequence[Result]) -> str:
     header = ["category", "method", "epochs", "seeds", *_FIGURES, *_COSTS]
-    yield _line(header)
-    yield _line(["---"] * len(header))
+    rows = []
     groups: dict[tuple[str, str, int | None], list[Result]] = {}
     for result in results:
         groups.setdefault((result.category, result.method, result.epochs), []).append(result)
@@ -401,25 +400,20 @@ def _measured(results: Sequence[Result]) -> Iterator[str]:
             for name, unit in _COSTS.values():
                 cost = _mean(done, name)
                 cells.append("-" if cost is None else f"{cost:.0f} {unit}")
-            yield _line(cells)
+            rows.append(cells)
         for result in group:
             if result.failure is not None:
-                why = f"failed: {result.failure}".replace("|", "\\|")
-                cells = [category, method, passes, str(result.seed), why]
-                yield _line([*cells, *[""] * (len(header) - len(cells))])
+                cells = [category, method, passes, str(result.seed), f"failed: {result.failure}"]
+                rows.append([*cells, *[""] * (len(header) - len(cells))])
+    return report.markdown_table(header, rows)
 
 
-def _published() -> Iterator[str]:
+def _published() -> str:
     columns = {name: key for name, key in _FIGURES.items() if key != "image_auroc"}
-    yield _line(["method (published)", *columns])
-    yield _line(["---"] * (1 + len(columns)))
     uflow = {key: float(np.mean([c[key] for c in published.MVTEC_AD.values()])) for key in published.METRICS}
-    for method, figures in {"U-Flow, MS-CaiT": uflow, **published.METHODS}.items():
-        yield _line([method, *(_figure(figures.get(key)) for key in columns.values())])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    methods = {"U-Flow, MS-CaiT": uflow, **published.METHODS}
+    rows = [[name, *(_figure(figures.get(key)) for key in columns.values())] for name, figures in methods.items()]
+    return report.markdown_table(["method (published)", *columns], rows)
 
 
 def _mean(group: Sequence[Result], name: str) -> float | None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,7 @@ from .predictor import Predictor
 from .runtime import METADATA
 
 if TYPE_CHECKING:  # a model that is exported needs no torch
+    from .backbones import Backbone
     from .training import TrainingSettings
 
 __all__ = ["METRICS", "Given", "Models", "Result", "Trained", "check", "measure", "run", "summary"]
@@ -180,17 +182,21 @@ class Trained:
 
     def _asked(self, dataset: Dataset | None) -> dict[str, Any]:
         """What `Detector.trained_with` must be; without a data set, all of it but the images."""
-        from .backbones import create_backbone
         from .detector import fingerprint
 
-        net = create_backbone(self.backbone, image_size=self.image_size, strides=self.strides, weights=self.weights)
         images = dataset.train if dataset else []
         chosen_on = dataset if self.select_on_test else None
-        run = fingerprint(net, self.flow_steps, self.training, images, self.held_out, self.tile, chosen_on)
+        run = fingerprint(self._net, self.flow_steps, self.training, images, self.held_out, self.tile, chosen_on)
         run |= {"alpha": self.alpha, "select_on_test": self.select_on_test}
         if dataset is None:
             del run["images"]
         return run
+
+    @cached_property
+    def _net(self) -> Backbone:
+        from .backbones import create_backbone
+
+        return create_backbone(self.backbone, image_size=self.image_size, strides=self.strides, weights=self.weights)
 
     def _compare(self, category: str, asked: Mapping[str, Any]) -> None:
         from . import checkpoints

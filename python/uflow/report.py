@@ -162,7 +162,7 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
     """The same as a page in Markdown, with the share of images flagged by kind, and other methods' published means."""
     header, rows, means = _summary_rows(summary)
     titles = [" ".join(filter(None, title)).replace("pub- lished", "published") for title in header]
-    parts = ["# Results", _settings(summary), _markdown_table(titles, rows + [[f"**{m[0]}**", *m[1:]] for m in means])]
+    parts = ["# Results", _settings(summary), markdown_table(titles, rows + [[f"**{m[0]}**", *m[1:]] for m in means])]
     if summary["not_fair"]:
         parts.insert(1, f"**{summary['not_fair']}**")
     parts += _notes(summary)
@@ -174,7 +174,7 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
     if flagged:
         parts += [
             "## Images flagged, by kind",
-            _markdown_table(["category", "test images", "number", "flagged"], flagged),
+            markdown_table(["category", "test images", "number", "flagged"], flagged),
         ]
     if summary["published_methods"]:
         methods = [
@@ -184,7 +184,7 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
         parts += [
             "## Other methods on MVTec AD, as published*",
             "Means over its 15 categories, from the same paper; none of them was measured here.",
-            _markdown_table(["method", "pixel AUROC", "mIoU fair", "mIoU best"], methods),
+            markdown_table(["method", "pixel AUROC", "mIoU fair", "mIoU best"], methods),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -238,6 +238,6 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     return notes + [f"{row['category']} failed: {row['error']}" for row in failed]
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
