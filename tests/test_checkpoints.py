@@ -179,7 +179,7 @@ def test_good_images_tell_the_right_soft_clamp(detector: Detector, dataset: Path
 
 
 def test_to_freia_takes_flows_only(detector):
-    with pytest.raises(TypeError, match="flow must be a UFlow, .* got Detector"):
+    with pytest.raises(TypeError, match=r"flow must be a UFlow, .* got Detector"):
         to_freia(detector)
 
 

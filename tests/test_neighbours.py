@@ -32,7 +32,7 @@ def around(x: torch.Tensor, share: float) -> torch.Tensor:
 
 def vectors(features: FeatureCache, images: list[int]) -> list[torch.Tensor]:
     fine, coarse, _ = features.batch(images)
-    return [around(fine, 1.0), around(coarse, 0.5)]
+    return [around(fine, 1.0), around(coarse, 0.75)]
 
 
 def test_is_the_squared_distance_to_the_nearest(features: FeatureCache) -> None:

@@ -67,15 +67,14 @@ def test_neighbours_join_the_map_and_the_blend_scales_it(blend: Blend | None) ->
     found = anomaly_map_with_neighbours(given, [6, 9], (20, 30), blend)
     assert (found.shape, found.dtype) == ((2, 20, 30), np.float32)
 
-    maps = [torch.from_numpy(e).double()[:, None] / c for e, c in zip(given, (6, 9, 1, 1), strict=True)]
-    resized = [F.interpolate(m, (20, 30), mode="bilinear")[:, 0].numpy() for m in maps]
-    far = (resized[2] + resized[3]) / 2
-    x = 0.4 * (resized[0] + resized[1]) / 2 + 0.6 * far
-    wanted = -2 * np.log(1 - latent.max((1, 2)))
+    maps = [torch.from_numpy(d).double()[:, None] for d in given[2:]]
+    near = sum(F.interpolate(m, (20, 30), mode="bilinear")[:, 0].numpy() for m in maps) / 2
+    both = latent + 1 - np.exp(-near / 2)
+    energy = -2 * np.log(1 - latent.max((1, 2)).astype(float))
     if blend is not None:
-        wanted = 0.7 * wanted + 0.3 * (far.max((1, 2)) - 1.5)
-    x *= (wanted / x.max((1, 2)))[:, None, None]
-    np.testing.assert_allclose(found, 1 - np.exp(-x / 2), rtol=1e-5, atol=1e-6)
+        energy = 0.7 * energy + 0.3 * (near.max((1, 2)) - 1.5)
+    score = 1 - np.exp(-energy / 2)
+    np.testing.assert_allclose(found, both * (score / both.max((1, 2)))[:, None, None], rtol=1e-5)
     assert np.unravel_index(found[1].argmax(), (20, 30))[0] > 14
 
 

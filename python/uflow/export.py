@@ -23,7 +23,7 @@ from . import __version__, data, runtime
 from .detector import Detector
 from .flow import FoldedFlow
 from .predictor import ImageLike, list_sources
-from .scoring import LIKELY, NEAR, Blend
+from .scoring import LIKELY, Blend
 
 __all__ = ["export"]
 
@@ -62,21 +62,16 @@ class _Network(nn.Module):
             each = [F.interpolate(m[:, None], size, mode="bilinear", align_corners=False) for m in maps]
             return torch.cat(each, dim=1).mean(dim=1)
 
-        relative = [e / c for e, c in zip(energies, self.channels, strict=True)]
-        likely = resized([torch.exp(-0.5 * t) for t in relative])
+        likely = resized([torch.exp(e * (-0.5 / c)) for e, c in zip(energies, self.channels, strict=True)])
         if self.neighbours is None:
             return (*energies, 1 - likely)
         distances = self.neighbours(features)  # from here on as `scoring.anomaly_map_with_neighbours` has it
-        near = resized(distances)
-        both = (1 - NEAR) * resized(relative) + NEAR * near
-        latent, largest_near, largest = (
-            -2 * torch.log(_largest(-likely).neg().clamp(min=LIKELY)),
-            _largest(near),
-            _largest(both),
-        )
-        wanted = (1 - self.blend.share) * latent + self.blend.share * (largest_near + self.blend.offset)
-        x = both * (wanted.clamp(min=0) / largest.clamp(min=1e-30))
-        return (*energies, *distances, 1 - torch.exp(-0.5 * x))
+        near, latent = resized(distances), 1 - likely
+        both = latent + 1 - torch.exp(-0.5 * near)
+        energy = -2 * torch.log((1 - _largest(latent)).clamp(min=LIKELY))
+        wanted = (1 - self.blend.share) * energy + self.blend.share * (_largest(near) + self.blend.offset)
+        scale = (1 - torch.exp(-0.5 * wanted.clamp(min=0))) / _largest(both).clamp(min=LIKELY)
+        return (*energies, *distances, both * scale)
 
 
 def _largest(maps: Tensor) -> Tensor:

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["Neighbours"]
 
 # Of each cell's vector, per scale, this share is the mean over 3 x 3 cells and the rest the cell's own.
-AROUND = (1.0, 0.5)
+AROUND = (1.0, 0.75)
 
 
 class Neighbours(nn.Module):
     """The squared distance of each cell's features to the nearest of M vectors of good images, over its usual value.
 
     For each of the two finest scales, or the only one. A cell's vector at the finest scale is the mean of the features
-    over 3 x 3 cells, zeros beyond the border (as in PatchCore, arXiv 2106.08265); at the second half of it is, and half
-    is the cell's own features.
+    over 3 x 3 cells, zeros beyond the border (as in PatchCore, arXiv 2106.08265); at the second three quarters of it
+    are, and a quarter is the cell's own features.
 
     Args:
         vectors: (M_l, C_l) float32 per scale.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Blend", "anomaly_map", "anomaly_map_from_energies", "anomaly_map_with_neighbours"]
 
-NEAR = 0.6  # share of the distance to neighbours in the map
 LIKELY = 2.0**-24  # below this 1 - p is rounding in float32
 
 
@@ -78,11 +77,11 @@ def anomaly_map_with_neighbours(
 ) -> np.ndarray:
     """The anomaly map of the latents' energies and, where there are more, the distances to neighbours.
 
-    With t the mean over scales of each cell's energy a degree of freedom, d that of the distances, both resized
-    bilinearly, and p the map of the energies alone (see `anomaly_map`): the map is ``1 - exp(-x / 2)`` with x =
-    ``0.4 t + 0.6 d``, scaled so that its largest value in the image is ``(1 - share) * max(-2 ln(1 - p)) + share *
-    (max(d) + offset)``, share and offset the blend's. Where in the image the anomaly is, both say; how anomalous the
-    image is, rather the one that varies less among good images (docs/accuracy.md has the figures).
+    With p the map of the energies (see `anomaly_map`) and d the mean over scales of the resized distances, the map is
+    ``(p + 1 - exp(-d / 2)) / 2``, scaled so that its largest value in the image is 1 - exp(-x / 2) with x =
+    ``(1 - share) * max(-2 ln(1 - p)) + share * (max(d) + offset)``, share and offset the blend's. Where in the image
+    the anomaly is, both say; how anomalous the image is, rather the one that varies less among good images
+    (docs/accuracy.md has the figures).
 
     Args:
         energies: per scale (B, h, w), and at the end what `neighbours.Neighbours` gives, per scale (B, h, w), or not.
@@ -99,13 +98,11 @@ def anomaly_map_with_neighbours(
         return latent
     blend = blend or Blend()
     near = _mean_resized(energies[scales:], size)
-    largest_near = near.max(axis=(1, 2), keepdims=True)
-    relative = [np.asarray(e) / c for e, c in zip(energies[:scales], dof, strict=True)]
-    both = (1 - NEAR) * _mean_resized(relative, size) + NEAR * near
-    wanted = (1 - blend.share) * _energy(latent.max(axis=(1, 2), keepdims=True))
-    wanted = np.maximum(wanted + blend.share * (largest_near + blend.offset), 0)
-    both *= wanted / np.maximum(both.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
-    values: np.ndarray = -np.expm1(-0.5 * both)
+    largest = [values.max(axis=(1, 2), keepdims=True) for values in (latent, near)]
+    wanted = (1 - blend.share) * _energy(largest[0]) + blend.share * (largest[1] + blend.offset)
+    both = latent - np.expm1(-0.5 * near)
+    scale = -np.expm1(-0.5 * np.maximum(wanted, 0)) / both.max(axis=(1, 2), keepdims=True).clip(min=LIKELY)
+    values: np.ndarray = both * scale
     return values
 
 
