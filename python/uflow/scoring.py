@@ -93,16 +93,16 @@ def anomaly_map_with_neighbours(
         (B, height, width) float32 in [0, 1].
     """
     scales = len(dof)
-    latent = anomaly_map_from_energies(energies[:scales], dof, size)
+    values = anomaly_map_from_energies(energies[:scales], dof, size)
     if len(energies) == scales:
-        return latent
+        return values
     blend = blend or Blend()
     near = _mean_resized(energies[scales:], size)
-    largest = [values.max(axis=(1, 2), keepdims=True) for values in (latent, near)]
+    largest = [x.max(axis=(1, 2), keepdims=True) for x in (values, near)]
     wanted = (1 - blend.share) * _energy(largest[0]) + blend.share * (largest[1] + blend.offset)
-    both = latent - np.expm1(-0.5 * near)
-    scale = -np.expm1(-0.5 * np.maximum(wanted, 0)) / both.max(axis=(1, 2), keepdims=True).clip(min=LIKELY)
-    values: np.ndarray = both * scale
+    near *= -0.5  # in place from here on: images can be large
+    values -= np.expm1(near, out=near)
+    values *= -np.expm1(-0.5 * np.maximum(wanted, 0)) / values.max(axis=(1, 2), keepdims=True).clip(min=LIKELY)
     return values
 
 
@@ -114,6 +114,8 @@ def _energy(p: np.ndarray) -> np.ndarray:
 
 def _mean_resized(maps: Sequence[ArrayLike], size: int | tuple[int, int]) -> np.ndarray:
     height, width = segmentation.output_size(size)
-    resized = [_core.resize_bilinear(np.ascontiguousarray(m, np.float32), height, width, 0) for m in maps]
-    mean: np.ndarray = np.mean(resized, axis=0)
+    mean: np.ndarray = np.zeros((len(np.asarray(maps[0])), height, width), np.float32)
+    for each in maps:
+        mean += _core.resize_bilinear(np.ascontiguousarray(each, np.float32), height, width, 0)
+    mean /= len(maps)
     return mean
