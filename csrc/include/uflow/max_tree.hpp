@@ -262,11 +262,13 @@ void join_pixels(std::int32_t height, std::int32_t width, std::int32_t lowest, T
                 parent[basin[a].top] = parent[basin[b].top] = rank;
                 basin[more].count += basin[fewer].count;
                 relabelled += basin[fewer].count;
+                // Where memory is slow, the end is told by the number, which is there before the next basin.
                 std::uint32_t each = fewer;
+                std::int32_t left = basin[fewer].count;
                 do {
                     component[each] = Number(more);
                     each = basin[each].next;
-                } while (each != fewer);
+                } while (sizeof(Number) > 2 ? --left > 0 : each != fewer);
                 std::swap(basin[more].next, basin[fewer].next);
                 return more;
             };
