@@ -86,12 +86,14 @@ def test_log_nfa_equals_twin(background, tail, n_tests):
         np.testing.assert_allclose(result[b], expected, rtol=2e-6, atol=2e-6)
 
 
-def test_log_nfa_block_equals_twin():
+@pytest.mark.parametrize("size", [(9, 12), (3, 85)])
+@pytest.mark.parametrize("shapes", [((6, 7, 5), (4, 3, 4)), ((3, 5, 40), (2, 3, 18))])
+def test_log_nfa_block_equals_twin(shapes, size):
     torch = pytest.importorskip("torch", reason="bicubic resizing is checked against torch")
-    latents = latents_of(shapes=((6, 7, 5), (4, 3, 4)))
-    result = segmentation.log_nfa_block(latents, (9, 12), window=5, quantile=0.8)
+    latents = latents_of(shapes=shapes)
+    result = segmentation.log_nfa_block(latents, size, window=5, quantile=0.8)
     for b in range(2):
-        expected = np.full((9, 12), np.log10(7 * 5 + 3 * 4))
+        expected = np.full(size, np.log10(sum(height * width for _, height, width in shapes)))
         for scale, z in enumerate(latents):
             half, channels = max(int((5 / 2**scale) // 2), 1), z.shape[1]
             side = 2 * half + 1
@@ -99,12 +101,20 @@ def test_log_nfa_block_equals_twin():
             sums = np.lib.stride_tricks.sliding_window_view(padded, (side, side)).sum((2, 3))
             tail = np.vectorize(lambda c, n=side**2, k=channels: reference.log10_block_tail(c, n, k, 0.2))(sums)
             resized = torch.nn.functional.interpolate(
-                torch.from_numpy(tail)[None, None], size=(9, 12), mode="bicubic", align_corners=True
+                torch.from_numpy(tail)[None, None], size=size, mode="bicubic", align_corners=True
             )
             expected += resized[0, 0].numpy()
         np.testing.assert_allclose(result[b], expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_log_nfa_block_takes_every_finite_latent():
     with pytest.raises(ValueError, match=r"scale 0 is 7 x 5 cells .* use a smaller window"):
-        segmentation.log_nfa_block(latents, 8, window=13)
+        segmentation.log_nfa_block([z(1, 2, 7, 5)], 8, window=13)
+    large, small = z(1, 2, 7, 5, fill=1e30), z(1, 2, 7, 5, fill=10)  # the square of 1e30 overflows
+    assert (segmentation.log_nfa_block([large]) == segmentation.log_nfa_block([small])).all()
+    for fill in (np.inf, np.nan):
+        with pytest.raises(ValueError, match="not finite"):
+            segmentation.log_nfa_block([z(1, 2, 7, 5, fill=fill)])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -389,7 +389,10 @@ def log_nfa_block(
         resized bicubically with align_corners=True, plus log10 of the number of cells of all scales.
 
     Raises:
-        ValueError: as :func:`log_nfa`, and a map not larger than half the window.
+        ValueError: as :func:`log_nfa`, except that any finite latent is counted, also one whose square overflows;
+            and a map not larger than half the window.
+
+    Tails are computed in float64 and resized in float32: to 1e-6 of the map's largest value.
 
     >>> log_nfa_block([np.zeros((1, 4, 8, 8), np.float32)], size=8).round(2).max()
     np.float64(1.77)

@@ -85,19 +85,17 @@ UFLOW_INLINE bool count_channels_in_lanes(const T* z, std::ptrdiff_t channels, s
     while (least > T(0) && least * least >= limit) least = std::nextafter(least, T(0));
     while (least * least < limit) least = std::nextafter(least, std::numeric_limits<T>::infinity());
     const Int below = bits_as<Int>(least) - 1;  // "greater" is one instruction, "greater or equal" more
-    constexpr Bits sign = Bits(1) << (8 * sizeof(T) - 1);
-    const Bits to_overflow = sign - bits_as<Bits>(std::numeric_limits<T>::infinity());
-    constexpr std::ptrdiff_t block = 1024;
-    Bits overflow = 0;
+    Int most = 0;
+    constexpr std::ptrdiff_t block = 8192;  // long runs of each channel: they are fetched ahead
     for (std::ptrdiff_t start = 0; start < cells; start += block) {
         const std::ptrdiff_t here = std::min(block, cells - start);
         std::int32_t* count = counts + start;
         std::fill(count, count + here, 0);
         std::ptrdiff_t channel = 0;
         const auto see = [&](const T* row, std::ptrdiff_t i) {
-            const Bits magnitude = bits_as<Bits>(row[i]) & ~sign;
-            overflow |= magnitude + to_overflow;
-            return std::int32_t(Int(magnitude) > below);
+            const Int magnitude = bits_as<Int>(row[i]) & std::numeric_limits<Int>::max();
+            most = std::max(most, magnitude);
+            return std::int32_t(magnitude > below);
         };
         for (; channel + 8 <= channels; channel += 8) {
             const T *r0 = z + channel * cells + start, *r1 = r0 + cells, *r2 = r1 + cells, *r3 = r2 + cells,
@@ -109,7 +107,7 @@ UFLOW_INLINE bool count_channels_in_lanes(const T* z, std::ptrdiff_t channels, s
         for (; channel < channels; ++channel)
             for (std::ptrdiff_t i = 0; i < here; ++i) count[i] += see(z + channel * cells + start, i);
     }
-    return (overflow & sign) == 0;
+    return most < bits_as<Int>(std::numeric_limits<T>::infinity());
 }
 
 #ifdef UFLOW_AVX2

@@ -7,12 +7,13 @@
 #include <cstdint>
 #include <vector>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
 #include "uflow/buffer.hpp"
+#include "uflow/lanes.hpp"
 #include "uflow/parallel.hpp"
+
+#ifdef UFLOW_AVX2
+#include <immintrin.h>
+#endif
 
 namespace uflow {
 
@@ -57,30 +58,55 @@ struct ResizeLines {
 
 namespace detail {
 
-// line[i] = the sum of Taps weights times the values from at[i] on.
+// line[i] = the sum of Taps weights times the values from at[i] on; the weights of all first taps come first,
+// then those of all second ones. Of `from`, 8 values beyond the last one taken may be read.
+template <int Taps>
+UFLOW_INLINE void stretch_from(std::int32_t i, const float* from, const std::int32_t* at, const float* w,
+                               std::int32_t count, float* line) noexcept {
+    for (; i < count; ++i) {
+        const float *value = from + at[i], *weight = w + i;
+        const std::ptrdiff_t n = count;
+        if constexpr (Taps == 4)
+            line[i] = (weight[0] * value[0] + weight[2 * n] * value[2]) +
+                      (weight[n] * value[1] + weight[3 * n] * value[3]);
+        else
+            line[i] = weight[0] * value[0] + weight[n] * value[1];
+    }
+}
+
+#ifdef UFLOW_AVX2
+// Eight outputs at a time. Where the map grows, they come from eight neighbouring values, and a permutation
+// of these is each tap. No fused multiply-adds: every processor rounds alike.
+template <int Taps>
+__attribute__((target("avx2"))) void stretch_avx2(const float* from, const std::int32_t* at, const float* w,
+                                                  std::int32_t count, float* line) noexcept {
+    std::int32_t i = 0;
+    for (; i + 8 <= count && at[i + 7] - at[i] <= 8 - Taps; i += 8) {
+        const __m256 values = _mm256_loadu_ps(from + at[i]);
+        __m256i lane = _mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + i)),
+                                        _mm256_set1_epi32(at[i]));
+        __m256 term[Taps];
+        for (int tap = 0; tap < Taps; ++tap) {
+            term[tap] = _mm256_mul_ps(_mm256_loadu_ps(w + std::ptrdiff_t(tap) * count + i),
+                                      _mm256_permutevar8x32_ps(values, lane));
+            lane = _mm256_add_epi32(lane, _mm256_set1_epi32(1));
+        }
+        if constexpr (Taps == 4)
+            _mm256_storeu_ps(line + i,
+                             _mm256_add_ps(_mm256_add_ps(term[0], term[2]), _mm256_add_ps(term[1], term[3])));
+        else
+            _mm256_storeu_ps(line + i, _mm256_add_ps(term[0], term[1]));
+    }
+    stretch_from<Taps>(i, from, at, w, count, line);
+}
+#endif
 template <int Taps>
 void stretch(const float* from, const std::int32_t* at, const float* w, std::int32_t count,
              float* line) noexcept {
-    std::int32_t i = 0;
-#ifdef __SSE2__
-    if constexpr (Taps == 4)
-        for (; i + 4 <= count; i += 4) {
-            __m128 p[4];
-            for (int k = 0; k < 4; ++k)
-                p[k] = _mm_mul_ps(_mm_loadu_ps(w + 4 * (i + k)), _mm_loadu_ps(from + at[i + k]));
-            const __m128 a = _mm_add_ps(_mm_unpacklo_ps(p[0], p[1]), _mm_unpackhi_ps(p[0], p[1]));
-            const __m128 b = _mm_add_ps(_mm_unpacklo_ps(p[2], p[3]), _mm_unpackhi_ps(p[2], p[3]));
-            _mm_storeu_ps(line + i, _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)));
-        }
+#ifdef UFLOW_AVX2
+    if (__builtin_cpu_supports("avx2")) return stretch_avx2<Taps>(from, at, w, count, line);
 #endif
-    for (; i < count; ++i) {
-        const float *value = from + at[i], *weight = w + Taps * std::ptrdiff_t(i);
-        if constexpr (Taps == 4)
-            line[i] =
-                (weight[0] * value[0] + weight[2] * value[2]) + (weight[1] * value[1] + weight[3] * value[3]);
-        else
-            line[i] = weight[0] * value[0] + weight[1] * value[1];
-    }
+    stretch_from<Taps>(0, from, at, w, count, line);
 }
 
 }  // namespace detail
@@ -90,17 +116,24 @@ struct Resize {
     using Axis = ResizeAxis<Taps>;
     std::int32_t height, width, out_width;
     Axis rows, cols;
+    std::vector<float> col_weight;  // of all first taps, then of all second ones, ...
 
     Resize(std::int32_t height, std::int32_t width, std::int32_t out_height, std::int32_t out_width)
         : height(height),
           width(width),
           out_width(out_width),
           rows(height, out_height),
-          cols(height == width && out_height == out_width ? rows : Axis(width, out_width)) {}
+          cols(height == width && out_height == out_width ? rows : Axis(width, out_width)),
+          col_weight(cols.weight.size()) {
+        for (std::int32_t i = 0; i < out_width; ++i)
+            for (int tap = 0; tap < Taps; ++tap)
+                col_weight[std::size_t(tap) * std::size_t(out_width) + std::size_t(i)] =
+                    cols.weight[std::size_t(i) * Taps + std::size_t(tap)];
+    }
 
     void start(ResizeLines<Taps>& lines) const {
         lines.memory.template fit<float>(std::size_t(Taps) * std::size_t(out_width) + std::size_t(width) +
-                                         Taps);
+                                         Taps + 8);
         std::fill(lines.held, lines.held + Taps, -1);
     }
 
@@ -121,7 +154,7 @@ struct Resize {
             std::fill_n(padded, Axis::before, from[0]);
             std::copy_n(from, width, padded + Axis::before);
             std::fill_n(padded + Axis::before + width, Axis::after, from[width - 1]);
-            detail::stretch<Taps>(padded, cols.index.data(), cols.weight.data(), out_width, line);
+            detail::stretch<Taps>(padded, cols.index.data(), col_weight.data(), out_width, line);
         }
     }
     const float* weight(std::int32_t out_row) const {

@@ -19,6 +19,10 @@
 #include "uflow/select.hpp"
 #include "uflow/tail.hpp"
 
+#ifdef UFLOW_AVX2
+#include <immintrin.h>
+#endif
+
 namespace uflow {
 
 // What the energies of one scale are when nothing is wrong: e ~ scale * chi2_dof, cells correlated over
@@ -232,29 +236,47 @@ inline void window_sums(const std::int32_t* counts, std::int32_t height, std::in
     }
 }
 
-// to = the sum of four weighted rows, and what was there, if `onto`: in the widest lanes there are.
-template <bool onto>
-UFLOW_INLINE void add_rows_in_lanes(const float* const* line, const float* w, std::int32_t count,
-                                    float* to) noexcept {
-    const float *a = line[0], *b = line[1], *c = line[2], *d = line[3];
-    const float wa = w[0], wb = w[1], wc = w[2], wd = w[3];
-    for (std::int32_t i = 0; i < count; ++i)
-        to[i] = (onto ? to[i] : 0.0f) + ((wa * a[i] + wb * b[i]) + (wc * c[i] + wd * d[i]));
+// to = base + the sum over maps of four weighted rows each, whose lines and weights follow one another; from
+// output i on.
+inline void sum_rows_from(std::int32_t i, const float* const* line, const float* w, std::size_t lines,
+                          double base, std::int32_t count, double* to) noexcept {
+    for (; i < count; ++i) {
+        float sum = 0.0f;
+        for (std::size_t l = 0; l < lines; ++l) sum += w[l] * line[l][i];
+        to[i] = base + double(sum);
+    }
 }
 #ifdef UFLOW_AVX2
-template <bool onto>
-UFLOW_AVX2 void add_rows_avx2(const float* const* line, const float* w, std::int32_t count,
-                              float* to) noexcept {
-    add_rows_in_lanes<onto>(line, w, count, to);
+UFLOW_AVX2 inline void sum_rows_avx2(const float* const* line, const float* w, std::size_t lines, double base,
+                                     std::int32_t count, double* to) noexcept {
+    constexpr int vectors = 8;  // each sum waits for its last addition: several at once
+    std::int32_t i = 0;
+    for (; i + 8 * vectors <= count; i += 8 * vectors) {
+        __m256 sum[vectors];
+        for (__m256& s : sum) s = _mm256_setzero_ps();
+        for (std::size_t l = 0; l < lines; ++l) {
+            const __m256 weight = _mm256_set1_ps(w[l]);
+            const float* from = line[l] + i;
+            for (int k = 0; k < vectors; ++k)
+                sum[k] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(from + 8 * k), sum[k]);
+        }
+        const __m256d shift = _mm256_set1_pd(base);
+        for (int k = 0; k < vectors; ++k) {
+            double* at = to + i + 8 * k;
+            _mm256_storeu_pd(at, _mm256_add_pd(shift, _mm256_cvtps_pd(_mm256_castps256_ps128(sum[k]))));
+            _mm256_storeu_pd(at + 4, _mm256_add_pd(shift, _mm256_cvtps_pd(_mm256_extractf128_ps(sum[k], 1))));
+        }
+    }
+    sum_rows_from(i, line, w, lines, base, count, to);
 }
 #endif
-template <bool onto>
-void add_rows(const float* const* line, const float* w, std::int32_t count, float* to) noexcept {
+inline void sum_rows(const float* const* line, const float* w, std::size_t lines, double base,
+                     std::int32_t count, double* to) noexcept {
 #ifdef UFLOW_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return add_rows_avx2<onto>(line, w, count, to);
+        return sum_rows_avx2(line, w, lines, base, count, to);
 #endif
-    add_rows_in_lanes<onto>(line, w, count, to);
+    sum_rows_from(0, line, w, lines, base, count, to);
 }
 
 }  // namespace detail
@@ -293,7 +315,7 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
     }
     const double log_tests = std::log10(double(cells));
     struct Worker {
-        Buffer columns, sums, row;
+        Buffer columns, sums, line, weight;
         std::vector<Buffer> maps;
         std::vector<ResizeLines<4>> lines;
     };
@@ -303,7 +325,8 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
         auto* sums = mine.sums.fit<std::int32_t>(largest);
         mine.maps.resize(scales.size());
         mine.lines.resize(scales.size());
-        auto* sum = mine.row.fit<float>(std::size_t(out_width));
+        auto* line = mine.line.fit<const float*>(4 * scales.size());
+        auto* weight = mine.weight.fit<float>(4 * scales.size());
         for (std::size_t l = 0; l < scales.size(); ++l) {
             const BlockScale& scale = scales[l];
             const std::size_t here = std::size_t(scale.height) * std::size_t(scale.width);
@@ -322,10 +345,10 @@ inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t ba
         for (std::int32_t row = 0; row < out_height; ++row, out += out_width) {
             for (std::size_t l = 0; l < scales.size(); ++l) {
                 resize[l].prepare(mine.maps[l].as<float>(), row, mine.lines[l]);
-                const auto add = l == 0 ? detail::add_rows<false> : detail::add_rows<true>;
-                add(mine.lines[l].line, resize[l].weight(row), out_width, sum);
+                std::copy_n(mine.lines[l].line, 4, line + 4 * l);
+                std::copy_n(resize[l].weight(row), 4, weight + 4 * l);
             }
-            for (std::int32_t col = 0; col < out_width; ++col) out[col] = log_tests + double(sum[col]);
+            detail::sum_rows(line, weight, 4 * scales.size(), log_tests, out_width, out);
         }
     });
 }
