@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _core, segmentation
+from . import segmentation
 from .segmentation import anomaly_map_from_energies
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Blend:
         largest = [
             (
                 _energy(anomaly_map_from_energies(e[: len(dof)], dof, size)).max(),
-                _mean_resized(e[len(dof) :], size).max(),
+                segmentation.resized_mean(e[len(dof) :], size).max(),
             )
             for e, size in zip(energies, sizes, strict=True)
         ]
@@ -97,7 +97,7 @@ def anomaly_map_with_neighbours(
     if len(energies) == scales:
         return values
     blend = blend or Blend()
-    near = _mean_resized(energies[scales:], size)
+    near = segmentation.resized_mean(energies[scales:], size)
     largest = [x.max(axis=(1, 2), keepdims=True) for x in (values, near)]
     wanted = (1 - blend.share) * _energy(largest[0]) + blend.share * (largest[1] + blend.offset)
     near *= -0.5  # in place from here on: images can be large
@@ -110,12 +110,3 @@ def _energy(p: np.ndarray) -> np.ndarray:
     """The energy a degree of freedom that a value of the map stands for: of all scales alike."""
     energy: np.ndarray = -2 * np.log(np.maximum(1 - p, np.float32(LIKELY)))
     return energy
-
-
-def _mean_resized(maps: Sequence[ArrayLike], size: int | tuple[int, int]) -> np.ndarray:
-    height, width = segmentation.output_size(size)
-    mean: np.ndarray = np.zeros((len(np.asarray(maps[0])), height, width), np.float32)
-    for each in maps:
-        mean += _core.resize_bilinear(np.ascontiguousarray(each, np.float32), height, width, 0)
-    mean /= len(maps)
-    return mean

@@ -366,6 +366,30 @@ def anomaly_map_from_energies(
     return _core.anomaly_map(arrays, list(dof), *output_size(size), _threads(threads))
 
 
+def resized_mean(maps: Sequence[ArrayLike], size: int | tuple[int, int] = 256) -> NDArray[np.float32]:
+    """Compute the mean over scales of maps resized bilinearly (align_corners=False).
+
+    Args:
+        maps: per scale (B, h, w).
+        size: of the result: a side or (H, W).
+
+    Returns:
+        (B, H, W) float32.
+
+    Raises:
+        ValueError: as :func:`joint_energy`.
+
+    >>> resized_mean([np.full((1, 2, 2), 3.0), np.full((1, 1, 1), 1.0)], size=3)[0, 0]
+    array([2., 2., 2.], dtype=float32)
+    """
+    arrays = _scales(maps, len(maps), "maps")
+    mean = np.zeros((len(arrays[0]), *output_size(size)), np.float32)
+    for array in arrays:
+        mean += _core.resize_bilinear(array, *mean.shape[1:], 0)
+    mean /= np.float32(len(arrays))
+    return mean
+
+
 def log_nfa_block(
     latents: Sequence[Any],
     size: int | tuple[int, int] = 256,
