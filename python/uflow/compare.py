@@ -405,7 +405,7 @@ def _measured(results: Sequence[Result]) -> str:
             if result.failure is not None:
                 cells = [category, method, passes, str(result.seed), f"failed: {result.failure}"]
                 rows.append([*cells, *[""] * (len(header) - len(cells))])
-    return report.markdown_table(header, rows)
+    return report.markdown_table(header, rows, texts=2)
 
 
 def _published() -> str:

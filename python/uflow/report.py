@@ -238,6 +238,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     return notes + [f"{row['category']} failed: {row['error']}" for row in failed]
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """The first columns, `texts` of them, aligned to the left, the others as numbers are."""
+    lines = [header, ["---"] * texts + ["---:"] * (len(header) - texts), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
