@@ -88,10 +88,10 @@ def test_a_map_of_zeros_stays_one_and_a_score_does_not_fall_below_0() -> None:
 
 def test_the_blend_counts_each_by_the_inverse_of_its_variance() -> None:
     """Flat maps: the largest values are those given."""
-    latent, near = np.array([1.0, 1.2, 1.4]), np.array([3.0, 4.0, 5.0])
+    latent, near = np.array([1.0, 1.1, 1.2, 1.3, 1.4]), np.array([3.0, 3.5, 4.0, 4.5, 5.0])
     images = [[np.full((1, 2, 3), v, np.float32) for v in (5 * e, d)] for e, d in zip(latent, near, strict=True)]
-    blend = Blend.of(images, [5], [(7, 9)] * 3)
-    assert blend.share == pytest.approx(0.04 / 1.04, rel=1e-4)
+    blend = Blend.of(images, [5], [(7, 9)] * 5)
+    assert blend.share == pytest.approx(0.1**2 / (0.1**2 + 0.5**2), rel=1e-4)
     assert blend.offset == pytest.approx(1.2 - 4, rel=1e-5)
-    assert Blend.of(images[:1], [5], [(7, 9)]) == Blend(0, 0)  # one image does not vary
-    assert Blend.of(images[:1] * 2, [5], [(7, 9)] * 2).share == 0
+    assert Blend.of(images[:4], [5], [(7, 9)] * 4) == Blend(0, 0)  # too few
+    assert Blend.of(images[:1] * 5, [5], [(7, 9)] * 5).share == 0

@@ -39,8 +39,8 @@ class Blend:
         cls, energies: Sequence[Sequence[ArrayLike]], dof: Sequence[float], sizes: Sequence[tuple[int, int]]
     ) -> Blend:
         """Of held-out good images: of each its energies and distances, as `anomaly_map_with_neighbours` takes them."""
-        if len(energies) < 2:
-            return cls()  # nothing to say how much they vary
+        if len(energies) < 5:
+            return cls()  # too few to say how much they vary: the latents alone
         largest = [
             (
                 _energy(anomaly_map_from_energies(e[: len(dof)], dof, size)).max(),
