@@ -229,12 +229,14 @@ class Detector(Predictor):
                     if ours and settings.neighbours:
                         one.neighbours = near(sorted(set(range(len(sources))) - set(held)))
                         one.neighbours.measure(good.features, good.tiles(held))
-                        one._set_blend(good.energies(one, held), sizes)
+                if alpha is None and one.neighbours is None:
+                    continue
+                energies = good.energies(one, held)
+                one._set_blend(energies, sizes)
                 if alpha is not None:
-                    minima += one._set_background(good.energies(one, held), sizes)
-            if (
-                detector.neighbours is not None
-            ):  # what is measured on images held out is kept, and they join the vectors
+                    minima += one._set_background(energies, sizes)
+            if detector.neighbours is not None:
+                # What was measured on the images held out is kept, and now their vectors join.
                 usual, detector.neighbours = detector.neighbours.usual, near(range(len(sources)))
                 detector.neighbours.usual.copy_(usual)
         if alpha is None:

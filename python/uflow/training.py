@@ -71,9 +71,7 @@ class TrainingSettings:
     seed: int = 0
     precision: str = "auto"  # float32 | bfloat16 | auto: bfloat16 convolutions on CUDA, float32 elsewhere
     augment: bool = True  # up to `AUGMENTED` images: also train with turned copies and noise, and keep the better flow
-    neighbours: int = (
-        2000  # vectors of good images kept a scale, whose distance joins the anomaly map; 0: latents alone
-    )
+    neighbours: int = 2000  # vectors of good images a scale, the distance to which joins the map; 0: latents alone
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
