@@ -87,3 +87,5 @@ def test_equal_images_do_not_divide_by_zero(features: FeatureCache) -> None:
 def test_features_of_another_net_are_one_line() -> None:
     with pytest.raises(ValueError, match="features of 4 channels, and the vectors of good images have 5"):
         Neighbours([torch.zeros(3, 5)], usual=[1.0])([torch.ones(1, 4, 2, 2)])
+    with pytest.raises(ValueError, match="features of 1 scales, and the vectors of good images are of 2"):
+        Neighbours([torch.zeros(3, 5)] * 2, usual=[1.0] * 2)([torch.ones(1, 5, 2, 2)])

@@ -95,3 +95,13 @@ def test_the_blend_counts_each_by_the_inverse_of_its_variance() -> None:
     assert blend.offset == pytest.approx(1.2 - 4, rel=1e-5)
     assert Blend.of(images[:4], [5], [(7, 9)] * 4) == Blend(0, 0)  # too few
     assert Blend.of(images[:1] * 5, [5], [(7, 9)] * 5).share == 0
+
+
+def test_bad_distances_are_one_line() -> None:
+    energies, distances = np.ones((1, 2, 2), np.float32), np.ones((2, 2, 2), np.float32)
+    with pytest.raises(ValueError, match="energies are of 1 images and distances of 2"):
+        anomaly_map_with_neighbours([energies, distances], [4], 4)
+    with pytest.raises(ValueError, match="not finite"):
+        anomaly_map_with_neighbours([energies, energies * np.nan], [4], 4)
+    with pytest.raises(ValueError, match="at least one scale, got 0 scales"):
+        Blend.of([[energies]] * 5, [4], [(4, 4)] * 5)

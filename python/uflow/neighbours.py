@@ -36,7 +36,7 @@ class Neighbours(nn.Module):
         usual: per scale, the mean squared distance of good images' cells to the nearest vector of others.
 
     Raises:
-        ValueError: features with another number of channels than the vectors.
+        ValueError: features of fewer scales, or of another number of channels, than the vectors.
 
     >>> near = Neighbours([torch.zeros(1, 3)], usual=[2.0])
     >>> near([torch.ones(1, 3, 3, 4)])[0][0, 1]
@@ -77,6 +77,8 @@ class Neighbours(nn.Module):
         return [d / usual for d, usual in zip(self._distances(features), self.usual, strict=True)]
 
     def _distances(self, features: Sequence[Tensor]) -> list[Tensor]:
+        if len(features) < self.scales:
+            raise ValueError(f"features of {len(features)} scales, and the vectors of good images are of {self.scales}")
         return [_nearest(_around(features[scale], scale), kept) for scale, kept in enumerate(self.vectors)]
 
 

@@ -91,6 +91,9 @@ def anomaly_map_with_neighbours(
 
     Returns:
         (B, height, width) float32 in [0, 1].
+
+    Raises:
+        ValueError: maps of other shapes, of unequal batches, or not finite.
     """
     scales = len(dof)
     values = anomaly_map_from_energies(energies[:scales], dof, size)
@@ -98,6 +101,8 @@ def anomaly_map_with_neighbours(
         return values
     blend = blend or Blend()
     near = segmentation.resized_mean(energies[scales:], size)
+    if len(near) != len(values):
+        raise ValueError(f"energies are of {len(values)} images and distances of {len(near)}")
     largest = [x.max(axis=(1, 2), keepdims=True) for x in (values, near)]
     wanted = (1 - blend.share) * _energy(largest[0]) + blend.share * (largest[1] + blend.offset)
     near *= -0.5  # in place from here on: images can be large

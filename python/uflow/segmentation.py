@@ -382,7 +382,7 @@ def resized_mean(maps: Sequence[ArrayLike], size: int | tuple[int, int] = 256) -
     >>> resized_mean([np.full((1, 2, 2), 3.0), np.full((1, 1, 1), 1.0)], size=3)[0, 0]
     array([2., 2., 2.], dtype=float32)
     """
-    arrays = _scales(maps, len(maps), "maps")
+    arrays = _scales(maps, len(maps), "map")
     mean = np.zeros((len(arrays[0]), *output_size(size)), np.float32)
     for array in arrays:
         mean += _core.resize_bilinear(array, *mean.shape[1:], 0)
