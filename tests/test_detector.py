@@ -22,9 +22,9 @@ from PIL import Image
 import uflow
 from uflow import checkpoints, data
 from uflow.data import digest
-from uflow.detector import Detector, Prediction, hold_out
+from uflow.detector import Detector, Prediction, _Cached, hold_out
 from uflow.neighbours import Neighbours
-from uflow.training import FeatureCache, TrainingSettings, TrainingState
+from uflow.training import TrainingSettings, TrainingState
 
 QUICK = TrainingSettings(epochs=2, batch_size=4, augment=False)
 
@@ -120,34 +120,33 @@ def test_neighbours_join_map_and_score_and_leave_the_test_alone(
     assert near is not None
     assert [len(kept) for kept in near.vectors] == [2000, 30 * 64]  # of the finest scale some, of the next all
     assert detector.blend is not None
-    assert 0 < detector.blend.share < 1
-    score = -2 * np.log(1 - both[0].score)
-    own = (1 - detector.blend.share) * -2 * np.log(1 - alone[0].score)
-    assert score > own + detector.blend.share * detector.blend.offset
+    assert 0 < detector.blend.map_share < 1
+    assert 0 < detector.blend.score_share < 1
 
 
-def test_the_blend_is_of_images_held_out_and_of_those_calibrated_on(detector: Detector, dataset: Path) -> None:
-    """Of the vectors of other images, so that the distances are those of new ones."""
-    paths = sorted((dataset / "train/good").iterdir())
+def test_usual_distances_and_the_blend_are_of_images_held_out(detector: Detector, dataset: Path) -> None:
+    """Before the vectors of these joined; calibration leaves them."""
     unseen = copy.deepcopy(detector)
     held = hold_out(30, 0.15, 0.2, 0)[0]
-    images = [data.resize_image(data.read_image(path), detector.image_size) for path in paths]
-    features = [np.concatenate(scale) for scale in zip(*(detector._features(i[None]) for i in images), strict=True)]
-    cache = FeatureCache(30, [f.shape[1:] for f in features])
-    for array, f in zip(cache.arrays, features, strict=True):
-        array[:] = f
-    unseen.neighbours = Neighbours.of(cache, sorted(set(range(30)) - set(held)), 2000)
-    unseen.neighbours.measure(cache, held)
+    paths = sorted((dataset / "train/good").iterdir())
+    good = _Cached.of(detector.backbone, paths, False, torch.device("cpu"), False)
+    unseen.neighbours = Neighbours.of(good.features, sorted(set(range(30)) - set(held)), 2000)
+    unseen.neighbours.measure(good.features, held)
     torch.testing.assert_close(unseen.neighbours.usual, detector.neighbours.usual, rtol=1e-4, atol=0)
-    unseen.calibrate([paths[i] for i in held], alpha=0.2)
-    assert unseen.blend.share == pytest.approx(detector.blend.share, rel=1e-3)
-    assert unseen.blend.offset == pytest.approx(detector.blend.offset, rel=1e-3)
+    blend = good.blend(unseen, held, seed=0)
+    assert blend.map_share == pytest.approx(detector.blend.map_share, rel=1e-3)
+    assert blend.score_share == pytest.approx(detector.blend.score_share, rel=1e-3)
+    assert unseen.calibrate([paths[i] for i in held], alpha=0.2).blend == detector.blend
 
 
 def test_a_model_file_of_another_version_is_one_line(detector: Detector, tmp_path: Path) -> None:
     detector.save(tmp_path / "now.uflow")
     tensors, config = checkpoints.load_model(tmp_path / "now.uflow")
     checkpoints.save_model(tmp_path / "old.uflow", tensors | {"neighbours.vectors": torch.zeros(3, 5)}, config)
+    with pytest.raises(ValueError, match="written by another version of uflow: train the model again"):
+        uflow.load(tmp_path / "old.uflow", device="cpu")
+    config["segmentation"]["blend"] = {"share": 0.5, "offset": 0}
+    checkpoints.save_model(tmp_path / "old.uflow", tensors, config)
     with pytest.raises(ValueError, match="written by another version of uflow: train the model again"):
         uflow.load(tmp_path / "old.uflow", device="cpu")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from uflow.neighbours import Neighbours
+from uflow.neighbours import Neighbours, change
 from uflow.training import FeatureCache
 
 
@@ -19,20 +19,20 @@ def features() -> FeatureCache:
     return cache
 
 
-def around(x: torch.Tensor, share: float) -> torch.Tensor:
-    """A share of the sum of 3 x 3 cells over 9, and the cell itself, by loops; (B * H * W, C)."""
+def around(x: torch.Tensor) -> torch.Tensor:
+    """The sum of 3 x 3 cells over 9, by loops: (B, H, W, C)."""
     batch, channels, height, width = x.shape
     out = torch.zeros(batch, height, width, channels)
     for i in range(height):
         for j in range(width):
-            window = x[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
-            out[:, i, j] = share * window.sum((2, 3)) / 9 + (1 - share) * x[:, :, i, j]
-    return out.reshape(-1, channels)
+            out[:, i, j] = x[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].sum((2, 3)) / 9
+    return out
 
 
 def vectors(features: FeatureCache, images: list[int]) -> list[torch.Tensor]:
-    fine, coarse, _ = features.batch(images)
-    return [around(fine, 1.0), around(coarse, 0.75)]
+    fine, coarse = (around(x) for x in features.batch(images)[:2])
+    four = (fine[:, ::2, ::2] + fine[:, 1::2, ::2] + fine[:, ::2, 1::2] + fine[:, 1::2, 1::2]) / 4
+    return [fine.flatten(0, 2), torch.cat([four, coarse], dim=3).flatten(0, 2)]
 
 
 def test_is_the_squared_distance_to_the_nearest(features: FeatureCache) -> None:
@@ -51,29 +51,36 @@ def test_is_the_squared_distance_to_the_nearest(features: FeatureCache) -> None:
 def test_parts_of_many_cells_are_put_together_in_order() -> None:
     x = torch.randn(2, 3, 20, 31, generator=torch.Generator().manual_seed(0))
     (found,) = Neighbours([torch.zeros(1, 3)], usual=[1.0])([x])
-    torch.testing.assert_close(found.flatten(), around(x, 1.0).square().sum(1))
+    torch.testing.assert_close(found.flatten(), around(x).square().sum(3).flatten())
 
 
 def test_keeps_cells_of_all_images_and_knows_the_usual_distance(features: FeatureCache) -> None:
     near = Neighbours.of(features, [0, 1, 2], count=1000)
     assert near.usual.tolist() == [1, 1]
     near.measure(features, [3, 4])
-    for kept, usual, mine, theirs in zip(
-        near.vectors, near.usual, vectors(features, [3, 4]), vectors(features, [0, 1, 2]), strict=True
+    counts = 2 / 3, 4 / 3  # the second scale counts twice in the mean
+    for kept, usual, count, mine, theirs in zip(
+        near.vectors, near.usual, counts, vectors(features, [3, 4]), vectors(features, [0, 1, 2]), strict=True
     ):
         torch.testing.assert_close(kept, theirs)  # all there are
-        torch.testing.assert_close(usual, torch.cdist(mine, theirs).amin(1).square().mean(), rtol=1e-4, atol=0)
+        torch.testing.assert_close(usual * count, torch.cdist(mine, theirs).amin(1).square().mean(), rtol=1e-4, atol=0)
+    assert sum(d.mean() for d in near(features.batch([3, 4]))) / 2 == pytest.approx(1, rel=1e-4)
     assert min(d.min() for d in near(features.batch([6]))) > 5
 
-    few = Neighbours.of(features, [0, 1, 2, 3, 4], count=30, seed=1)
-    for kept, everything, cells in zip(few.vectors, vectors(features, [0, 1, 2, 3, 4]), (96, 24), strict=True):
-        assert len(kept) == 30
+
+def test_keeps_what_covers_twice_as_many_cells_of_all_images_best(features: FeatureCache) -> None:
+    images = [0, 1, 2, 3, 4]
+    near = Neighbours.of(features, images, count=60, seed=1)  # 120 are drawn: of the coarse cells all
+    for kept, everything, cells in zip(near.vectors, vectors(features, images), (96, 24), strict=True):
         places = torch.cdist(kept, everything).argmin(1)
         torch.testing.assert_close(kept, everything[places])
-        assert len(set(places.tolist())) == 30
+        assert len(kept) == len(set(places.tolist())) == 60
         assert len(set((places // cells).tolist())) == 5
-    again = Neighbours.of(features, [0, 1, 2, 3, 4], count=30, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(few.vectors, again.vectors, strict=True))
+    kept = near.vectors[1]
+    apart = torch.cdist(kept, kept).fill_diagonal_(torch.inf).amin()
+    assert torch.cdist(vectors(features, images)[1], kept).amin(1).max() <= apart + 1e-5  # none is left out that is far
+    again = Neighbours.of(features, images, count=60, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(near.vectors, again.vectors, strict=True))
 
 
 def test_equal_images_do_not_divide_by_zero(features: FeatureCache) -> None:
@@ -89,3 +96,25 @@ def test_features_of_another_net_are_one_line() -> None:
         Neighbours([torch.zeros(3, 5)], usual=[1.0])([torch.ones(1, 4, 2, 2)])
     with pytest.raises(ValueError, match="features of 1 scales, and the vectors of good images are of 2"):
         Neighbours([torch.zeros(3, 5)] * 2, usual=[1.0] * 2)([torch.ones(1, 5, 2, 2)])
+
+
+def test_a_change_shifts_one_area_an_image_by_half_a_deviation(features: FeatureCache) -> None:
+    images = [0, 1] * 150
+    given = features.batch(images)
+    deviations = [torch.arange(1.0, 1 + x.shape[1]) for x in given]
+    changed, areas = change(given, deviations, np.random.default_rng(0))
+    shifts = [after - before for before, after in zip(features.batch(images), changed, strict=True)]
+    np.testing.assert_array_equal(areas, shifts[0].abs().amax(1) > 0)
+    assert torch.equal(given[0], features.batch(images)[0])  # those given stay
+    for shift, deviation in zip(shifts, deviations, strict=True):
+        for one in shift:
+            where = one.abs().amax(0) > 0
+            rows, columns = where.any(1).nonzero().flatten(), where.any(0).nonzero().flatten()
+            assert where.sum() == len(rows) * len(columns) == (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+            assert len(rows) <= max(where.shape[0] / 4 + 1, 1)
+            torch.testing.assert_close(one[:, where], one[:, where][:, :1].expand(-1, where.sum()), rtol=0, atol=1e-4)
+        spread = shift.abs().amax((2, 3)).square().mean(0).sqrt() / deviation
+        torch.testing.assert_close(spread, torch.full_like(spread, 0.5), rtol=0.15, atol=0)
+    assert (areas.any(0)).all()  # anywhere
+    again, _ = change(given, deviations, np.random.default_rng(0))
+    assert all(torch.equal(a, b) for a, b in zip(changed, again, strict=True))

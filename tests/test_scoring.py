@@ -59,42 +59,45 @@ def with_distances(rng: np.random.Generator) -> list[np.ndarray]:
     return [*energies, *distances]
 
 
-@pytest.mark.parametrize("blend", [None, Blend(share=0.3, offset=-1.5)])
-def test_neighbours_join_the_map_and_the_blend_scales_it(blend: Blend | None) -> None:
+@pytest.mark.parametrize("blend", [None, Blend(map_share=0.7, score_share=0.2), Blend(0, 1), Blend(1, 0)])
+def test_neighbours_join_the_map_and_the_blend_says_how_much(blend: Blend | None) -> None:
     given = with_distances(np.random.default_rng(0))
-    latent = anomaly_map_from_energies(given[:2], [6, 9], (20, 30))
-    np.testing.assert_array_equal(anomaly_map_with_neighbours(given[:2], [6, 9], (20, 30), blend), latent)
+    p = anomaly_map_from_energies(given[:2], [6, 9], (20, 30))
+    np.testing.assert_array_equal(anomaly_map_with_neighbours(given[:2], [6, 9], (20, 30), blend), p)
     found = anomaly_map_with_neighbours(given, [6, 9], (20, 30), blend)
     assert (found.shape, found.dtype) == ((2, 20, 30), np.float32)
 
     maps = [torch.from_numpy(d).double()[:, None] for d in given[2:]]
-    near = sum(F.interpolate(m, (20, 30), mode="bilinear")[:, 0].numpy() for m in maps) / 2
-    both = latent + 1 - np.exp(-near / 2)
-    energy = -2 * np.log(1 - latent.max((1, 2)).astype(float))
-    if blend is not None:
-        energy = 0.7 * energy + 0.3 * (near.max((1, 2)) - 1.5)
-    score = 1 - np.exp(-energy / 2)
+    q = 1 - np.exp(-sum(F.interpolate(m, (20, 30), mode="bilinear")[:, 0].numpy() for m in maps) / 4)
+    w, s = (0.5, 0.5) if blend is None else (blend.map_share, blend.score_share)
+    both = (1 - w) * p + w * q
+    score = ((1 - s) * p + s * q).max((1, 2))
+    np.testing.assert_allclose(found.max((1, 2)), score, rtol=1e-6)
     np.testing.assert_allclose(found, both * (score / both.max((1, 2)))[:, None, None], rtol=1e-5)
-    assert np.unravel_index(found[1].argmax(), (20, 30))[0] > 14
+    if w > 0:
+        assert np.unravel_index(found[1].argmax(), (20, 30))[0] > 14
 
 
-def test_a_map_of_zeros_stays_one_and_a_score_does_not_fall_below_0() -> None:
+def test_a_map_of_zeros_stays_one() -> None:
     zeros = np.zeros((1, 2, 2), np.float32)
-    for blend in (None, Blend(share=0.5, offset=-3)):
-        assert (anomaly_map_with_neighbours([zeros, zeros], [4], 4, blend) == 0).all()
-    ones = np.ones((1, 2, 2), np.float32)
-    assert (anomaly_map_with_neighbours([ones, ones], [4], 4, Blend(share=0.5, offset=-3)) == 0).all()
+    assert (anomaly_map_with_neighbours([zeros, zeros], [4], 4, Blend(0.7, 0.2)) == 0).all()
 
 
-def test_the_blend_counts_each_by_the_inverse_of_its_variance() -> None:
-    """Flat maps: the largest values are those given."""
-    latent, near = np.array([1.0, 1.1, 1.2, 1.3, 1.4]), np.array([3.0, 3.5, 4.0, 4.5, 5.0])
-    images = [[np.full((1, 2, 3), v, np.float32) for v in (5 * e, d)] for e, d in zip(latent, near, strict=True)]
-    blend = Blend.of(images, [5], [(7, 9)] * 5)
-    assert blend.share == pytest.approx(0.1**2 / (0.1**2 + 0.5**2), rel=1e-4)
-    assert blend.offset == pytest.approx(1.2 - 4, rel=1e-5)
-    assert Blend.of(images[:4], [5], [(7, 9)] * 4) == Blend(0, 0)  # too few
-    assert Blend.of(images[:1] * 5, [5], [(7, 9)] * 5).share == 0
+def test_the_blend_counts_each_by_how_much_it_rises() -> None:
+    """Two images of one scale whose energies, over 5 channels, rise by 1 in their areas and their distances by 3."""
+    areas = np.zeros((2, 4, 6), bool)
+    areas[0, :2, :2] = areas[1, 2:, 4:] = True
+    latent, near = np.full((2, 4, 6), 0.5, np.float32), np.full((2, 4, 6), 2, np.float32)
+    latent[0, 3, 3] = 1.0
+    near[:, 1, 5] = 3
+    good = [5 * latent, near]
+    changed = [5 * (latent + areas), near + 3 * areas]
+    blend = Blend.of(good, changed, areas, [5])
+    assert blend.map_share == pytest.approx(2 * 3 / (1 + 2 * 3), rel=1e-5)
+    assert blend.score_share == pytest.approx(2 / (0.75 + 2), rel=1e-5)
+    fallen = Blend.of(good, [changed[0], near - areas], areas, [5])
+    assert (fallen.map_share, fallen.score_share) == pytest.approx((0, 0), abs=1e-5)
+    assert Blend.of(good, good, areas, [5]) == Blend(0.5, 0.5)  # nothing rises
 
 
 def test_bad_distances_are_one_line() -> None:
@@ -104,4 +107,4 @@ def test_bad_distances_are_one_line() -> None:
     with pytest.raises(ValueError, match="not finite"):
         anomaly_map_with_neighbours([energies, energies * np.nan], [4], 4)
     with pytest.raises(ValueError, match="at least one scale, got 0 scales"):
-        Blend.of([[energies]] * 5, [4], [(4, 4)] * 5)
+        Blend.of([energies], [energies], energies > 0, [4])

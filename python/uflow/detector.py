@@ -21,7 +21,7 @@ from . import calibration, checkpoints, data, metrics, scoring, segmentation, ti
 from .backbones import Backbone, WeightsNotFound, create_backbone
 from .datasets import Dataset
 from .flow import FoldedFlow, UFlow
-from .neighbours import Neighbours
+from .neighbours import Neighbours, change
 from .predictor import (
     UNCALIBRATED,
     Energies,
@@ -38,6 +38,8 @@ from .training import FeatureCache, TrainingSettings, TrainingState
 __all__ = ["Detector", "Evaluation", "Prediction", "fingerprint", "hold_out", "load", "resolve_device"]
 
 log = logging.getLogger("uflow")
+
+CHANGED = 120  # made changes that the blend is learnt from
 
 
 class Detector(Predictor):
@@ -229,12 +231,9 @@ class Detector(Predictor):
                     if ours and settings.neighbours:
                         one.neighbours = near(sorted(set(range(len(sources))) - set(held)))
                         one.neighbours.measure(good.features, good.tiles(held))
-                if alpha is None and one.neighbours is None:
-                    continue
-                energies = good.energies(one, held)
-                one._set_blend(energies, sizes)
+                        one.blend = good.blend(one, held, settings.seed)
                 if alpha is not None:
-                    minima += one._set_background(energies, sizes)
+                    minima += one._set_background(good.energies(one, held), sizes)
             if detector.neighbours is not None:
                 # What was measured on the images held out is kept, and now their vectors join.
                 usual, detector.neighbours = detector.neighbours.usual, near(range(len(sources)))
@@ -461,6 +460,20 @@ class _Cached:
         """What a detector of these features' backbone sees in some images."""
         batches = (self.features.batch(chunk, self.device) for chunk in data.batches(self.tiles(of), 16))
         return join([self.tilings[i] for i in of], map(detector._energies_of_features, batches))
+
+    def blend(self, detector: Detector, of: Sequence[int], seed: int) -> scoring.Blend:
+        """What responds how much, latents and distances, to made changes of some images that neither has learnt."""
+        rng, tiles = np.random.default_rng(seed), self.tiles(of)
+        deviations = [std for _, std in training.channel_moments(self.features, tiles)]
+        good, changed, areas = [], [], []
+        for chunk in data.batches(rng.choice(tiles, CHANGED).tolist(), 16):
+            features = self.features.batch(chunk, self.device)
+            made, where = change(features, deviations, rng)
+            good.append(detector._energies_of_features(features))
+            changed.append(detector._energies_of_features(made))
+            areas.append(where)
+        before, after = ([np.concatenate(scale) for scale in zip(*each, strict=True)] for each in (good, changed))
+        return scoring.Blend.of(before, after, np.concatenate(areas), detector.latent_channels)
 
     def truth(self, dataset: Dataset, size: int = 256) -> list[NDArray[np.bool_] | None]:
         """The masks of a test set's images, these, as the published protocol compares them."""

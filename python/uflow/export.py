@@ -66,12 +66,11 @@ class _Network(nn.Module):
         if self.neighbours is None:
             return (*energies, 1 - likely)
         distances = self.neighbours(features)  # from here on as `scoring.anomaly_map_with_neighbours` has it
-        near, latent = resized(distances), 1 - likely
-        both = latent + 1 - torch.exp(-0.5 * near)
-        energy = -2 * torch.log((1 - _largest(latent)).clamp(min=LIKELY))
-        wanted = (1 - self.blend.share) * energy + self.blend.share * (_largest(near) + self.blend.offset)
-        scale = (1 - torch.exp(-0.5 * wanted.clamp(min=0))) / _largest(both).clamp(min=LIKELY)
-        return (*energies, *distances, both * scale)
+        latent = 1 - likely
+        more = 1 - torch.exp(-0.5 * resized(distances)) - latent
+        blended = latent + self.blend.map_share * more
+        score = _largest(latent + self.blend.score_share * more)
+        return (*energies, *distances, blended * (score / _largest(blended).clamp(min=LIKELY)))
 
 
 def _largest(maps: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A flow makes every kind of normal part equally likely, a smooth background as well as a rough object: its latents say
 how strange a cell is for its kind. Distances between features are larger on what varies more, where most defects are.
-docs/accuracy.md has the figures of both and of their mean.
+docs/accuracy.md has the figures of both and of their blends.
 """
 
 from __future__ import annotations
@@ -13,27 +13,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .training import FeatureCache
 
-__all__ = ["Neighbours"]
+__all__ = ["Neighbours", "change"]
 
-# Of each cell's vector, per scale, this share is the mean over 3 x 3 cells and the rest the cell's own.
-AROUND = (1.0, 0.75)
+# What each scale counts in the mean: the second, whose cells know the first's too, twice.
+COUNTS = (1.0, 2.0)
+# Areas changed to see what responds: their side as a share of the image's, and by how many standard deviations.
+SIDE = (1 / 8, 1 / 4)
+CHANGE = 0.5
 
 
 class Neighbours(nn.Module):
     """The squared distance of each cell's features to the nearest of M vectors of good images, over its usual value.
 
-    For each of the two finest scales, or the only one. A cell's vector at the finest scale is the mean of the features
-    over 3 x 3 cells, zeros beyond the border (as in PatchCore, arXiv 2106.08265); at the second three quarters of it
-    are, and a quarter is the cell's own features.
+    For each of the two finest scales, or the only one. A cell's vector is the mean of the features over 3 x 3 cells,
+    zeros beyond the border; at the second scale those of the finest, averaged over the cell, come first, then its own
+    (both as in PatchCore, arXiv 2106.08265).
 
     Args:
-        vectors: (M_l, C_l) float32 per scale.
-        usual: per scale, the mean squared distance of good images' cells to the nearest vector of others.
+        vectors: per scale (M_l, C_l) float32, the second's C_l the sum of both scales' channels.
+        usual: per scale, the mean squared distance of good images' cells to the nearest vector of others, over what
+            the scale counts: 2/3 and 4/3, or 1 where there is one scale.
 
     Raises:
         ValueError: features of fewer scales, or of another number of channels, than the vectors.
@@ -54,10 +59,15 @@ class Neighbours(nn.Module):
 
     @classmethod
     def of(cls, features: FeatureCache, images: Sequence[int], count: int, seed: int = 0) -> Neighbours:
-        """`count` vectors a scale at random of good images, or all where there are fewer; no usual value yet, but 1."""
+        """`count` vectors a scale of good images, or all where there are fewer; no usual value yet, but 1.
+
+        Of twice as many drawn at random, those that cover them best: each next one is the farthest from all before
+        (Gonzalez 1985; PatchCore's coreset).
+        """
         rng = np.random.default_rng(seed)
         vectors = [
-            _draw(features, images, scale, count, rng) for scale in range(min(len(AROUND), len(features.arrays)))
+            _covering(_draw(features, images, scale, 2 * count, rng), count)
+            for scale in range(min(len(COUNTS), len(features.arrays)))
         ]
         return cls(vectors, [1.0] * len(vectors))
 
@@ -65,7 +75,8 @@ class Neighbours(nn.Module):
         """Set the usual distances: those of good images that the vectors are not of."""
         device = self.usual.device
         means = [[d.mean() for d in self._distances(features.batch([index], device))] for index in images]
-        self.usual.copy_(torch.tensor(means).mean(dim=0).clamp(min=1e-6))
+        counts = torch.tensor(COUNTS[: self.scales])
+        self.usual.copy_((torch.tensor(means).mean(dim=0) / (counts / counts.mean())).clamp(min=1e-6))
 
     @property
     def vectors(self) -> list[Tensor]:
@@ -73,18 +84,53 @@ class Neighbours(nn.Module):
         return [self.get_buffer(f"vectors_{scale}") for scale in range(self.scales)]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features, a (B, C_l, H_l, W_l) per scale, finest first -> per scale (B, H_l, W_l) float32, usually 1."""
+        """Features, a (B, C_l, H_l, W_l) per scale, finest first -> (B, H_l, W_l) float32 each, on average 1."""
         return [d / usual for d, usual in zip(self._distances(features), self.usual, strict=True)]
 
     def _distances(self, features: Sequence[Tensor]) -> list[Tensor]:
         if len(features) < self.scales:
             raise ValueError(f"features of {len(features)} scales, and the vectors of good images are of {self.scales}")
-        return [_nearest(_around(features[scale], scale), kept) for scale, kept in enumerate(self.vectors)]
+        return [_nearest(x, kept) for x, kept in zip(_around(features, self.scales), self.vectors, strict=True)]
 
 
-def _around(features: Tensor, scale: int) -> Tensor:
-    x = features.float()
-    return torch.lerp(x, F.avg_pool2d(x, 3, stride=1, padding=1), AROUND[scale])
+def change(
+    features: Sequence[Tensor], deviations: Sequence[Tensor], rng: np.random.Generator
+) -> tuple[list[Tensor], NDArray[np.bool_]]:
+    """Change one square area of each image: how a defect might look, to features that know of none.
+
+    All cells of the area are shifted alike, each channel by a normal random number times half its standard deviation.
+
+    Args:
+        features: per scale (N, C_l, H_l, W_l).
+        deviations: per scale (C_l,), the channels' standard deviations.
+        rng: says where the areas are, of an eighth to a quarter of the image's side, and how they change.
+
+    Returns:
+        The changed features, and the cells of the finest scale that were, (N, H_0, W_0).
+    """
+    changed = [x.clone() for x in features]
+    areas = np.zeros((len(features[0]), *features[0].shape[2:]), bool)
+    for image, area in enumerate(areas):
+        side = rng.uniform(*SIDE)
+        place = rng.uniform(0, 1 - side, size=2)
+        for scale, (x, deviation) in enumerate(zip(changed, deviations, strict=True)):
+            (top, bottom), (left, right) = (
+                (int(start * n), max(round((start + side) * n), int(start * n) + 1))
+                for start, n in zip(place, x.shape[2:], strict=True)
+            )
+            shift = torch.from_numpy(rng.standard_normal((len(deviation), 1, 1))) * deviation.cpu().view(-1, 1, 1)
+            x[image, :, top:bottom, left:right] += (CHANGE * shift).to(x)
+            if scale == 0:
+                area[top:bottom, left:right] = True
+    return changed, areas
+
+
+def _around(features: Sequence[Tensor], scales: int) -> list[Tensor]:
+    """What a cell's vector is made of, of one scale or two: (B, C_l, H_l, W_l) each."""
+    means = [F.avg_pool2d(x.float(), 3, stride=1, padding=1) for x in features[:scales]]
+    if scales == 2:
+        means[1] = torch.cat([F.avg_pool2d(means[0], 2), means[1]], dim=1)
+    return means
 
 
 def _nearest(x: Tensor, vectors: Tensor) -> Tensor:
@@ -104,8 +150,20 @@ def _draw(features: FeatureCache, images: Sequence[int], scale: int, count: int,
     numbers = np.sort(rng.permutation(len(images) * cells)[:count])
     of_image = np.split(numbers % cells, np.searchsorted(numbers // cells, np.arange(1, len(images))))
     parts = [
-        _around(features.batch([index])[scale], scale)[0].flatten(1).T[torch.from_numpy(kept)]
+        _around(features.batch([index]), scale + 1)[scale][0].flatten(1).T[torch.from_numpy(kept)]
         for index, kept in zip(images, of_image, strict=True)
         if len(kept)
     ]
     return torch.cat(parts).contiguous()
+
+
+def _covering(vectors: Tensor, count: int) -> Tensor:
+    if len(vectors) <= count:
+        return vectors
+    squares = vectors.square().sum(dim=1)
+    distance, chosen = torch.full_like(squares, torch.inf), [0]
+    while len(chosen) < count:
+        last = chosen[-1]
+        distance = torch.minimum(distance, squares - 2 * vectors @ vectors[last] + squares[last])
+        chosen.append(int(distance.argmax()))
+    return vectors[sorted(chosen)]

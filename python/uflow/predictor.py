@@ -77,7 +77,7 @@ class Predictor(ABC):
     The test, as `calibrate` sets it: `background`, the normal energies of each scale; `joint`, those of all scales
     together (see `calibration`); `shift`, added to log10 NFA; and `alpha`, which the shift was found for. The defaults
     are the paper's test: ``background="gaussian"`` (independent standard normals), each scale by itself, no shift.
-    `blend` is the score's: how much of it is the distance to neighbours, where there is one.
+    `blend` is the anomaly map's: how much of it is the distance to neighbours, where there is one.
 
     Attributes:
         image_size: (H, W) of the network's input.
@@ -328,7 +328,6 @@ class Predictor(ABC):
             energies, sizes = [energies for energies, _ in found], [size for _, size in found]
             minima = self._set_background(energies, sizes)
             self._set_shift(minima, alpha, sources)
-            self._set_blend(energies, sizes)
         else:
             self.tail, self.n_tests, self.background, self.joint = "chernoff", "total", "gaussian", None
             self.shift, self.alpha = 0.0, None
@@ -341,11 +340,6 @@ class Predictor(ABC):
         background, joint, minima = calibration.fit(scales, sizes)  # first: if it fails, nothing has changed
         self.tail, self.n_tests, self.background, self.joint = "exact", "by-area", background, joint
         return minima
-
-    def _set_blend(self, energies: Sequence[Energies], sizes: Sequence[tuple[int, int]]) -> None:
-        """Learn from good images how much the distance to neighbours, where there is one, says of an image."""
-        if len(energies[0]) > len(self.latent_channels):
-            self.blend = scoring.Blend.of(energies, self.latent_channels, sizes)
 
     def _set_shift(self, minima: list[float], alpha: float, sources: Sequence[ImageLike]) -> None:
         """Set the threshold from the lowest log NFA of each of the images `sources`, and say which one it lies at."""
@@ -458,6 +452,8 @@ def test_options(config: dict[str, Any]) -> dict[str, Any]:
     if options.get("joint") is not None:  # absent from files written before there was one
         options["joint"] = Background(**options["joint"])
     if options.get("blend") is not None:
+        if options["blend"].keys() != asdict(scoring.Blend()).keys():
+            raise ValueError("the model was written by another version of uflow: train the model again")
         options["blend"] = scoring.Blend(**options["blend"])
     return options
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from . import segmentation
 from .segmentation import anomaly_map_from_energies
@@ -22,34 +22,45 @@ LIKELY = 2.0**-24  # below this 1 - p is rounding in float32
 
 @dataclass(frozen=True)
 class Blend:
-    """How much of an image's score is of the latents, and how much of the distance to neighbours.
-
-    Each counts by the inverse of its variance over held-out good images, and both have the same mean there.
+    """How much of the anomaly map is of the distance to neighbours, the rest of the latents.
 
     Attributes:
-        share: of the largest distance in the score, in [0, 1].
-        offset: what is added to the largest distance for good images' mean to be that of the latents.
+        map_share: in each pixel of the map, in [0, 1].
+        score_share: in the map's largest value, the image's score, in [0, 1].
     """
 
-    share: float = 0.0
-    offset: float = 0.0
+    map_share: float = 0.5
+    score_share: float = 0.5
 
     @classmethod
     def of(
-        cls, energies: Sequence[Sequence[ArrayLike]], dof: Sequence[float], sizes: Sequence[tuple[int, int]]
+        cls, good: Sequence[ArrayLike], changed: Sequence[ArrayLike], areas: NDArray[np.bool_], dof: Sequence[float]
     ) -> Blend:
-        """Of held-out good images: of each its energies and distances, as `anomaly_map_with_neighbours` takes them."""
-        if len(energies) < 5:
-            return cls()  # too few to say how much they vary: the latents alone
-        largest = [
-            (
-                _energy(anomaly_map_from_energies(e[: len(dof)], dof, size)).max(),
-                segmentation.resized_mean(e[len(dof) :], size).max(),
-            )
-            for e, size in zip(energies, sizes, strict=True)
-        ]
-        mean, (latent, near) = np.mean(largest, axis=0), np.var(largest, axis=0, ddof=1)
-        return cls(float(latent / max(latent + near, 1e-12)), float(mean[0] - mean[1]))
+        """Each counts by how much it rises where good images' features are changed (`neighbours.change`).
+
+        In the map by the mean rise inside the areas, that of the distance twice; in the score by the mean rise of the
+        image's largest value. A flow that has learnt from many images rises steeply, and from few hardly.
+
+        Args:
+            good, changed: of N images as they are and as changed, what `anomaly_map_with_neighbours` takes.
+            areas: (N, H, W), the cells of the finest scale that were changed.
+            dof: channels per scale.
+        """
+
+        def seen(energies: Sequence[ArrayLike]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            size = (areas.shape[1], areas.shape[2])
+            latent = _energy(anomaly_map_from_energies(energies[: len(dof)], dof, size))
+            return latent, segmentation.resized_mean(energies[len(dof) :], size)
+
+        inside, largest = [], []
+        for before, after in zip(seen(good), seen(changed), strict=True):
+            inside.append((after - before)[areas].mean())
+            largest.append((after.max(axis=(1, 2)) - before.max(axis=(1, 2))).mean())
+        return cls(_share(inside[0], 2 * inside[1]), _share(*largest))
+
+
+def _share(latent: float, near: float) -> float:
+    return float(max(near, 1e-6) / (max(latent, 1e-6) + max(near, 1e-6)))  # what falls counts nothing
 
 
 def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[int, int] = 256) -> np.ndarray:
@@ -77,17 +88,16 @@ def anomaly_map_with_neighbours(
 ) -> np.ndarray:
     """The anomaly map of the latents' energies and, where there are more, the distances to neighbours.
 
-    With p the map of the energies (see `anomaly_map`) and d the mean over scales of the resized distances, the map is
-    ``(p + 1 - exp(-d / 2)) / 2``, scaled so that its largest value in the image is 1 - exp(-x / 2) with x =
-    ``(1 - share) * max(-2 ln(1 - p)) + share * (max(d) + offset)``, share and offset the blend's. Where in the image
-    the anomaly is, both say; how anomalous the image is, rather the one that varies less among good images
-    (docs/accuracy.md has the figures).
+    With p the map of the energies (see `anomaly_map`), q = 1 - exp(-d / 2) with d the mean over scales of the resized
+    distances, and the blend's shares w and s, the map is ``(1 - w) p + w q``, scaled so that its largest value in the
+    image is that of ``(1 - s) p + s q``: where the anomaly is, and how anomalous the image is, are answered by shares
+    of their own (docs/accuracy.md has the figures).
 
     Args:
         energies: per scale (B, h, w), and at the end what `neighbours.Neighbours` gives, per scale (B, h, w), or not.
         dof: channels per scale.
         size: side, or (height, width), of the map.
-        blend: None is the latents' own score.
+        blend: None is half of each.
 
     Returns:
         (B, height, width) float32 in [0, 1].
@@ -103,11 +113,13 @@ def anomaly_map_with_neighbours(
     near = segmentation.resized_mean(energies[scales:], size)
     if len(near) != len(values):
         raise ValueError(f"energies are of {len(values)} images and distances of {len(near)}")
-    largest = [x.max(axis=(1, 2), keepdims=True) for x in (values, near)]
-    wanted = (1 - blend.share) * _energy(largest[0]) + blend.share * (largest[1] + blend.offset)
     near *= -0.5  # in place from here on: images can be large
-    values -= np.expm1(near, out=near)
-    values *= -np.expm1(-0.5 * np.maximum(wanted, 0)) / values.max(axis=(1, 2), keepdims=True).clip(min=LIKELY)
+    np.negative(np.expm1(near, out=near), out=near)
+    near -= values
+    score = (values + np.float32(blend.score_share) * near).max(axis=(1, 2), keepdims=True)
+    near *= np.float32(blend.map_share)
+    values += near
+    values *= score / values.max(axis=(1, 2), keepdims=True).clip(min=LIKELY)
     return values
 
 
