@@ -232,6 +232,10 @@ class Detector(Predictor):
                         one.neighbours = near(sorted(set(range(len(sources))) - set(held)))
                         one.neighbours.measure(good.features, good.tiles(held))
                         one.blend = good.blend(one, held, settings.seed)
+                        log.info(
+                            "the distance to neighbours counts %.0f %% in the map and %.0f %% in the score",
+                            *(100 * one.blend.map_share, 100 * one.blend.score_share),
+                        )
                 if alpha is not None:
                     minima += one._set_background(good.energies(one, held), sizes)
             if detector.neighbours is not None:

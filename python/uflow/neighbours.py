@@ -61,12 +61,12 @@ class Neighbours(nn.Module):
     def of(cls, features: FeatureCache, images: Sequence[int], count: int, seed: int = 0) -> Neighbours:
         """`count` vectors a scale of good images, or all where there are fewer; no usual value yet, but 1.
 
-        Of twice as many drawn at random, those that cover them best: each next one is the farthest from all before
-        (Gonzalez 1985; PatchCore's coreset).
+        Of five times as many drawn at random, those that cover them best: each next one is the farthest from all
+        before (Gonzalez 1985; PatchCore's coreset).
         """
         rng = np.random.default_rng(seed)
         vectors = [
-            _covering(_draw(features, images, scale, 2 * count, rng), count)
+            _covering(_draw(features, images, scale, 5 * count, rng), count)
             for scale in range(min(len(COUNTS), len(features.arrays)))
         ]
         return cls(vectors, [1.0] * len(vectors))
