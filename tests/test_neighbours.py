@@ -30,7 +30,8 @@ def around(x: torch.Tensor) -> torch.Tensor:
 
 
 def vectors(features: FeatureCache, images: list[int]) -> list[torch.Tensor]:
-    fine, coarse = (around(x) for x in features.batch(images)[:2])
+    fine, own = features.batch(images)[:2]
+    fine, coarse = around(fine), 7 / 8 * around(own) + own.permute(0, 2, 3, 1) / 8
     four = (fine[:, ::2, ::2] + fine[:, 1::2, ::2] + fine[:, ::2, 1::2] + fine[:, 1::2, 1::2]) / 4
     return [fine.flatten(0, 2), torch.cat([four, coarse], dim=3).flatten(0, 2)]
 

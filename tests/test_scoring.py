@@ -93,7 +93,7 @@ def test_the_blend_counts_each_by_how_much_it_rises() -> None:
     good = [5 * latent, near]
     changed = [5 * (latent + areas), near + 3 * areas]
     blend = Blend.of(good, changed, areas, [5])
-    assert blend.map_share == pytest.approx(2 * 3 / (1 + 2 * 3), rel=1e-5)
+    assert blend.map_share == pytest.approx(3 * 3 / (1 + 3 * 3), rel=1e-5)
     assert blend.score_share == pytest.approx(2 / (0.75 + 2), rel=1e-5)
     fallen = Blend.of(good, [changed[0], near - areas], areas, [5])
     assert (fallen.map_share, fallen.score_share) == pytest.approx((0, 0), abs=1e-5)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Neighbours", "change"]
 
-# What each scale counts in the mean: the second, whose cells know the first's too, twice.
+# What each distance counts in the mean, and how much of a cell's own features is their mean over 3 x 3 cells.
 COUNTS = (1.0, 2.0)
+AROUND = (1.0, 0.875)
 # Areas changed to see what responds: their side as a share of the image's, and by how many standard deviations.
 SIDE = (1 / 8, 1 / 4)
 CHANGE = 0.5
@@ -31,9 +32,10 @@ CHANGE = 0.5
 class Neighbours(nn.Module):
     """The squared distance of each cell's features to the nearest of M vectors of good images, over its usual value.
 
-    For each of the two finest scales, or the only one. A cell's vector is the mean of the features over 3 x 3 cells,
-    zeros beyond the border; at the second scale those of the finest, averaged over the cell, come first, then its own
-    (both as in PatchCore, arXiv 2106.08265).
+    For each of the two finest scales, or the only one. A cell's vector at the finest scale is the mean of the features
+    over 3 x 3 cells, zeros beyond the border. At the second, those vectors, averaged over the cell, come first, then
+    seven eighths of the same mean of its own scale and one of the cell's features. (The means, and scales joined, are
+    PatchCore's, arXiv 2106.08265.)
 
     Args:
         vectors: per scale (M_l, C_l) float32, the second's C_l the sum of both scales' channels.
@@ -127,10 +129,12 @@ def change(
 
 def _around(features: Sequence[Tensor], scales: int) -> list[Tensor]:
     """What a cell's vector is made of, of one scale or two: (B, C_l, H_l, W_l) each."""
-    means = [F.avg_pool2d(x.float(), 3, stride=1, padding=1) for x in features[:scales]]
-    if scales == 2:
-        means[1] = torch.cat([F.avg_pool2d(means[0], 2), means[1]], dim=1)
-    return means
+    found: list[Tensor] = []
+    for x, share in zip(features[:scales], AROUND, strict=False):
+        x = x.float()
+        x = torch.lerp(x, F.avg_pool2d(x, 3, stride=1, padding=1), share)
+        found.append(torch.cat([F.avg_pool2d(found[0], 2), x], dim=1) if found else x)
+    return found
 
 
 def _nearest(x: Tensor, vectors: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Blend:
     ) -> Blend:
         """Each counts by how much it rises where good images' features are changed (`neighbours.change`).
 
-        In the map by the mean rise inside the areas, that of the distance twice; in the score by the mean rise of the
+        In the map by the mean rise inside the areas, that of the distance thrice; in the score by the mean rise of the
         image's largest value. A flow that has learnt from many images rises steeply, and from few hardly.
 
         Args:
@@ -56,7 +56,7 @@ class Blend:
         for before, after in zip(seen(good), seen(changed), strict=True):
             inside.append((after - before)[areas].mean())
             largest.append((after.max(axis=(1, 2)) - before.max(axis=(1, 2))).mean())
-        return cls(_share(inside[0], 2 * inside[1]), _share(*largest))
+        return cls(_share(inside[0], 3 * inside[1]), _share(*largest))
 
 
 def _share(latent: float, near: float) -> float:
