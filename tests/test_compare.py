@@ -202,15 +202,6 @@ def test_mistakes_are_one_line(run, dataset: Path, monkeypatch: pytest.MonkeyPat
     assert 'cflow, padim need anomalib: pip install "uflow[compare]"' in err
 
 
-def test_coreset_is_spread_farthest_first() -> None:
-    x = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
-    for seed in range(8):
-        torch.manual_seed(seed)
-        first, second, third = compare.greedy_coreset(x, 3).tolist()
-        assert second == (0 if first == 3 else 3)
-        assert third == {0: 2, 1: 0, 2: 0, 3: 2}[first]
-
-
 def test_neighbours(category) -> None:
     size, score = compare.neighbours(category.train, Settings(image_size=64), seed=0)
     assert size == (64, 64)

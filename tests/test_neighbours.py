@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from uflow.neighbours import Neighbours, change
+from uflow.neighbours import Neighbours, change, greedy_coreset
 from uflow.training import FeatureCache
 
 
@@ -82,6 +82,13 @@ def test_keeps_what_covers_five_times_as_many_cells_of_all_images_best(features:
     assert torch.cdist(vectors(features, images)[1], kept).amin(1).max() <= apart + 1e-5  # none is left out that is far
     again = Neighbours.of(features, images, count=24, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(near.vectors, again.vectors, strict=True))
+
+
+def test_a_coreset_takes_the_farthest_from_those_before() -> None:
+    x = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    for first, then in {0: [3, 2], 1: [3, 0], 2: [3, 0], 3: [0, 2]}.items():
+        assert greedy_coreset(x, 3, first).tolist() == [first, *then]
+    assert sorted(greedy_coreset(torch.ones(5, 2), 5).tolist()) == [0, 1, 2, 3, 4]  # none twice
 
 
 def test_equal_images_do_not_divide_by_zero(features: FeatureCache) -> None:

@@ -42,6 +42,7 @@ from .backbones import create_backbone
 from .datasets import Dataset
 from .detector import Detector
 from .evaluation import Judged
+from .neighbours import greedy_coreset
 from .training import TrainingSettings, image_tensor
 
 __all__ = ["METHODS", "Method", "Result", "Settings", "compare", "markdown"]
@@ -602,32 +603,20 @@ _BARE = {"pre_processor": False, "post_processor": False, "evaluator": False, "v
 
 
 def _patchcore(models: Any, net: _Net) -> Any:
-    """Its coreset (10 %) chosen from at most `CANDIDATES` vectors by `greedy_coreset`: its own takes hours on a CPU."""
+    """Its coreset (10 %) chosen from at most `CANDIDATES` vectors: its own choice takes hours on a CPU.
+
+    By the same rule, but without its random projection, which for so few channels has more columns than they are.
+    """
 
     class Patchcore(models.Patchcore):  # type: ignore[misc]
         def fit(self) -> None:
             everything = torch.vstack(self.model.embedding_store)
             self.model.embedding_store.clear()
             candidates = everything[torch.randperm(len(everything))[:CANDIDATES]]
-            self.model.memory_bank = candidates[greedy_coreset(candidates, int(0.1 * len(candidates)))]
+            first = int(torch.randint(len(candidates), ()))
+            self.model.memory_bank = candidates[greedy_coreset(candidates, int(0.1 * len(candidates)), first)]
 
     return Patchcore(net.arch, net.layers, **_BARE)
-
-
-def greedy_coreset(x: Tensor, count: int) -> Tensor:
-    """Indices of `count` rows of x, each the farthest from those before it (k-center greedy), the first one at random.
-
-    What anomalib selects, but without its random projection, which for so few channels has more columns than they are.
-    """
-    norms = x.square().sum(1)
-    distance = torch.full_like(norms, torch.inf)
-    chosen = [int(torch.randint(len(x), ()))]
-    for _ in range(count - 1):
-        centre = chosen[-1]
-        torch.minimum(distance, torch.addmv(norms, x, x[centre], alpha=-2).add_(norms[centre]), out=distance)
-        distance[centre] = -torch.inf
-        chosen.append(int(distance.argmax()))
-    return torch.tensor(chosen)
 
 
 def _cflow(models: Any, net: _Net) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .training import FeatureCache
 
-__all__ = ["Neighbours", "change"]
+__all__ = ["Neighbours", "change", "greedy_coreset"]
 
 # What each distance counts in the mean, and how much of a cell's own features is their mean over 3 x 3 cells.
 COUNTS = (1.0, 2.0)
@@ -67,10 +67,8 @@ class Neighbours(nn.Module):
         before (Gonzalez 1985; PatchCore's coreset).
         """
         rng = np.random.default_rng(seed)
-        vectors = [
-            _covering(_draw(features, images, scale, 5 * count, rng), count)
-            for scale in range(min(len(COUNTS), len(features.arrays)))
-        ]
+        drawn = [_draw(features, images, scale, 5 * count, rng) for scale in range(len(COUNTS))[: len(features.arrays)]]
+        vectors = [x if len(x) <= count else x[greedy_coreset(x, count).sort().values] for x in drawn]
         return cls(vectors, [1.0] * len(vectors))
 
     def measure(self, features: FeatureCache, images: Sequence[int]) -> None:
@@ -161,13 +159,14 @@ def _draw(features: FeatureCache, images: Sequence[int], scale: int, count: int,
     return torch.cat(parts).contiguous()
 
 
-def _covering(vectors: Tensor, count: int) -> Tensor:
-    if len(vectors) <= count:
-        return vectors
-    squares = vectors.square().sum(dim=1)
-    distance, chosen = torch.full_like(squares, torch.inf), [0]
-    while len(chosen) < count:
-        last = chosen[-1]
-        distance = torch.minimum(distance, squares - 2 * vectors @ vectors[last] + squares[last])
+def greedy_coreset(x: Tensor, count: int, first: int = 0) -> Tensor:
+    """Indices of `count` rows of x: `first`, and then each time the farthest from those before (k-center greedy)."""
+    norms = x.square().sum(1)
+    distance = torch.full_like(norms, torch.inf)
+    chosen = [first]
+    for _ in range(count - 1):
+        centre = chosen[-1]
+        torch.minimum(distance, norms - 2 * (x @ x[centre]) + norms[centre], out=distance)
+        distance[centre] = -torch.inf
         chosen.append(int(distance.argmax()))
-    return vectors[sorted(chosen)]
+    return torch.tensor(chosen)
