@@ -104,6 +104,12 @@ def test_features_of_another_net_are_one_line() -> None:
         Neighbours([torch.zeros(3, 5)], usual=[1.0])([torch.ones(1, 4, 2, 2)])
     with pytest.raises(ValueError, match="features of 1 scales, and the vectors of good images are of 2"):
         Neighbours([torch.zeros(3, 5)] * 2, usual=[1.0] * 2)([torch.ones(1, 5, 2, 2)])
+    with pytest.raises(ValueError, match="twice the cells of the next on each side, got 8 x 8 and 8 x 8"):
+        Neighbours([torch.zeros(3, 5)] * 2, usual=[1.0] * 2)([torch.ones(1, 5, 8, 8)] * 2)
+    with pytest.raises(ValueError, match=r"\[5, 3\] channels, \[5\] deviations"):
+        change([torch.ones(1, 5, 4, 4), torch.ones(1, 3, 2, 2)], [torch.ones(5)], np.random.default_rng(0))
+    with pytest.raises(ValueError, match="coreset of 4 rows cannot be chosen from 3"):
+        greedy_coreset(torch.ones(3, 2), 4)
 
 
 def test_a_change_shifts_one_area_an_image_by_half_a_deviation(features: FeatureCache) -> None:

@@ -108,3 +108,10 @@ def test_bad_distances_are_one_line() -> None:
         anomaly_map_with_neighbours([energies, energies * np.nan], [4], 4)
     with pytest.raises(ValueError, match="at least one scale, got 0 scales"):
         Blend.of([energies], [energies], energies > 0, [4])
+    both = [energies, energies]
+    for changed, areas in ((both, energies < 0), (both, distances > 0), ([distances] * 2, energies > 0)):
+        with pytest.raises(ValueError, match="areas that were changed in as many images"):
+            Blend.of(both, changed, areas, [4])
+    for share in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="score_share is a share between 0 and 1"):
+            Blend(0.5, share)

@@ -43,7 +43,8 @@ class Neighbours(nn.Module):
             the scale counts: 2/3 and 4/3, or 1 where there is one scale.
 
     Raises:
-        ValueError: features of fewer scales, or of another number of channels, than the vectors.
+        ValueError: features of fewer scales, or of another number of channels, than the vectors, or of a second scale
+            that is not half as fine as the first.
 
     >>> near = Neighbours([torch.zeros(1, 3)], usual=[2.0])
     >>> near([torch.ones(1, 3, 3, 4)])[0][0, 1]
@@ -107,7 +108,13 @@ def change(
 
     Returns:
         The changed features, and the cells of the finest scale that were, (N, H_0, W_0).
+
+    Raises:
+        ValueError: not one deviation for each channel of each scale.
     """
+    channels, given = [x.shape[1] for x in features], [len(deviation) for deviation in deviations]
+    if channels != given:
+        raise ValueError(f"one standard deviation a channel is needed: {channels} channels, {given} deviations")
     changed = [x.clone() for x in features]
     areas = np.zeros((len(features[0]), *features[0].shape[2:]), bool)
     for image, area in enumerate(areas):
@@ -131,7 +138,13 @@ def _around(features: Sequence[Tensor], scales: int) -> list[Tensor]:
     for x, share in zip(features[:scales], AROUND, strict=False):
         x = x.float()
         x = torch.lerp(x, F.avg_pool2d(x, 3, stride=1, padding=1), share)
-        found.append(torch.cat([F.avg_pool2d(found[0], 2), x], dim=1) if found else x)
+        if found:
+            fine = F.avg_pool2d(found[0], 2)
+            if fine.shape[2:] != x.shape[2:]:
+                sizes = " and ".join("{} x {}".format(*f.shape[2:]) for f in features[:2])
+                raise ValueError(f"the finest scale must have twice the cells of the next on each side, got {sizes}")
+            x = torch.cat([fine, x], dim=1)
+        found.append(x)
     return found
 
 
@@ -160,7 +173,13 @@ def _draw(features: FeatureCache, images: Sequence[int], scale: int, count: int,
 
 
 def greedy_coreset(x: Tensor, count: int, first: int = 0) -> Tensor:
-    """Indices of `count` rows of x: `first`, and then each time the farthest from those before (k-center greedy)."""
+    """Indices of `count` rows of x: `first`, and then each time the farthest from those before (k-center greedy).
+
+    Raises:
+        ValueError: x has fewer rows.
+    """
+    if len(x) < count:
+        raise ValueError(f"a coreset of {count} rows cannot be chosen from {len(x)}: ask for fewer")
     norms = x.square().sum(1)
     distance = torch.full_like(norms, torch.inf)
     chosen = [first]

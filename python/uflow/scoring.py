@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,10 +27,18 @@ class Blend:
     Attributes:
         map_share: in each pixel of the map, in [0, 1].
         score_share: in the map's largest value, the image's score, in [0, 1].
+
+    Raises:
+        ValueError: a share outside [0, 1].
     """
 
     map_share: float = 0.5
     score_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, share in asdict(self).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {share}")
 
     @classmethod
     def of(
@@ -45,6 +53,9 @@ class Blend:
             good, changed: of N images as they are and as changed, what `anomaly_map_with_neighbours` takes.
             areas: (N, H, W), the cells of the finest scale that were changed.
             dof: channels per scale.
+
+        Raises:
+            ValueError: maps that are not finite or fit no others, or areas of another number of images, or empty.
         """
 
         def seen(energies: Sequence[ArrayLike]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -54,6 +65,11 @@ class Blend:
 
         inside, largest = [], []
         for before, after in zip(seen(good), seen(changed), strict=True):
+            if not before.shape == after.shape == areas.shape or not areas.any():
+                counts = f"{len(before)} good and {len(after)} changed images"
+                raise ValueError(
+                    f"a blend needs areas that were changed in as many images, got {len(areas)} for {counts}"
+                )
             inside.append((after - before)[areas].mean())
             largest.append((after.max(axis=(1, 2)) - before.max(axis=(1, 2))).mean())
         return cls(_share(inside[0], 3 * inside[1]), _share(*largest))
