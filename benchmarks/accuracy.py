@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import uflow
-from uflow import report
+from uflow.evaluate import tables as report
 
 
 def distances_cost(detector: uflow.Detector, images: list[Path]) -> float:

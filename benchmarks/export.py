@@ -18,7 +18,11 @@ import torch
 from PIL import Image
 
 import uflow
-from uflow import benchmark, data, export, report, runtime
+from uflow import benchmark
+from uflow.deploy import export
+from uflow.deploy import exported as runtime
+from uflow.evaluate import tables as report
+from uflow.images import list_images, read_image, resize_image
 from uflow.predictor import Predictor
 
 
@@ -30,7 +34,7 @@ def exported(detector: uflow.Detector, good: list[Path], folder: Path) -> dict[s
     all8 = folder / "all8"  # what `export` does not offer: the backbone in 8 bits too
     shutil.copytree(folder / "onnx", all8)
     network = all8 / "network.onnx"
-    export._quantise(network, [data.resize_image(data.read_image(p), detector.image_size) for p in good], part="")
+    export._quantise(network, [resize_image(read_image(p), detector.image_size) for p in good], part="")
     runtime.write_metadata(all8, {**runtime.read_metadata(all8), "files": {network.name: runtime.sha256(network)}})
     return {
         "torch.export": (folder / "torch", "torch"),
@@ -73,13 +77,13 @@ def any_size(detector: uflow.Detector, folder: Path, image: np.ndarray, threads:
         x = torch.from_numpy(large).permute(2, 0, 1).float()
         x = export._rounded(x @ export._resizing(x[0, 0], detector.image_size[1]).T)
         x = export._rounded(export._resizing(x[0, :, 0], detector.image_size[0]) @ x)
-        apart = np.abs(x.permute(1, 2, 0).numpy() - data.resize_image(large, detector.image_size))
+        apart = np.abs(x.permute(1, 2, 0).numpy() - resize_image(large, detector.image_size))
         wanted = fixed.predict(large).anomaly_map
         times: dict[str, list[float]] = {}
         for _ in range(7):
             for name, model in (("fixed", fixed), *models.items()):
                 started = time.perf_counter()
-                model._run_network((data.resize_image(large, detector.image_size) if model is fixed else large)[None])
+                model._run_network((resize_image(large, detector.image_size) if model is fixed else large)[None])
                 times.setdefault(name, []).append(1000 * (time.perf_counter() - started))
         maps = [np.abs(model._run_network(large[None])[-1][0] - wanted).max() for model in models.values()]
         rows.append(
@@ -104,7 +108,7 @@ def main() -> None:
 
     for root in arguments.roots:
         detector = uflow.Detector.fit(root / "train/good", device="cpu")
-        good, images = data.list_images(root / "train/good"), data.list_images(root / "test")
+        good, images = list_images(root / "train/good"), list_images(root / "test")
         with tempfile.TemporaryDirectory() as folder:
             ways = exported(detector, good[:: max(len(good) // 50, 1)], Path(folder))
             megabytes = {
@@ -144,7 +148,7 @@ def main() -> None:
 
             if root is not arguments.roots[-1]:
                 continue
-            batch = np.stack([data.resize_image(data.read_image(p), detector.image_size) for p in images[:8]])
+            batch = np.stack([resize_image(read_image(p), detector.image_size) for p in images[:8]])
             speed = {}
             for threads in (1, 2):
                 torch.set_num_threads(threads)
@@ -154,7 +158,7 @@ def main() -> None:
                         {"torch": detector, **models}, batch[:size], threads, arguments.rounds
                     )
             torch.set_num_threads(2)
-            sizes = any_size(detector, Path(folder), data.read_image(images[0]), 2)
+            sizes = any_size(detector, Path(folder), read_image(images[0]), 2)
     print("\n| resized in the network | values other than Pillow's | by at most | map differs by at most |", end="")
     print(" ms fixed, with Pillow | ms ONNX Runtime | ms OpenVINO |\n|" + " --- |" * 7)
     for row in sizes:

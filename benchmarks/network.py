@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 import sys
@@ -46,10 +47,14 @@ from run import _version, machine_line, markdown, number, replace
 
 from conftest import spread
 from test_flow import freia_uflow
-from uflow import backbones, benchmark, data, segmentation, training
-from uflow.checkpoints import convert_freia
+from uflow import backbones, benchmark, segmentation, training, weights
 from uflow.detector import Detector
-from uflow.flow import FoldedFlow, UFlow
+from uflow.fast.cait import TalkingHeads
+from uflow.fast.folded_flow import FoldedFlow
+from uflow.features import compute_features, image_tensor
+from uflow.flow import UFlow
+from uflow.images import batches, read_image, resize_image
+from uflow.interop.freia import convert_freia
 
 HERE = Path(__file__).parent
 Geometry = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]  # channels and sizes
@@ -202,7 +207,7 @@ def cait() -> Iterator[Row]:
     matrix = torch.randn(4096, 4096)
     with torch.inference_mode():
         maps = backbone(image)
-        with mock.patch.object(backbones._TalkingHeads, "forward", TalkingHeadAttn.forward):
+        with mock.patch.object(TalkingHeads, "forward", TalkingHeadAttn.forward):
             start = clock()
             for a, b in zip(maps, backbone(image), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
@@ -237,8 +242,9 @@ def crops(count: int, size: int) -> list[np.ndarray]:
 
 def timm_lite0() -> nn.Module:
     net = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4)).eval()
-    path, _ = backbones._find("efficientnet_lite0", "tf_efficientnet_lite0")
-    backbones._load(net, "tf_efficientnet_lite0", path, backbones.hashlib.sha256())
+    path, _ = weights._find("efficientnet_lite0", "tf_efficientnet_lite0", ["tf_efficientnet_lite0"])
+    whole = backbones._skeleton("tf_efficientnet_lite0").state_dict()
+    weights.fill_net(net, "tf_efficientnet_lite0", whole, path, hashlib.sha256())
     return net.requires_grad_(False)
 
 
@@ -334,17 +340,17 @@ def cached_epoch(name: str, backbone: backbones.Backbone, count: int, batch: int
             Image.fromarray(image).save(path)
 
         def read(index: int) -> np.ndarray:
-            return data.resize_image(data.read_image(paths[index]), backbone.image_size)
+            return resize_image(read_image(paths[index]), backbone.image_size)
 
         def compute(indices: Sequence[int]) -> list[Tensor]:
             with torch.no_grad():
-                return backbone(training.image_tensor(np.stack([read(i) for i in indices]), "cpu"))
+                return backbone(image_tensor(np.stack([read(i) for i in indices]), "cpu"))
 
         def run(features_of: Callable[[Sequence[int]], list[Tensor]]) -> float:
             flow.load_state_dict(start)
             optimizer = torch.optim.Adam(flow.parameters(), lr=1e-4)
             total = 0.0
-            for indices in data.batches(range(count), batch):
+            for indices in batches(range(count), batch):
                 loss = flow.nll(*flow(features_of(indices))).mean()
                 optimizer.zero_grad()
                 loss.backward()
@@ -352,7 +358,7 @@ def cached_epoch(name: str, backbone: backbones.Backbone, count: int, batch: int
                 total += loss.item()
             return total
 
-        with training.compute_features(backbone, map(read, range(count)), count) as cache:
+        with compute_features(backbone, map(read, range(count)), count) as cache:
             assert abs(run(cache.batch) / run(compute) - 1) < 1e-5
             target = "a training epoch from cached features: times faster than one that computes them"
             return compare(target, name, ">=", 3, lambda: run(cache.batch), lambda: run(compute), rounds)

@@ -27,7 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from uflow import benchmark
-from uflow.data import atomic_write
+from uflow.files import atomic_write
 
 HERE = Path(__file__).parent
 IN_AND_OUT = 12  # bytes a pixel of image, parent and order

@@ -24,14 +24,20 @@ import torch
 from scipy import ndimage, stats
 
 import uflow
-from uflow import calibration, data, datasets, metrics, report, scoring, segmentation, training
+from uflow import scoring, segmentation, training
+from uflow import threshold as calibration
 from uflow.backbones import create_backbone
 from uflow.detector import Detector, hold_out
+from uflow.evaluate import datasets, metrics
+from uflow.evaluate import tables as report
 from uflow.flow import UFlow
 from uflow.segmentation import Background
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from uflow.features import compute_features, image_tensor
+from uflow.images import batches, image_size, list_images, read_image, resize_image, resize_mask
 
 ALPHA = 0.05
 ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -70,13 +76,13 @@ class Run:
 
 def train(root: Path, seed: int, fold: int, epochs: int | None) -> Detector:
     """The flow that `Detector.fit` trains (fold 0), or one with other images held out."""
-    sources = data.list_images(root / "train/good")
+    sources = list_images(root / "train/good")
     held = hold_out(len(sources), 0.15, 1e-6, seed)[fold]
     settings = training.TrainingSettings(seed=seed, **({} if epochs is None else {"epochs": epochs}))
     net = create_backbone("efficientnet_lite0")
     flow = UFlow(net.channels, net.sizes, affine=net.layer_norm, seed=seed)
-    inputs = (data.resize_image(data.read_image(path), net.image_size) for path in sources)
-    with training.compute_features(net.eval(), inputs, len(sources)) as features:
+    inputs = (resize_image(read_image(path), net.image_size) for path in sources)
+    with compute_features(net.eval(), inputs, len(sources)) as features:
         training.train(flow, features, sorted(set(range(len(sources))) - set(held)), held, settings)
     return Detector(net, flow, device="cpu")
 
@@ -88,7 +94,7 @@ def run(root: Path, kept: Path, seed: int, fold: int = 0, epochs: int | None = N
     if not (folder / "model.uflow").exists():
         print(f"training {folder.name}", flush=True)
         train(root, seed, fold, epochs).save(folder / "model.uflow")
-    sources = data.list_images(root / "train/good")
+    sources = list_images(root / "train/good")
     held = [sources[i] for i in hold_out(len(sources), 0.15, 1e-6, seed)[fold]]
     paths, kinds, truth = test_set(root)
     return Run(images(folder, "cal", held), images(folder, "test", paths), kinds, truth, folder, seed)
@@ -101,7 +107,7 @@ def test_set(root: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
     truth = np.zeros((len(samples), 256, 256), bool)
     for i, sample in enumerate(samples):
         if sample.is_anomalous:
-            truth[i] = data.resize_mask(sample.truth(data.image_size(sample.path)), (256, 256))
+            truth[i] = resize_mask(sample.truth(image_size(sample.path)), (256, 256))
     return [sample.path for sample in samples], np.array([sample.defect for sample in samples]), truth
 
 
@@ -122,10 +128,10 @@ def images(folder: Path, part: str, paths: Sequence[Path], gain: float = 1.0) ->
 
 @torch.inference_mode()
 def _latents(detector: Detector, paths: Sequence[Path], gain: float) -> Iterator[list[np.ndarray]]:
-    for batch in data.batches(paths, 16):
-        pictures = [(data.read_image(path) * gain).clip(0, 255).round().astype(np.uint8) for path in batch]
-        inputs = np.stack([data.resize_image(picture, detector.backbone.image_size) for picture in pictures])
-        yield [z.numpy() for z in detector.flow(detector.backbone(training.image_tensor(inputs)))[0]]
+    for batch in batches(paths, 16):
+        pictures = [(read_image(path) * gain).clip(0, 255).round().astype(np.uint8) for path in batch]
+        inputs = np.stack([resize_image(picture, detector.backbone.image_size) for picture in pictures])
+        yield [z.numpy() for z in detector.flow(detector.backbone(image_tensor(inputs)))[0]]
 
 
 # Statistics: (images to calibrate on, images) -> log NFA without shift of both; the first may be its minima -----------
@@ -414,7 +420,7 @@ def promise(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 def with_gain(root: Path, member: Run, gain: float) -> Run:
     """The same flow and images, from a camera of another gain, calibrated anew."""
-    sources = data.list_images(root / "train/good")
+    sources = list_images(root / "train/good")
     held = [sources[i] for i in hold_out(len(sources), 0.15, 1e-6, member.seed)[0]]
     test = images(member.folder, f"test{gain}", test_set(root)[0], gain)
     held_out = images(member.folder, f"cal{gain}", held, gain)
@@ -560,8 +566,8 @@ def main() -> None:
     )
     small = {}
     for root in arguments.roots:
-        folds = len(hold_out(len(data.list_images(root / "train/good")), 0.15, 1e-6, 0))
-        if len(data.list_images(root / "train/good")) < SMALL:
+        folds = len(hold_out(len(list_images(root / "train/good")), 0.15, 1e-6, 0))
+        if len(list_images(root / "train/good")) < SMALL:
             small[root.name] = small_set([[run(root, kept, seed, fold) for fold in range(folds)] for seed in seeds])
             rows = [
                 [
@@ -574,7 +580,7 @@ def main() -> None:
             ]
             print_table([root.name, "images", "good flagged (most of any flow)", "defective flagged"], rows)
 
-    picture = data.read_image(datasets.read_mvtec(largest).test[0].path)
+    picture = read_image(datasets.read_mvtec(largest).test[0].path)
     speed = time_ratio(runs[largest.name][0], picture)
     print(
         f"one prediction: {1e3 * speed['calibrated']:.1f} ms calibrated, {1e3 * speed['paper']:.1f} ms by the paper's "

@@ -14,11 +14,14 @@ import numpy as np
 from PIL import Image
 
 import uflow
-from uflow import data, datasets, report
 from uflow.detector import Detector
+from uflow.evaluate import datasets
+from uflow.evaluate import tables as report
+from uflow.images import image_size, list_images, read_image
 
 LARGE = """
 import resource, sys, time, uflow
+from uflow.images import image_size, list_images, read_image
 folder, peak = sys.argv[1], lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 detector = uflow.load(folder + "/model.uflow", device="cpu")
 detector.predict(uflow.data.read_image(folder + "/large.bmp")[:512, :512])
@@ -58,7 +61,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder in the MVTec layout, its images larger than 320 x 320")
     arguments = parser.parse_args()
     train = arguments.root / "train/good"
-    own = data.image_size(data.list_images(train)[0])
+    own = image_size(list_images(train)[0])
 
     evaluations, seconds = {}, {}
     for name, options in (
@@ -67,7 +70,7 @@ def main() -> None:
         ("tiles of 256x256", {"tile": True}),
     ):
         detector = Detector.fit(train, **options)
-        images = [data.read_image(sample.path) for sample in datasets.read_mvtec(arguments.root).test]
+        images = [read_image(sample.path) for sample in datasets.read_mvtec(arguments.root).test]
         started = time.perf_counter()
         for image in images:
             detector.predict(image)

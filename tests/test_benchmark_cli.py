@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uflow import benchmark, cli, data, report
+from uflow import benchmark, cli
+from uflow.evaluate import tables as report
+from uflow.images import list_images, read_image
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_end_to_end_by_phase(run, detector, dataset: Path, tmp_path: Path) -> No
 
 
 def test_phases_of_tiles_add_up(detector, dataset: Path) -> None:
-    images = [np.tile(data.read_image(path), (3, 2, 1)) for path in data.list_images(dataset / "test/good")[:1]]
+    images = [np.tile(read_image(path), (3, 2, 1)) for path in list_images(dataset / "test/good")[:1]]
     detector.tile = True
     try:
         measured = {m.phase: m for m in benchmark.end_to_end(detector, images, batch=4, repeats=2)}

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from uflow import calibration
-from uflow.calibration import conformal_shift, fit_background, images_needed, joint_energy, supported_alpha
+from uflow import threshold as calibration
 from uflow.segmentation import Background
+from uflow.threshold import conformal_shift, fit_background, images_needed, joint_energy, supported_alpha
 
 
 def good_images(rng: np.random.Generator, count: int) -> list[np.ndarray]:

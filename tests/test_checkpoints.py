@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 import uflow
 from test_flow import freia_uflow
-from uflow import backbones, checkpoints, scoring
-from uflow.backbones import WeightsNotFound
-from uflow.checkpoints import convert_freia, load_foreign, to_freia
+from uflow import backbones, scoring, weights
 from uflow.detector import Detector
 from uflow.flow import UFlow
+from uflow.interop import checkpoint
+from uflow.interop.checkpoint import Foreign, load_foreign
+from uflow.interop.freia import convert_freia, to_freia
 from uflow.predictor import UNCALIBRATED
+from uflow.weights import WeightsNotFound
 
 GOLDEN = Path(__file__).parent / "golden" / "freia_flow.npz"
 PREFIX = "model.flow.module_list."
@@ -289,7 +291,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No caches and no hub: whatever this machine holds, tests see nothing."""
-    monkeypatch.setattr(backbones.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(weights.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -327,8 +329,8 @@ def test_saved_as_our_own(made: Made, offline, tmp_path: Path, soft_clamp: str, 
     detector.save(tmp_path / "category.uflow")
     with pytest.raises(WeightsNotFound, match=r"those of .*category\.uflow came from file category\.ckpt"):
         uflow.load(tmp_path / "category.uflow")
-    for weights in (path, [str(path)]):
-        again = uflow.load(tmp_path / "category.uflow", device="cpu", weights=weights)
+    for given in (path, [str(path)]):
+        again = uflow.load(tmp_path / "category.uflow", device="cpu", weights=given)
         for image in made.images:
             a, b = detector.predict(image), again.predict(image)
             np.testing.assert_array_equal(a.anomaly_map, b.anomaly_map)
@@ -355,7 +357,7 @@ def test_calibrated_and_saved(made: Made, offline, tmp_path: Path):
     np.testing.assert_array_equal(again.predict(good[0]).log_nfa, detector.predict(good[0]).log_nfa)
 
 
-def same(found: checkpoints.Foreign, expected: checkpoints.Foreign) -> None:
+def same(found: Foreign, expected: Foreign) -> None:
     for name in ("backbone", "image_size", "steps", "clamp", "affine"):
         assert getattr(found, name) == getattr(expected, name), name
     torch.testing.assert_close(found.flow, expected.flow, rtol=0, atol=0)
@@ -433,7 +435,7 @@ def test_mcait_is_recognised_by_its_names(tmp_path: Path):
 def test_mcait_of_smaller_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     archs, channels = ("cait_xs24_384", "cait_xxs24_224"), (288, 192)
     monkeypatch.setitem(backbones._KNOWN, "mcait", backbones._Entry(archs, (16, 32), 64, (2, 1)))
-    monkeypatch.setitem(checkpoints._BACKBONES, "mcait", (channels, 16))
+    monkeypatch.setitem(checkpoint._BACKBONES, "mcait", (channels, 16))
     flow = UFlow(channels, ((4, 4), (2, 2)), steps=1)
     state, nets = to_freia(flow), []
     for i, arch in enumerate(archs, 1):

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from uflow import cli, compare, datasets
-from uflow.compare import METHODS, Result, Settings
+from uflow import cli
+from uflow.evaluate import datasets
+from uflow.evaluate import rivals as compare
+from uflow.evaluate.rivals import METHODS, Result, Settings
 
 MADE = '''
 import os

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uflow import calibration, segmentation
+from uflow import segmentation
+from uflow import threshold as calibration
 
 ROOT = Path(__file__).parent.parent
 SCALES = [(48, 14, 18), (64, 7, 9)]  # channels, height, width

@@ -12,17 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from uflow import data
-from uflow.data import (
-    atomic_write,
-    image_size,
-    list_images,
-    read_image,
-    read_mask,
-    resize_image,
-    resize_mask,
-)
-from uflow.training import image_tensor
+from uflow import images
+from uflow.features import image_tensor
+from uflow.files import atomic_write
+from uflow.images import image_size, list_images, read_image, read_mask, resize_image, resize_mask
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -31,7 +24,7 @@ GREY = RGB[..., 0].copy()
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_said", set())
+    monkeypatch.setattr(images, "_said", set())
 
 
 def save(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uflow import datasets
-from uflow.data import image_size
-from uflow.datasets import LAYOUTS, Dataset, Sample, find_categories, read_mvtec
+from uflow.evaluate import datasets
+from uflow.evaluate.datasets import LAYOUTS, Dataset, Sample, find_categories, read_mvtec
+from uflow.images import image_size
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

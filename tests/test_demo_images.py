@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uflow.datasets import read_mvtec
 from uflow.demo import (
     DEFECTS,
     N_CALIBRATION,
@@ -19,6 +18,7 @@ from uflow.demo import (
     _photographs,
     make_demo,
 )
+from uflow.evaluate.datasets import read_mvtec
 
 pytest.importorskip("skimage")
 

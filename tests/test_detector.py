@@ -20,10 +20,11 @@ import torch
 from PIL import Image
 
 import uflow
-from uflow import checkpoints, data
-from uflow.data import digest
+from uflow import model_file
 from uflow.detector import Detector, Prediction, _Cached, hold_out
-from uflow.neighbours import Neighbours
+from uflow.images import digest, list_images, read_image, read_mask, resize_image
+from uflow.memory import Neighbours
+from uflow.model_file import load_model, load_training_state, save_model
 from uflow.training import TrainingSettings, TrainingState
 
 QUICK = TrainingSettings(epochs=2, batch_size=4, augment=False)
@@ -65,7 +66,7 @@ def test_prediction_has_the_size_of_the_image(detector: Detector, dataset: Path)
     assert result.is_anomalous
     np.testing.assert_array_equal(result.mask, result.log_nfa < 0)
     first = result.regions[0]
-    truth = data.read_mask(dataset / "ground_truth/square/00_mask.png")
+    truth = read_mask(dataset / "ground_truth/square/00_mask.png")
     row, column = first.centroid
     assert truth[round(row), round(column)]
     assert first.log_nfa == pytest.approx(result.log_nfa.min())
@@ -141,12 +142,12 @@ def test_usual_distances_and_the_blend_are_of_images_held_out(detector: Detector
 
 def test_a_model_file_of_another_version_is_one_line(detector: Detector, tmp_path: Path) -> None:
     detector.save(tmp_path / "now.uflow")
-    tensors, config = checkpoints.load_model(tmp_path / "now.uflow")
-    checkpoints.save_model(tmp_path / "old.uflow", tensors | {"neighbours.vectors": torch.zeros(3, 5)}, config)
+    tensors, config = load_model(tmp_path / "now.uflow")
+    save_model(tmp_path / "old.uflow", tensors | {"neighbours.vectors": torch.zeros(3, 5)}, config)
     with pytest.raises(ValueError, match="written by another version of uflow: train the model again"):
         uflow.load(tmp_path / "old.uflow", device="cpu")
     config["segmentation"]["blend"] = {"share": 0.5, "offset": 0}
-    checkpoints.save_model(tmp_path / "old.uflow", tensors, config)
+    save_model(tmp_path / "old.uflow", tensors, config)
     with pytest.raises(ValueError, match="written by another version of uflow: train the model again"):
         uflow.load(tmp_path / "old.uflow", device="cpu")
 
@@ -232,8 +233,8 @@ def test_paper_test_is_kept_unchanged(dataset: Path, tmp_path: Path, caplog: pyt
     assert "no calibration images: the paper's test" in caplog.text
     gaussian = Detector(uncalibrated.backbone, uncalibrated.flow, background="gaussian", device="cpu")
 
-    image = data.read_image(dataset / "test/square/00.png")
-    batch = uflow.training.image_tensor(data.resize_image(image, (64, 64))[None])
+    image = read_image(dataset / "test/square/00.png")
+    batch = uflow.training.image_tensor(resize_image(image, (64, 64))[None])
     with torch.inference_mode():
         latents, _ = uncalibrated.flow(uncalibrated.backbone(batch))
     expected = uflow.segmentation.log_nfa(latents, size=(80, 96), tail="chernoff", n_tests="total")[0]
@@ -266,7 +267,7 @@ def test_the_image_that_sets_the_threshold_is_named(
     assert f"calibrated for alpha 0.17 on 5 good images; as unusual as any may be: {images[-1]}" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="uflow"):
-        other.calibrate([data.read_image(path) for path in images], alpha=0.17)
+        other.calibrate([read_image(path) for path in images], alpha=0.17)
     assert "as unusual as any may be: number 5" in caplog.text
 
 
@@ -307,14 +308,14 @@ def test_a_killed_training_goes_on(dataset: Path, tmp_path: Path) -> None:
             time.sleep(0.05)
         time.sleep(0.5)
         os.kill(process.pid, signal.SIGKILL)
-    _, config = checkpoints._load(state_file, "training state")
+    _, config = model_file._load(state_file, "training state")
     done = config["epoch"]
     assert 1 <= done < 400
 
     settings = TrainingSettings(epochs=400, batch_size=4, patience=400)
     net = uflow.backbones.create_backbone("efficientnet_lite0", image_size=64)
-    run = uflow.detector.fingerprint(net, 4, settings, data.list_images(images), 0.15)
-    assert checkpoints.load_training_state(state_file, run).epoch == done
+    run = uflow.detector.fingerprint(net, 4, settings, list_images(images), 0.15)
+    assert load_training_state(state_file, run).epoch == done
     with pytest.raises(ValueError, match=r"belongs to another training \(other settings\)"):
         fit(dataset / "train/good", state_file=state_file)
 
@@ -325,7 +326,7 @@ def test_goes_on_from_its_state_file_to_the_same_end(
 ) -> None:
     settings = TrainingSettings(epochs=3, batch_size=4)
     whole = fit(dataset / "train/good", settings=settings)
-    save = checkpoints.save_training_state
+    save = model_file.save_training_state
 
     saved = []
 
@@ -336,7 +337,7 @@ def test_goes_on_from_its_state_file_to_the_same_end(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_training_state", save_then_die)
+        patch.setattr(model_file, "save_training_state", save_then_die)
         with pytest.raises(KeyboardInterrupt):
             fit(dataset / "train/good", settings=settings, state_file=tmp_path / "state")
     assert saved == ["state"] * min(epoch, 3) + ["state.augmented"] * (epoch - 3)

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from uflow import data, metrics
-from uflow.datasets import Dataset, Sample
-from uflow.evaluation import Evaluation, Judged, evaluate
+from uflow.evaluate import metrics
+from uflow.evaluate.datasets import Dataset, Sample
+from uflow.evaluate.evaluation import Evaluation, Judged, evaluate
+from uflow.images import image_size, resize_mask
 from uflow.predictor import Predictor
 
 SIZES = [(40, 56), (64, 48), (40, 56), (33, 70), (50, 50), (40, 56), (64, 48), (40, 40)]
@@ -40,8 +41,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 def truth_of(sample: Sample, shape: tuple[int, int] | None = None) -> np.ndarray:
-    truth = sample.truth(data.image_size(sample.path))
-    return truth if shape is None else data.resize_mask(truth, shape)
+    truth = sample.truth(image_size(sample.path))
+    return truth if shape is None else resize_mask(truth, shape)
 
 
 def judge(samples: list[Sample], size: tuple[int, int] | None = None) -> list[Judged]:

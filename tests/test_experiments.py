@@ -10,9 +10,12 @@ import pytest
 from rich.progress import Progress
 
 import uflow
-from uflow import checkpoints, experiments, published
-from uflow.datasets import Dataset, find_categories
-from uflow.experiments import Given, Result, Trained
+from uflow import model_file
+from uflow.evaluate import published
+from uflow.evaluate import study as experiments
+from uflow.evaluate.datasets import Dataset, find_categories
+from uflow.evaluate.study import Given, Result, Trained
+from uflow.model_file import load_model, save_model
 from uflow.training import TrainingSettings
 
 Make = Callable[..., Trained]
@@ -122,11 +125,11 @@ def test_what_was_made_otherwise_is_refused_before_anything_is_done(data: Path, 
         with pytest.raises(ValueError, match=message) as error:
             run(data, output, models, protocol)
         assert "\n" not in str(error.value)
-    tensors, config = checkpoints.load_model(output / "models/tile.uflow")
-    checkpoints.save_model(output / "models/tile.uflow", tensors, config | {"history": []})
+    tensors, config = load_model(output / "models/tile.uflow")
+    save_model(output / "models/tile.uflow", tensors, config | {"history": []})
     with pytest.raises(ValueError, match=r"tile\.json was made with other model"):
         run(data, output, trained())
-    checkpoints.save_model(output / "models/tile.uflow", tensors, config | {"trained_with": {}})
+    save_model(output / "models/tile.uflow", tensors, config | {"trained_with": {}})
     with pytest.raises(ValueError, match=r"tile\.uflow does not say how it was trained .*: delete it, or give another"):
         run(data, output, trained())
 
@@ -167,7 +170,7 @@ def test_a_fault_of_the_program_does_not_either(
 def test_a_killed_training_goes_on(
     data: Path, output: Path, trained: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save = checkpoints.save_training_state
+    save = model_file.save_training_state
 
     def save_then_die(path, state, run):
         save(path, state, run)
@@ -175,13 +178,13 @@ def test_a_killed_training_goes_on(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_training_state", save_then_die)
+        patch.setattr(model_file, "save_training_state", save_then_die)
         with pytest.raises(KeyboardInterrupt):
             run(data, output, trained(epochs=3))
     caplog.set_level("INFO", logger="uflow")
     assert done(run(data, output, trained(epochs=3))) == {"grating": "already evaluated", "tile": "trained, evaluated"}
     assert "tile.uflow.state after epoch 2" in caplog.text
-    grating, tile = (checkpoints.load_model(output / f"models/{name}.uflow") for name in ("grating", "tile"))
+    grating, tile = (load_model(output / f"models/{name}.uflow") for name in ("grating", "tile"))
     assert all((grating[0][name] == tensor).all() for name, tensor in tile[0].items())  # the same images
     assert not list(output.rglob("*.state"))
 
@@ -235,7 +238,7 @@ def test_bars_of_a_category_go_when_it_is_done(detector, data: Path, output: Pat
 def test_figures_are_drawn_where_they_are_missing(
     detector, data: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uflow import figures
+    from uflow.evaluate import figures
 
     drawn = []
 

@@ -16,10 +16,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import uflow
-from uflow import backbones, data, runtime, scoring
+from uflow import backbones, scoring
+from uflow.deploy import exported as runtime
+from uflow.deploy.export import export
 from uflow.detector import Detector
-from uflow.export import export
+from uflow.files import sha256
 from uflow.flow import UFlow
+from uflow.images import list_images, read_image, resize_image
 from uflow.predictor import Prediction
 
 
@@ -52,7 +55,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 
 @pytest.fixture(scope="module")
 def images(dataset: Path) -> list[np.ndarray]:
-    return [data.read_image(path) for path in data.list_images(dataset / "test")]
+    return [read_image(path) for path in list_images(dataset / "test")]
 
 
 def same(found: list[Prediction], wanted: list[Prediction]) -> None:
@@ -91,7 +94,7 @@ def test_predictions_equal_torch(
     wanted = list(detector.predict(images))
     assert {p.is_anomalous for p in wanted} == {True, False}
     same(list(exported.predict(images, batch_size)), wanted)
-    batch = np.stack([data.resize_image(image, detector.image_size) for image in images])[:batch_size]
+    batch = np.stack([resize_image(image, detector.image_size) for image in images])[:batch_size]
     for found, own in zip(exported._network(batch), detector._network(batch), strict=True):
         np.testing.assert_allclose(found, own, rtol=1e-3)
 
@@ -130,7 +133,7 @@ def test_what_the_network_takes_and_gives(folder: Path, detector: Detector, imag
         *("energy_0", "energy_1", "energy_2"),
         *("distance_0", "distance_1", "anomaly_map"),
     ]
-    batch = np.stack([data.resize_image(image, (128, 128)) for image in images])
+    batch = np.stack([resize_image(image, (128, 128)) for image in images])
     *energies, anomaly_map = session.run(None, {"image": batch})
     assert [e.shape for e in energies] == [(8, 16, 16), (8, 8, 8), (8, 4, 4), (8, 16, 16), (8, 8, 8)]
     wanted = scoring.anomaly_map_with_neighbours(energies, detector.latent_channels, 128, detector.blend)
@@ -141,7 +144,7 @@ def test_what_the_network_takes_and_gives(folder: Path, detector: Detector, imag
 def test_what_the_metadata_says(folder: Path, detector: Detector) -> None:
     metadata = json.loads((folder / "model.json").read_text())
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx"]
-    assert metadata["files"] == {"network.onnx": data.sha256(folder / "network.onnx")}
+    assert metadata["files"] == {"network.onnx": sha256(folder / "network.onnx")}
     assert metadata["segmentation"] == json.loads(json.dumps(detector._test_config()))
     assert metadata["backbone"]["weights_sha256"] == detector.backbone.weights_sha256
     assert metadata["latent_channels"] == list(detector.latent_channels)
@@ -231,6 +234,8 @@ for name in sys.argv[3].split(","):
     sys.modules[name] = None  # importing it fails
 import numpy as np
 import uflow
+from uflow.images import list_images, read_image, resize_image
+from uflow.files import sha256
 model = uflow.load(sys.argv[1], runtime=sys.argv[4])
 (result,) = model.predict([np.load(sys.argv[2])])
 np.save(sys.argv[2], result.anomaly_map)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uflow import figures
-from uflow.data import read_image
-from uflow.datasets import Dataset, Sample
+from uflow.evaluate import figures
+from uflow.evaluate.datasets import Dataset, Sample
+from uflow.images import read_image
 from uflow.predictor import Prediction
 
 YELLOW = (255, 232, 0)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uflow.checkpoints import convert_freia
-from uflow.flow import Affine, CouplingStep, FoldedFlow, Split, UFlow, Upsample, WinogradConv2d
+from uflow.fast.folded_flow import FoldedFlow
+from uflow.fast.winograd import WinogradConv2d
+from uflow.flow import Affine, CouplingStep, Split, UFlow, Upsample
+from uflow.interop.freia import convert_freia
 
 with warnings.catch_warnings():  # FrEIA 0.2's docstrings hold invalid escapes, which newer Pythons warn of
     warnings.simplefilter("ignore")

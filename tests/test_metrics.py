@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from uflow.metrics import BestIoU, PixelMetrics, aupro, auroc, best_iou, iou, mean_iou
+from uflow.evaluate.metrics import BestIoU, PixelMetrics, aupro, auroc, best_iou, iou, mean_iou
 
 quick = settings(deadline=None, max_examples=60)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from uflow.neighbours import Neighbours, change, greedy_coreset
-from uflow.training import FeatureCache
+from uflow.features import FeatureCache
+from uflow.memory import Neighbours, change, greedy_coreset
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uflow import data, tiling
+from uflow import tiling
+from uflow.images import list_images, read_image, read_mask, resize_image
 from uflow.predictor import Predictor
 from uflow.segmentation import Background
 
@@ -51,7 +52,7 @@ def wait_for(condition, seconds: float = 10.0) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_a_stream_keeps_the_order_and_equals_one_by_one(detector, dataset: Path, batch_size: int) -> None:
-    paths = data.list_images(dataset / "test")
+    paths = list_images(dataset / "test")
     for path, streamed in zip(paths, detector.stream(dataset / "test", batch_size), strict=True):
         alone = detector.predict(path)
         assert streamed.path == path
@@ -216,7 +217,7 @@ def test_a_tiled_image_is_judged_as_one() -> None:
 
 
 def test_an_image_of_the_networks_size_is_one_tile(detector, dataset: Path) -> None:
-    image = data.resize_image(data.read_image(dataset / "test/square/00.png"), detector.image_size)
+    image = resize_image(read_image(dataset / "test/square/00.png"), detector.image_size)
     before = detector.predict(image)
     detector.tile = True
     try:
@@ -231,18 +232,18 @@ def test_a_detector_learns_and_predicts_in_tiles(dataset: Path, tmp_path: Path) 
     import uflow
     from uflow.training import TrainingSettings
 
-    wide = [np.concatenate([data.read_image(path)] * 2, axis=1) for path in data.list_images(dataset / "train/good")]
+    wide = [np.concatenate([read_image(path)] * 2, axis=1) for path in list_images(dataset / "train/good")]
     fitted = uflow.Detector.fit(
         wide, image_size=64, tile=True, settings=TrainingSettings(3, 4), alpha=0.2, device="cpu", progress=False
     )
     fitted.save(tmp_path / "tiled.uflow")
     loaded = uflow.load(tmp_path / "tiled.uflow", device="cpu")
     assert loaded.tile
-    square = np.concatenate([data.read_image(dataset / f"test/square/0{i}.png") for i in range(2)], axis=1)
+    square = np.concatenate([read_image(dataset / f"test/square/0{i}.png") for i in range(2)], axis=1)
     result = loaded.predict(square)
     assert result.log_nfa.shape == (80, 192)
     assert result.is_anomalous
-    truth = np.concatenate([data.read_mask(dataset / f"ground_truth/square/0{i}_mask.png") for i in range(2)], axis=1)
+    truth = np.concatenate([read_mask(dataset / f"ground_truth/square/0{i}_mask.png") for i in range(2)], axis=1)
     assert result.anomaly_map[truth].mean() > result.anomaly_map[~truth].mean()
     wide[0] = wide[0][:, :150]  # sizes may differ
     loaded.calibrate(wide, alpha=0.1)

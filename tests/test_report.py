@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uflow import experiments, published, report
-from uflow.detector import Evaluation, Prediction
+from uflow.detector import Prediction
+from uflow.evaluate import published
+from uflow.evaluate import study as experiments
+from uflow.evaluate import tables as report
+from uflow.evaluate.evaluation import Evaluation
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uflow import calibration, data, segmentation
+from uflow import segmentation
+from uflow import threshold as calibration
 from uflow.detector import Detector, hold_out
+from uflow.images import batches, list_images, read_image, resize_image
 from uflow.training import TrainingSettings
 
 ALPHAS = (0.02, 0.05, 0.1, 0.2)
@@ -43,7 +45,7 @@ def test_a_variance_of_095_flags_nothing(white_noise, tail, n_tests) -> None:
 def test_calibrated_prediction_takes_at_most_5_percent_more(detector: Detector, dataset: Path) -> None:
     """The fastest of many, in turns: a busy machine slows some of them, not all."""
     paper = Detector(detector.backbone, detector.flow, device="cpu", neighbours=detector.neighbours)
-    image = data.read_image(dataset / "test/square/00.png")
+    image = read_image(dataset / "test/square/00.png")
     fastest = {"calibrated": np.inf, "paper": np.inf}
     for _ in range(60):
         for name, one in (("calibrated", detector), ("paper", paper)):
@@ -58,11 +60,11 @@ def test_calibrated_prediction_takes_at_most_5_percent_more(detector: Detector, 
 
 def energies(detector: Detector, paths: Sequence[Path], gain: float = 1.0) -> list[np.ndarray]:
     """Energies of images as a camera of some gain sees them."""
-    batches = []
-    for batch in data.batches(paths, 16):
-        images = [(data.read_image(path) * gain).clip(0, 255).astype(np.uint8) for path in batch]
-        batches.append(detector._network(np.stack([data.resize_image(image, detector.image_size) for image in images])))
-    return [np.concatenate(scale) for scale in zip(*batches, strict=True)]
+    found = []
+    for batch in batches(paths, 16):
+        images = [(read_image(path) * gain).clip(0, 255).astype(np.uint8) for path in batch]
+        found.append(detector._network(np.stack([resize_image(image, detector.image_size) for image in images])))
+    return [np.concatenate(scale) for scale in zip(*found, strict=True)]
 
 
 def assert_promise_kept(calibrate_on: list[np.ndarray], good: list[np.ndarray]) -> None:
@@ -79,13 +81,13 @@ def assert_promise_kept(calibrate_on: list[np.ndarray], good: list[np.ndarray]) 
 @pytest.fixture(scope="module")
 def held_out(real_images: Path) -> list[Path]:
     """The good images that `magnetic_tile` was not trained on."""
-    paths = data.list_images(real_images / "magnetic_tile/train/good")
+    paths = list_images(real_images / "magnetic_tile/train/good")
     return [paths[i] for i in hold_out(len(paths), 0.15, 0.05, TrainingSettings().seed)[0]]
 
 
 @pytest.fixture(scope="module")
 def good(real_images: Path) -> list[Path]:
-    return data.list_images(real_images / "magnetic_tile/test/good")
+    return list_images(real_images / "magnetic_tile/test/good")
 
 
 def test_magnetic_tiles(magnetic_tile: Detector, real_images: Path) -> None:
@@ -110,7 +112,7 @@ def test_promise_for_each_alpha_and_another_camera(
 
 
 def test_promise_of_a_flow_stopped_after_one_epoch(real_images: Path, good: list[Path]) -> None:
-    paths = data.list_images(real_images / "magnetic_tile/train/good")[::2]  # half of them: for the time it takes
+    paths = list_images(real_images / "magnetic_tile/train/good")[::2]  # half of them: for the time it takes
     settings = TrainingSettings(epochs=1, augment=False, neighbours=0)
     detector = Detector.fit(paths, settings=settings, device="cpu", progress=False)
     held_out = [paths[i] for i in hold_out(len(paths), 0.15, 0.05, settings.seed)[0]]

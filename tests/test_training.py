@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from uflow import training
+from uflow.features import FeatureCache, channel_moments, turned_copies
 from uflow.flow import UFlow
-from uflow.training import FeatureCache, TrainingError, TrainingSettings, TrainingState, train
+from uflow.training import TrainingError, TrainingSettings, TrainingState, train
 
 SHAPES = [(4, 8, 8), (8, 4, 4)]
 TRAIN, HELD_OUT = list(range(24)), list(range(24, 32))
@@ -83,7 +84,7 @@ def test_learns_from_any_copy_but_holds_out_the_images_themselves(features: Feat
 def test_copies_keep_the_shape_of_the_network() -> None:
     wide = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     for image, count in ((wide, 4), (wide[:, :4], 8)):
-        copies = training.turned(image)
+        copies = turned_copies(image)
         np.testing.assert_array_equal(copies[0], image)
         assert [copy.shape for copy in copies] == [image.shape] * count
         assert len({copy.tobytes() for copy in copies}) == count
@@ -109,7 +110,7 @@ def test_a_small_set_is_passed_several_times_an_epoch(features: FeatureCache) ->
 def test_training_starts_from_standardised_channels(features: FeatureCache) -> None:
     shapes = [s[0] for s in SHAPES], [s[1:] for s in SHAPES]
     flow = UFlow(*shapes, steps=2, affine=True)
-    moments = training.channel_moments(features, TRAIN)
+    moments = channel_moments(features, TRAIN)
     for affine, volume, (mean, std) in zip(flow.affines, features.batch(TRAIN), moments, strict=True):
         affine.standardise(mean, std)
         y = affine(volume)[0]

@@ -18,19 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from . import (
-        backbones,
-        calibration,
-        checkpoints,
-        data,
-        datasets,
-        flow,
-        metrics,
-        scoring,
-        segmentation,
-        training,
-    )
+    from . import backbones, flow, images, scoring, segmentation, training
     from .detector import Detector
+    from .evaluate import datasets, metrics
     from .predictor import Prediction, Predictor
 
 __all__ = [
@@ -38,11 +28,9 @@ __all__ = [
     "Prediction",
     "__version__",
     "backbones",
-    "calibration",
-    "checkpoints",
-    "data",
     "datasets",
     "flow",
+    "images",
     "load",
     "metrics",
     "scoring",
@@ -51,6 +39,7 @@ __all__ = [
 ]
 
 _WHERE = {"Detector": "detector", "Prediction": "predictor"}
+_MODULES = {"datasets": "evaluate.datasets", "metrics": "evaluate.metrics"}
 
 
 def load(
@@ -67,17 +56,17 @@ def load(
         device: of a file: "auto" (CUDA, then MPS, then CPU), or a torch device name.
         weights: of a file: file with the backbone's weights, where they cannot be found otherwise.
         runtime: of a folder: "onnxruntime", "openvino" or "torch"; None takes what the folder is for.
-        soft_clamp: of a checkpoint made elsewhere: the step it was trained with, see `checkpoints.convert_freia`.
+        soft_clamp: of a checkpoint made elsewhere: the step it was trained with, see `convert_freia`.
 
     Returns:
-        A `Detector`, or a `runtime.Exported`; both predict, stream, calibrate and evaluate.
+        A `Detector`, or a `deploy.exported.Exported`; both predict, stream, calibrate and evaluate.
 
     Raises:
         FileNotFoundError, ValueError: no such file; cut short, changed, of another version, or no model at all; or the
             backbone's weights are not those the model was trained with.
     """
     if os.path.isdir(path):  # noqa: PTH112 (pathlib takes a third of the time to import this package)
-        exported: Predictor = importlib.import_module("uflow.runtime").load(path, runtime)
+        exported: Predictor = importlib.import_module("uflow.deploy.exported").load(path, runtime)
         return exported
     if runtime is not None:
         raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")
@@ -91,7 +80,7 @@ def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(f"uflow.{_WHERE[name]}"), name)
     if name in __all__:
-        return importlib.import_module(f"uflow.{name}")
+        return importlib.import_module(f"uflow.{_MODULES.get(name, name)}")
     raise AttributeError(f"module 'uflow' has no attribute {name!r}")
 
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import data, segmentation
+from . import segmentation
+from .images import batches, read_image
 from .predictor import ImageLike, Predictor, join
 from .segmentation import Background, TailName, TestsName
 
@@ -182,11 +183,11 @@ def _phases(predictor: Predictor, source: ImageLike, batch: int) -> dict[str, fl
         seconds[phase] = seconds.get(phase, 0.0) + now - last
         last = now
 
-    image = data.read_image(source)
+    image = read_image(source)
     lap("read")
     tiling = predictor._tiling(image)
     found = []
-    for tiles in data.batches(tiling.cut(image), batch):
+    for tiles in batches(tiling.cut(image), batch):
         value: Any = np.stack(tiles)
         lap("resize")
         for phase, function in predictor._phases():

@@ -123,8 +123,9 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Anomaly map, mask and regions of new images; one line of JSON an image on standard output."""
-    from . import load, report
-    from .data import list_images
+    from . import load
+    from .evaluate import tables as report
+    from .images import list_images
 
     detector = load(model, device, weights, runtime)
     if tile is not None:
@@ -207,8 +208,10 @@ def evaluate(
     ROOT alone: each category found is trained, unless its model is there, and evaluated, unless its result is there;
     killed, the same command goes on. MODEL ROOT: that model (file, exported folder, .ckpt) on each category of ROOT.
     """
-    from . import experiments, load, report
-    from .datasets import find_categories
+    from . import load
+    from .evaluate import study as experiments
+    from .evaluate import tables as report
+    from .evaluate.datasets import find_categories
 
     if len(paths) > 2:
         raise ValueError(f"give [MODEL] ROOT, one folder for all categories; got {len(paths)} paths")
@@ -305,8 +308,8 @@ def compare(
 
     Most need anomalib: pip install "uflow\\[compare]". Killed, or given more methods, the same command goes on.
     """
-    from . import compare as comparison
-    from .datasets import find_categories
+    from .evaluate import rivals as comparison
+    from .evaluate.datasets import find_categories
 
     datasets = find_categories(root, layout)
     if categories is not None:
@@ -342,8 +345,8 @@ def calibrate(
 ) -> None:
     """Learn the threshold anew from good images, without training: another camera, a model made elsewhere."""
     from . import load
-    from .data import list_images
-    from .runtime import Exported
+    from .deploy.exported import Exported
+    from .images import list_images
 
     detector = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
     if isinstance(detector, Exported) and output is not None:
@@ -355,7 +358,7 @@ def calibrate(
         detector.save_test()
         output = model
     else:
-        from .detector import Detector  # needs torch
+        from .detector import Detector
 
         assert isinstance(detector, Detector)
         output = output or Path(f"{model.stem}_calibrated.uflow")
@@ -380,9 +383,9 @@ def export(
 
     uflow predict, evaluate and benchmark, and uflow.load, take the folder in place of the model file.
     """
-    from .data import list_images
+    from .deploy.export import export as write
     from .detector import load
-    from .export import export as write
+    from .images import list_images
 
     detector = load(model, device="cpu", weights=weights)
     output = output or Path(f"{model.stem}_{format}")
@@ -401,7 +404,7 @@ def demo(
 ) -> None:
     """Train and evaluate on real textures with made defects; needs no data and no internet."""
     from . import demo as demonstration
-    from . import report
+    from .evaluate import tables as report
 
     started = time.perf_counter()
     evaluations = demonstration.run(output, seed=seed, device=device)
@@ -438,8 +441,9 @@ def benchmark(
     reading, resizing, the network and segmentation (energies to maps, mask and regions) of one image, then a stream.
     """
     from . import benchmark as speed
-    from . import load, report
-    from .data import list_images
+    from . import load
+    from .evaluate import tables as report
+    from .images import list_images
 
     if end_to_end and (model is None or not images):
         raise ValueError("--end-to-end needs --model and images: uflow benchmark --end-to-end --model MODEL IMAGES")
@@ -513,7 +517,7 @@ def _check_folder_of(file: Path) -> None:
 
 
 def _settings(epochs: int, batch_size: int, learning_rate: float, seed: int, paper_map: bool) -> TrainingSettings:
-    from .training import TrainingSettings  # needs torch
+    from .training import TrainingSettings
 
     ours: dict[str, Any] = {"augment": False, "neighbours": 0} if paper_map else {}
     return TrainingSettings(epochs, batch_size, learning_rate, seed=seed, **ours)

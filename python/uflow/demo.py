@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from .detector import Evaluation
+    from .evaluate.evaluation import Evaluation
 
 __all__ = ["DEFECTS", "TEXTURES", "VISIBLE", "make_demo", "run"]
 
@@ -63,9 +63,10 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
     Writes `<texture>.uflow`, `<texture>.png` (a good crop and one of each defect with truth, anomaly map and mask) and
     `evaluation.json` into `folder`, and returns the evaluations by texture.
     """
-    from . import figures, report  # here, so that making images needs no PyTorch
-    from .datasets import read_mvtec
     from .detector import Detector
+    from .evaluate import figures
+    from .evaluate import tables as report
+    from .evaluate.datasets import read_mvtec
     from .training import TrainingSettings
 
     folder = Path(folder)

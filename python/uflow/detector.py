@@ -17,23 +17,22 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from . import calibration, checkpoints, data, metrics, scoring, segmentation, tiling, training
-from .backbones import Backbone, WeightsNotFound, create_backbone
-from .datasets import Dataset
-from .flow import FoldedFlow, UFlow
-from .neighbours import Neighbours, change
-from .predictor import (
-    UNCALIBRATED,
-    Energies,
-    Evaluation,
-    ImageLike,
-    Prediction,
-    Predictor,
-    join,
-    list_sources,
-    test_options,
-)
-from .training import FeatureCache, TrainingSettings, TrainingState
+from . import model_file, scoring, segmentation, tiling, training
+from . import threshold as calibration
+from .backbones import Backbone, create_backbone
+from .evaluate import metrics
+from .evaluate.datasets import Dataset
+from .evaluate.evaluation import Evaluation
+from .fast.folded_flow import FoldedFlow
+from .features import FeatureCache, channel_moments, compute_features, image_tensor, turned_copies
+from .flow import UFlow
+from .images import batches, digest, image_size, read_image, resize_mask
+from .interop.checkpoint import is_foreign, load_foreign, load_nets
+from .interop.freia import SoftClamp
+from .memory import Neighbours, change
+from .predictor import UNCALIBRATED, Energies, ImageLike, Prediction, Predictor, join, list_sources, test_options
+from .training import TrainingSettings, TrainingState
+from .weights import WeightsNotFound
 
 __all__ = ["Detector", "Evaluation", "Prediction", "fingerprint", "hold_out", "load", "resolve_device"]
 
@@ -169,11 +168,11 @@ class Detector(Predictor):
                 state, save_state = None, None
                 if file is not None:
                     if file.exists():
-                        state = checkpoints.load_training_state(file, run)
+                        state = model_file.load_training_state(file, run)
                         log.info("going on from %s after epoch %d", file, state.epoch)
 
                     def save_state(state: TrainingState) -> None:
-                        checkpoints.save_training_state(file, state, run)
+                        model_file.save_training_state(file, state, run)
 
                 learnt = good.tiles(sorted(set(range(len(sources))) - set(held)))
                 return training.train(
@@ -258,7 +257,7 @@ class Detector(Predictor):
 
     @torch.inference_mode()
     def _features(self, images: NDArray[np.uint8]) -> list[Tensor]:
-        features: list[Tensor] = self.backbone(training.image_tensor(images, self.device))
+        features: list[Tensor] = self.backbone(image_tensor(images, self.device))
         return features
 
     @torch.inference_mode()
@@ -301,14 +300,14 @@ class Detector(Predictor):
         tensors = self.flow.state_dict()
         if self.neighbours is not None:
             tensors |= {f"neighbours.{name}": tensor for name, tensor in self.neighbours.state_dict().items()}
-        checkpoints.save_model(Path(path), tensors, config)
+        model_file.save_model(Path(path), tensors, config)
 
 
 def load(
     path: str | Path,
     device: str = "auto",
     weights: str | Path | Sequence[str | Path] | None = None,
-    soft_clamp: checkpoints.SoftClamp | None = None,
+    soft_clamp: SoftClamp | None = None,
 ) -> Detector:
     """Read a model file written by `Detector.save`, or a checkpoint of the authors or of anomalib.
 
@@ -321,7 +320,7 @@ def load(
         weights: file with the backbone's weights, where they cannot be found otherwise; the checkpoint that a saved
             model came from is one. A checkpoint that holds its backbone's weights needs none.
         soft_clamp: of a checkpoint made elsewhere: "tanh(r)" (None is this: FrEIA 0.2, anomalib), or "tanh(r/clamp)"
-            where it was trained with a later FrEIA; see `checkpoints.convert_freia`.
+            where it was trained with a later FrEIA; see `convert_freia`.
 
     Raises:
         FileNotFoundError, ValueError: no such file; cut short, of another version, or no model file at all; or the
@@ -329,9 +328,9 @@ def load(
         backbones.WeightsNotFound: the backbone's weights are nowhere to be found.
     """
     path = Path(path)
-    if checkpoints.is_foreign(path):
+    if is_foreign(path):
         return _load_foreign(path, device, weights, soft_clamp or "tanh(r)")
-    tensors, config = checkpoints.load_model(path)
+    tensors, config = model_file.load_model(path)
     if soft_clamp is not None:
         raise ValueError(
             f"soft_clamp is for checkpoints made elsewhere, and {path} is a uflow model file: leave it out"
@@ -369,9 +368,9 @@ def load(
 
 
 def _load_foreign(
-    path: Path, device: str, weights: str | Path | Sequence[str | Path] | None, soft_clamp: checkpoints.SoftClamp
+    path: Path, device: str, weights: str | Path | Sequence[str | Path] | None, soft_clamp: SoftClamp
 ) -> Detector:
-    found = checkpoints.load_foreign(path, soft_clamp)
+    found = load_foreign(path, soft_clamp)
     nets = found.nets if weights is None else []
     backbone = _backbone(found.backbone, found.image_size, None, path if nets else weights, nets)
     flow = UFlow(backbone.channels, backbone.sizes, found.steps, found.clamp, found.affine)
@@ -409,8 +408,8 @@ def _backbone(
 ) -> Backbone:
     """`create_backbone` with `nets`, read from `weights`, or those that this file, made elsewhere, holds."""
     files = [weights] if isinstance(weights, str | Path) else list(weights or [])
-    if not nets and len(files) == 1 and checkpoints.is_foreign(Path(files[0])):
-        nets = checkpoints.load_nets(Path(files[0]), name)
+    if not nets and len(files) == 1 and is_foreign(Path(files[0])):
+        nets = load_nets(Path(files[0]), name)
     if not nets:
         return create_backbone(name, image_size, strides, weights)
     try:
@@ -441,18 +440,18 @@ class _Cached:
         progress: bool | Progress,
         copies: bool = False,
     ) -> _Cached:
-        """With `copies`, those that `training.turned` makes, where there are few enough tiles for that."""
-        sizes = [data.image_size(source) for source in sources]
+        """With `copies`, those that `turned_copies` makes, where there are few enough tiles for that."""
+        sizes = [image_size(source) for source in sources]
         if tile:
             tilings = [tiling.tiled(size, net.image_size, net.strides[-1]) for size in sizes]
         else:
             tilings = [tiling.whole(net.image_size, net.strides[-1])] * len(sources)
-        inputs = chain.from_iterable(t.cut(data.read_image(source)) for t, source in zip(tilings, sources, strict=True))
+        inputs = chain.from_iterable(t.cut(read_image(source)) for t, source in zip(tilings, sources, strict=True))
         count, each = sum(map(len, tilings)), 1
         if copies and count <= training.AUGMENTED:
-            each = len(training.turned(np.empty((*net.image_size, 3), np.uint8)))
-            inputs = chain.from_iterable(map(training.turned, inputs))
-        features = training.compute_features(net, inputs, count * each, device=device, progress=progress)
+            each = len(turned_copies(np.empty((*net.image_size, 3), np.uint8)))
+            inputs = chain.from_iterable(map(turned_copies, inputs))
+        features = compute_features(net, inputs, count * each, device=device, progress=progress)
         return cls(features, tilings, sizes, device, each)
 
     def tiles(self, of: Sequence[int]) -> list[int]:
@@ -462,15 +461,15 @@ class _Cached:
 
     def energies(self, detector: Detector, of: Sequence[int]) -> list[Energies]:
         """What a detector of these features' backbone sees in some images."""
-        batches = (self.features.batch(chunk, self.device) for chunk in data.batches(self.tiles(of), 16))
-        return join([self.tilings[i] for i in of], map(detector._energies_of_features, batches))
+        features = (self.features.batch(chunk, self.device) for chunk in batches(self.tiles(of), 16))
+        return join([self.tilings[i] for i in of], map(detector._energies_of_features, features))
 
     def blend(self, detector: Detector, of: Sequence[int], seed: int) -> scoring.Blend:
         """What responds how much, latents and distances, to made changes of some images that neither has learnt."""
         rng, tiles = np.random.default_rng(seed), self.tiles(of)
-        deviations = [std for _, std in training.channel_moments(self.features, tiles)]
+        deviations = [std for _, std in channel_moments(self.features, tiles)]
         good, changed, areas = [], [], []
-        for chunk in data.batches(rng.choice(tiles, CHANGED).tolist(), 16):
+        for chunk in batches(rng.choice(tiles, CHANGED).tolist(), 16):
             features = self.features.batch(chunk, self.device)
             made, where = change(features, deviations, rng)
             good.append(detector._energies_of_features(features))
@@ -482,7 +481,7 @@ class _Cached:
     def truth(self, dataset: Dataset, size: int = 256) -> list[NDArray[np.bool_] | None]:
         """The masks of a test set's images, these, as the published protocol compares them."""
         masks = [sample.truth(own) for sample, own in zip(dataset.test, self.sizes, strict=True)]
-        return [None if mask is None else data.resize_mask(mask, (size, size)) for mask in masks]
+        return [None if mask is None else resize_mask(mask, (size, size)) for mask in masks]
 
     def pixel_auroc(self, detector: Detector, truth: Sequence[NDArray[np.bool_] | None]) -> float:
         """Of a detector on these images; those whose truth is None are left out."""
@@ -538,11 +537,11 @@ def fingerprint(
         "weights_sha256": backbone.weights_sha256,
         "flow_steps": flow_steps,
         "settings": asdict(settings),
-        "images": data.digest(sources),
+        "images": digest(sources),
         "held_out": held_out,
     }
     if tile:
         run["tile"] = True
     if select_on_test is not None:
-        run["selected_on_test"] = data.digest(select_on_test.test_files)
+        run["selected_on_test"] = digest(select_on_test.test_files)
     return run

@@ -10,17 +10,15 @@ Tailanian, Pardo, Musé: U-Flow, JMIV 2024, doi 10.1007/s10851-024-01193-y.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Affine", "CouplingStep", "FoldedFlow", "Split", "UFlow", "Upsample"]
+__all__ = ["Affine", "CouplingStep", "Split", "UFlow", "Upsample"]
 
 
 def _accurate(x: Tensor) -> Tensor:
@@ -28,7 +26,9 @@ def _accurate(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _check(name: str, volumes: Sequence[Tensor], channels: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
+def check_shapes(
+    name: str, volumes: Sequence[Tensor], channels: Sequence[int], sizes: Sequence[tuple[int, int]]
+) -> None:
     seen = [tuple(volume.shape) for volume in volumes]
     expected = [(c, *size) for c, size in zip(channels, sizes, strict=True)]
     if [shape[1:] for shape in seen] != expected or any(shape[0] != seen[0][0] for shape in seen):
@@ -288,7 +288,7 @@ class UFlow(nn.Module):
         Raises:
             ValueError: when the features' shapes are not those the flow was made for.
         """
-        _check("features", features, self.channels, self.sizes)
+        check_shapes("features", features, self.channels, self.sizes)
         latents: list[Tensor] = []
         log_dets: list[Tensor] = []
         up: Tensor | None = None
@@ -313,7 +313,7 @@ class UFlow(nn.Module):
         Raises:
             ValueError: when the latents' shapes are not those the flow gives.
         """
-        _check("latents", latents, self.latent_channels, self.sizes)
+        check_shapes("latents", latents, self.latent_channels, self.sizes)
         features: list[Tensor] = []
         x = latents[0]
         for level in range(len(self.sizes)):
@@ -330,162 +330,3 @@ class UFlow(nn.Module):
         In nats, without the constant N/2 ln(2 pi) of the N features.
         """
         return sum((0.5 * _accurate(z).square().sum((1, 2, 3)) for z in latents), start=-log_det)
-
-
-class FoldedFlow(nn.Module):
-    """The latents of a finished flow and nothing else, faster: ``FoldedFlow(flow)(features)`` is ``flow(features)[0]``.
-
-    There is no log_det, constants are folded into the weights (see `_FoldedStep`), and on a CPU the larger 3 x 3
-    convolutions are `WinogradConv2d`: the latents differ by rounding only. The weights are copies: make it anew when
-    `flow` has learnt or loaded others.
-
-    Args:
-        flow: the flow.
-        winograd: whether to use `WinogradConv2d`; the default does where the flow is on a CPU in float32 or float64.
-            False is for export: operations that every runtime has, only the batch may vary.
-
-    >>> flow = UFlow(channels=(24, 40), sizes=((12, 12), (6, 6)))
-    >>> features = [torch.randn(2, 24, 12, 12), torch.randn(2, 40, 6, 6)]
-    >>> latents = FoldedFlow(flow)(features)
-    >>> all(torch.allclose(a, b, atol=1e-5) for a, b in zip(latents, flow(features)[0]))
-    True
-    """
-
-    @torch.no_grad()
-    def __init__(self, flow: UFlow, winograd: bool | None = None) -> None:
-        super().__init__()
-        if winograd is None:
-            weight = next(flow.parameters())
-            winograd = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-        self.channels, self.sizes = flow.channels, flow.sizes
-        self.affines = copy.deepcopy(flow.affines)
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(_FoldedStep(step, size if winograd else None) for step in cast(Stage, stage)))
-            for stage, size in zip(flow.stages, flow.sizes, strict=True)
-        )
-        self.splits, self.upsample = flow.splits, flow.upsample  # without weights
-        self.requires_grad_(False)
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features, a (B, C_l, H_l, W_l) per scale, finest first -> latents, likewise, contiguous.
-
-        Raises:
-            ValueError: when the features' shapes are not those the flow was made for.
-        """
-        _check("features", features, self.channels, self.sizes)
-        latents: list[Tensor] = []
-        up: Tensor | None = None
-        for level in reversed(range(len(self.sizes))):
-            x = features[level]
-            if self.affines:
-                affine = cast(Affine, self.affines[level])
-                x = torch.addcmul(affine.bias, x, affine.weight)
-            if up is not None:
-                x = torch.cat([x, up], dim=1)
-            x = self.stages[level](x)
-            if level > 0:
-                up, x = self.splits[level - 1](x)
-                up = self.upsample(up).contiguous()
-            latents.insert(0, x.contiguous())
-        return latents
-
-
-class _FoldedStep(nn.Module):
-    """A `CouplingStep` without log_det, its constants in the weights and biases of the subnet's last convolution:
-
-        r   = subnet'(a)                            subnet' gives 0.2 of the first C2 channels, 0.1 * g_b of the others
-        out = P(concat(a * g_a + o_a, b * exp(2 clamp * sigmoid(r[:C2]) + ln g_b - clamp) + r[C2:] + o_b))
-
-    where clamp * tanh(x) = 2 clamp * sigmoid(2 x) - clamp: PyTorch's sigmoid takes a quarter of the time of its tanh.
-    """
-
-    scale: Tensor
-    offset: Tensor
-    log_scale: Tensor
-    permutation: Tensor
-
-    def __init__(self, step: nn.Module, winograd: tuple[int, int] | None) -> None:
-        super().__init__()
-        assert isinstance(step, CouplingStep)
-        self.parts, self.clamp = step.parts, step.clamp
-        # For maps of this size; measured: with fewer channels or cells WinogradConv2d gains nothing.
-        self.channels_last = winograd is not None and min(self.parts) >= 128 and math.prod(winograd) >= 196
-        subnet = copy.deepcopy(step.subnet).double()
-        subnet[1] = nn.ReLU(inplace=True)
-        scale, scale_b = torch.split(step._scale().double(), self.parts)
-        offset, offset_b = torch.split(step.global_offset.detach().double(), self.parts)
-        factor = torch.cat([torch.full_like(scale_b, 0.2), 0.1 * scale_b])
-        last = cast(nn.Conv2d, subnet[2])
-        last.weight.mul_(factor.unsqueeze(1))
-        cast(Tensor, last.bias).mul_(factor.flatten())[len(scale_b) :].add_(offset_b.flatten())
-        if self.channels_last:
-            subnet = nn.Sequential(
-                *(WinogradConv2d(m) if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) else m for m in subnet)
-            )
-        self.subnet = subnet
-        for name, value in (("scale", scale), ("offset", offset), ("log_scale", scale_b.log() - self.clamp)):
-            self.register_buffer(name, value.clone())
-        self.to(step.global_scale.dtype)
-        self.register_buffer("permutation", step.permutation.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        a, b = torch.split(x, self.parts, dim=1)
-        s, t = self.subnet(a).chunk(2, dim=1)
-        scale = torch.add(self.log_scale, torch.sigmoid(s), alpha=2 * self.clamp).exp()
-        y = torch.cat([torch.addcmul(self.offset, a, self.scale), torch.addcmul(t, b, scale)], dim=1)
-        if not self.channels_last:
-            return y.index_select(1, self.permutation)
-        y = y.permute(0, 2, 3, 1)  # index_select is four times as fast on a matrix
-        return y.flatten(0, 2).index_select(1, self.permutation).view(y.shape).permute(0, 3, 1, 2)
-
-
-class WinogradConv2d(nn.Module):
-    """A 3 x 3 convolution with padding 1 that multiplies 4 times less: F(4 x 4, 3 x 3) of Lavin and Gray.
-
-    The image is cut into 6 x 6 tiles that overlap by 2. With d a tile and w the weights of one pair of channels,
-
-        4 x 4 of the output = A' [sum over channels of (G w G') * (B' d B)] A        (arXiv 1509.09308)
-
-    where * is by element: 36 matrix products over the channels. The points of interpolation are 0, +-3/4, +-3/2 and
-    infinity: the rounding error is about twice that of a direct convolution (with the usual 0, +-1, +-2 four times).
-
-    >>> conv, x = nn.Conv2d(128, 8, 3, padding=1), torch.randn(2, 128, 7, 9)
-    >>> torch.allclose(WinogradConv2d(conv)(x), conv(x), atol=1e-4)
-    True
-    """
-
-    weight: Tensor
-    bias: Tensor
-    tile_in: Tensor
-    tile_out: Tensor
-
-    @torch.no_grad()
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        points = np.array([0, 0.75, -0.75, 1.5, -1.5])
-        others = [np.delete(points, i) for i in range(5)]
-        g = np.array(
-            [*([p**k / np.prod(p - q) for k in range(3)] for p, q in zip(points, others, strict=True)), [0, 0, 1]]
-        )
-        bt = np.array([*([*np.poly(q)[::-1], 0] for q in others), np.poly(points)[::-1]])
-        at = np.array([[*points**i, i == 3] for i in range(4)])
-        weight = torch.from_numpy(np.kron(g, g)) @ conv.weight.double().flatten(2).permute(1, 2, 0)  # (C, 36, C')
-        values = {"weight": weight.transpose(0, 1), "bias": cast(Tensor, conv.bias)}
-        values |= {"tile_in": torch.from_numpy(np.kron(bt, bt)), "tile_out": torch.from_numpy(np.kron(at, at))}
-        for name, value in values.items():
-            self.register_buffer(name, value.to(conv.weight.dtype, copy=True).contiguous())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H, W), both best in channels_last layout."""
-        batch, channels, height, width = x.shape
-        rows, columns = -(-height // 4), -(-width // 4)
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns + 1 - width, 1, 4 * rows + 1 - height)).contiguous()
-        image, row, column, _ = x.stride()
-        tiles = x.as_strided((6, 6, batch, rows, columns, channels), (row, column, image, 4 * row, 4 * column, 1))
-        products = torch.bmm((self.tile_in @ tiles.reshape(36, -1)).view(36, -1, channels), self.weight)
-        y = (self.tile_out @ products.view(36, -1)).view(4, 4, batch, rows, columns, -1)
-        y = y.permute(2, 3, 0, 4, 1, 5).reshape(batch, 4 * rows, 4 * columns, -1)
-        return (y[:, :height, :width] + self.bias).permute(0, 3, 1, 2)

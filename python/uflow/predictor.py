@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import calibration, data, datasets, evaluation, scoring, segmentation, tiling
-from .evaluation import Evaluation as Evaluation  # where it is, and where callers look for it
-from .evaluation import Judged
+from . import scoring, segmentation, tiling
+from . import threshold as calibration
+from .evaluate import datasets, evaluation
+from .evaluate.evaluation import Evaluation as Evaluation
+from .evaluate.evaluation import Judged
+from .images import batches, list_images, read_image
 from .segmentation import Background, Region
 
 if TYPE_CHECKING:  # works without it
@@ -138,7 +141,7 @@ class Predictor(ABC):
             ValueError, FileNotFoundError: an image cannot be used; one line says which and why.
         """
         if isinstance(source, Image.Image | np.ndarray) or (isinstance(source, str | Path) and Path(source).is_file()):
-            image = data.read_image(source)
+            image = read_image(source)
             return self._judge(source, image, self._energies([image], batch_size)[0])
         if isinstance(source, list | tuple):
             return list(self.stream(source, batch_size))
@@ -167,7 +170,7 @@ class Predictor(ABC):
         Raises:
             What reading an image or `source` raises, after the predictions of the images before it.
         """
-        images = data.list_images(source) if isinstance(source, str | Path) else source
+        images = list_images(source) if isinstance(source, str | Path) else source
         return self._run(images, batch_size, self._judge, on_tiles)
 
     def _judge(self, source: ImageLike, image: NDArray[np.uint8], energies: Energies) -> Prediction:
@@ -214,16 +217,16 @@ class Predictor(ABC):
         tilings = [self._tiling(image) for image in images]
         tiles = chain.from_iterable(t.cut(image) for t, image in zip(tilings, images, strict=True))
 
-        def batches() -> Iterator[list[NDArray[np.float32]]]:
+        def network_batches() -> Iterator[list[NDArray[np.float32]]]:
             done, total = 0, sum(map(len, tilings))
-            for batch in data.batches(tiles, batch_size):
+            for batch in batches(tiles, batch_size):
                 energies = self._network(np.stack(batch))
                 done += len(batch)
                 if on_tiles is not None:
                     on_tiles(done, total)
                 yield energies
 
-        return join(tilings, batches())
+        return join(tilings, network_batches())
 
     def _run(
         self,
@@ -261,7 +264,7 @@ class Predictor(ABC):
                         source = next(iterator)
                     except StopIteration:
                         break
-                    read.put((source, pool.submit(data.read_image, source)))
+                    read.put((source, pool.submit(read_image, source)))
             except BaseException as error:  # whatever the caller's iterator raises goes to the caller
                 read.put((Path(), fail(error)))
             read.put(None)
@@ -461,5 +464,5 @@ def test_options(config: dict[str, Any]) -> dict[str, Any]:
 def list_sources(images: str | Path | Sequence[ImageLike]) -> list[ImageLike]:
     """Images as a list: of a folder or a pattern, its files."""
     if isinstance(images, str | Path):
-        return list(data.list_images(images))
+        return list(list_images(images))
     return list(images)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import resize_image
+from .images import resize_image
 
 
 @dataclass(frozen=True)

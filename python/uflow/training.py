@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypedDict, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as ProgressTask
-from rich.text import Text
+from rich.progress import Progress
 from torch import Tensor
 
-from .backbones import Backbone
-from .data import batches
+from .features import FeatureCache, TrainingError, channel_moments
 from .flow import Affine, UFlow
+from .images import batches
+from .progress import progress_bar
 
 AUGMENTED = 400  # images: with more, copies take long, and are not needed
 LEAST = 64  # images an epoch shows where augmentation is tried: a small set passes several times
 GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to a wrong orientation
 NOISE = 1.5  # over the root of the number of images: standard deviations of the features' noise
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
 
 
 class _Selection(TypedDict, total=False):
@@ -181,7 +170,7 @@ def train(
         _restore_optimizer(optimizer, state.optimizer)
 
     batches_per_epoch = -(-passes * len(train_indices) // settings.batch_size)
-    with _progress_bar(progress) as bar:
+    with progress_bar(progress) as bar:
         task = bar.add_task(
             "Training", total=settings.epochs * batches_per_epoch, completed=state.epoch * batches_per_epoch
         )
@@ -242,29 +231,6 @@ def train(
     return state
 
 
-def channel_moments(features: FeatureCache, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each channel over some images' features, a pair of float64 (C,) a scale."""
-    moments = []
-    for array in features.arrays:
-        sums = np.zeros((2, array.shape[1]))
-        for index in indices:
-            cells = array[index].astype(np.float64)
-            sums += cells.sum(axis=(1, 2)), np.square(cells).sum(axis=(1, 2))
-        mean, square = torch.from_numpy(sums / (len(indices) * array[0, 0].size))
-        moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
-    return moments
-
-
-def turned(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """An (H, W, 3) image, itself first, and its turned and mirrored copies: 8 in all of a square one, else 4.
-
-    >>> [copy[0, 0, 0].item() for copy in turned(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))]
-    [0, 3, 9, 6, 3, 0, 6, 9]
-    """
-    turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
-    return [np.rot90(flipped, turn) for flipped in (image, image[:, ::-1]) for turn in turns]
-
-
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
@@ -280,106 +246,3 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, name = key.split(".", 1)
         whole["state"].setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict(whole)
-
-
-def image_tensor(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
-    """(B, H, W, 3) uint8 images as a backbone takes them: (B, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-
-
-class FeatureCache:
-    """Features of n images, one float32 array (n, C, h, w) a scale, finest first.
-
-    Held in memory, or memory-mapped in a temporary folder when larger than `memory_share` of the machine's free memory.
-    A context manager: leaving it removes the folder.
-    """
-
-    def __init__(
-        self, count: int, shapes: Sequence[tuple[int, int, int]], memory_share: float = 0.25, folder: Path | None = None
-    ) -> None:
-        size = 4 * count * sum(int(np.prod(shape)) for shape in shapes)
-        self.folder: Path | None = None
-        self.arrays: list[np.ndarray]
-        if size > memory_share * _free_memory():
-            self.folder = Path(tempfile.mkdtemp(prefix="uflow-features-", dir=folder))
-            free = shutil.disk_usage(self.folder).free
-            if size > free:
-                self.close()
-                raise TrainingError(
-                    f"the features of {count} images need {size / 1e9:.1f} GB and the disk of {tempfile.gettempdir()} "
-                    f"has {free / 1e9:.1f} GB free; set TMPDIR to a larger disk, or use smaller or fewer images"
-                )
-            self.arrays = [
-                np.lib.format.open_memmap(
-                    self.folder / f"scale{i}.npy", mode="w+", dtype=np.float32, shape=(count, *shape)
-                )
-                for i, shape in enumerate(shapes)
-            ]
-        else:
-            self.arrays = [np.empty((count, *shape), np.float32) for shape in shapes]
-
-    def __len__(self) -> int:
-        return len(self.arrays[0])
-
-    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> list[Tensor]:
-        """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
-        return [torch.from_numpy(array[np.asarray(indices)]).to(device) for array in self.arrays]
-
-    def close(self) -> None:
-        self.arrays = []
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> FeatureCache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def compute_features(
-    backbone: Backbone,
-    images: Iterable[np.ndarray],
-    count: int,
-    *,
-    batch_size: int = 16,
-    device: torch.device | str = "cpu",
-    memory_share: float = 0.25,
-    folder: Path | None = None,
-    progress: bool | Progress = False,
-) -> FeatureCache:
-    """Run the frozen backbone once over `count` images, (H, W, 3) uint8, and keep its features."""
-    shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
-    cache = FeatureCache(count, shapes, memory_share, folder)
-    try:
-        with _progress_bar(progress) as bar, torch.inference_mode():
-            task = bar.add_task("Features", total=count)
-            done = 0
-            for batch in batches(images, batch_size):
-                features = backbone(image_tensor(np.stack(batch), device))
-                for array, feature in zip(cache.arrays, features, strict=True):
-                    array[done : done + len(batch)] = feature.float().cpu().numpy()
-                done += len(batch)
-                bar.advance(task, len(batch))
-    except BaseException:
-        cache.close()
-        raise
-    return cache
-
-
-def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not on this system: macOS has no AVPHYS, Windows no sysconf
-        return 4 << 30
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: ProgressTask) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
-
-def _progress_bar(show: bool | Progress) -> AbstractContextManager[Progress]:
-    """A `Progress` of its own, or the caller's, who takes the bars away."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    return nullcontext(show) if isinstance(show, Progress) else Progress(*columns, disable=not show)

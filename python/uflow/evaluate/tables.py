@@ -13,8 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from .data import atomic_write
-from .predictor import Evaluation, Prediction
+from ..files import atomic_write
+from ..predictor import Prediction
+from .evaluation import Evaluation
 
 OUTLINE = (0, 255, 255)  # cyan: rare on parts, and far from every colour of the map
 

@@ -18,15 +18,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from rich.progress import Progress
 
-from . import __version__, data, load, published
+from .. import __version__, load
+from ..deploy.exported import METADATA
+from ..files import atomic_write, sha256
+from ..images import digest
+from ..model_file import load_model
+from ..predictor import Predictor
+from . import published
 from .datasets import Dataset
 from .evaluation import Evaluation
-from .predictor import Predictor
-from .runtime import METADATA
 
 if TYPE_CHECKING:  # a model that is exported needs no torch
-    from .backbones import Backbone
-    from .training import TrainingSettings
+    from ..backbones import Backbone
+    from ..training import TrainingSettings
 
 __all__ = ["METRICS", "Given", "Models", "Result", "Trained", "check", "measure", "run", "summary"]
 
@@ -149,7 +153,7 @@ class Trained:
                 self._compare(category, asked)
 
     def make(self, dataset: Dataset, progress: bool | Progress) -> bool:
-        from .detector import Detector
+        from ..detector import Detector
 
         path = self.path(dataset.name)
         if path.exists():
@@ -182,7 +186,7 @@ class Trained:
 
     def _asked(self, dataset: Dataset | None) -> dict[str, Any]:
         """What `Detector.trained_with` must be; without a data set, all of it but the images."""
-        from .detector import fingerprint
+        from ..detector import fingerprint
 
         images = dataset.train if dataset else []
         chosen_on = dataset if self.select_on_test else None
@@ -194,15 +198,14 @@ class Trained:
 
     @cached_property
     def _net(self) -> Backbone:
-        from .backbones import create_backbone
+        from ..backbones import create_backbone
 
         return create_backbone(self.backbone, image_size=self.image_size, strides=self.strides, weights=self.weights)
 
     def _compare(self, category: str, asked: Mapping[str, Any]) -> None:
-        from . import checkpoints
 
         path = self.path(category)
-        _, config = checkpoints.load_model(path)
+        _, config = load_model(path)
         found = config.get("trained_with")
         if not found:
             raise ValueError(
@@ -265,7 +268,7 @@ def run(
             result, predictor = _run(dataset, output, models, protocol, progress)
             drawn = output / "figures" / dataset.name
             if figures and (predictor or not (drawn / "curves.png").exists()):
-                from .figures import write_category  # matplotlib: a quarter of a second
+                from .figures import write_category
 
                 evaluation = Evaluation(**result.record["evaluation"])
                 write_category(predictor or models.load(dataset.name), dataset, evaluation, drawn)
@@ -289,8 +292,8 @@ def _run(
     trained = models.make(dataset, progress)
     asked = _asked(dataset.name, models, protocol)
     asked["data"] = {
-        "training images": data.digest(dataset.train),
-        "test images": data.digest(dataset.test_files),
+        "training images": digest(dataset.train),
+        "test images": digest(dataset.test_files),
         "defects": [sample.defect for sample in dataset.test],
     }
     record = _read(file)
@@ -300,7 +303,7 @@ def _run(
     predictor = models.load(dataset.name)
     record = measure(dataset, predictor, models.path(dataset.name), protocol, progress) | {"asked": asked}
     file.parent.mkdir(parents=True, exist_ok=True)
-    with data.atomic_write(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps({"kind": "uflow evaluation", "version": FORMAT_VERSION, **record}) + "\n")
     done = "trained, evaluated" if trained else "evaluated"
     return Result(dataset.name, dataset.layout, record, done), predictor
@@ -336,7 +339,7 @@ def _file(output: Path, category: str) -> Path:
 
 def _asked(category: str, models: Models, protocol: str) -> dict[str, Any]:
     path = models.path(category)
-    return {"protocol": protocol, "model": data.sha256(path / METADATA if path.is_dir() else path), **models.settings()}
+    return {"protocol": protocol, "model": sha256(path / METADATA if path.is_dir() else path), **models.settings()}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images in, masks in, files out: folders and patterns, and files that are written whole or not at all."""
+"""Images: listed, read as 8-bit RGB, resized; masks of their defects."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import glob
 import hashlib
 import logging
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from .files import PathLike, one_line, sha256
+
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageLike",
-    "atomic_write",
     "batches",
     "digest",
     "image_size",
@@ -29,10 +29,9 @@ __all__ = [
     "read_mask",
     "resize_image",
     "resize_mask",
-    "sha256",
 ]
 
-PathLike = str | os.PathLike[str]
+
 T = TypeVar("T")
 ImageLike = PathLike | Image.Image | NDArray[Any]
 
@@ -47,12 +46,6 @@ def _say_once(kind: str, message: str) -> None:
     if kind not in _said:
         _said.add(kind)
         _log.warning("%s (said once)", message)
-
-
-def _reason(error: BaseException) -> str:
-    """The error's own words on one line, without the path and the number that OSError adds."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
 
 
 # ---- finding images
@@ -98,7 +91,7 @@ def _images_in(folder: Path) -> list[Path]:
         if images := [path for path in folder.iterdir() if _is_image(path)]:
             return images
     except OSError as error:
-        raise ValueError(f"cannot list the folder {folder}: {_reason(error)}") from error
+        raise ValueError(f"cannot list the folder {folder}: {one_line(error)}") from error
     below = [path for path in folder.rglob("*") if _is_image(path)]
     images = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not images:
@@ -150,7 +143,7 @@ def _read_file(path: Path) -> NDArray[np.uint8]:
         why = "the file is empty" if path.stat().st_size == 0 else "its content is no known image format"
         raise ValueError(f"cannot read {path}: {why}") from error
     except Exception as error:  # no permission, too many pixels, and whatever a broken header makes Pillow raise
-        raise ValueError(f"cannot read {path}: {_reason(error)}") from error
+        raise ValueError(f"cannot read {path}: {one_line(error)}") from error
     with image:
         pixels = _read_pil(image, str(path))
         if getattr(image, "is_animated", False):
@@ -165,7 +158,7 @@ def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
         image.load()
     except Exception as error:  # a broken file makes Pillow's decoders fail in many ways, not only by OSError
-        raise ValueError(f"cannot read {name}: {_reason(error)}") from error
+        raise ValueError(f"cannot read {name}: {one_line(error)}") from error
 
     mode = image.mode
     if mode == "F":
@@ -198,7 +191,7 @@ def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
         return np.array(image.convert("RGB"))
     except ValueError as error:
-        raise ValueError(f"cannot read {name}: {_reason(error)}; convert it to RGB") from error
+        raise ValueError(f"cannot read {name}: {one_line(error)}; convert it to RGB") from error
 
 
 def _decodes_16_bit(image: Image.Image) -> bool:
@@ -318,18 +311,6 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     return np.asarray(resized > 127)  # 128 / 255 is the first value above one half
 
 
-# ---- telling files apart
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def digest(sources: Iterable[ImageLike]) -> str:
     """How many images, and one SHA-256 of their contents in this order: the same wherever they lie."""
     parts = []
@@ -339,37 +320,3 @@ def digest(sources: Iterable[ImageLike]) -> str:
         else:
             parts.append(hashlib.sha256(read_image(source).tobytes()).hexdigest())
     return f"{len(parts)} {hashlib.sha256(''.join(parts).encode()).hexdigest()}"
-
-
-# ---- writing files
-
-
-@contextmanager
-def atomic_write(path: PathLike) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary path in the same folder and moves it to `path` at the end.
-
-    The temporary name keeps the suffix, for writers that look at it. If anything fails, it is removed and a file
-    that was there before stays as it was. Raises OSError, one line with the path and the reason (no permission, disk
-    full, no such folder), for every OSError; other errors pass unchanged.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with atomic_write(folder / "model.json") as temporary:
-    ...     _ = temporary.write_text("{}")
-    >>> [file.name for file in folder.iterdir()]
-    ['model.json']
-    """
-    path = Path(path)
-    temporary = path.with_name(f".uflow-{secrets.token_hex(8)}{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
-        temporary.replace(path)
-    except OSError as error:
-        failure = OSError(f"cannot write {path}: {_reason(error)}")
-        failure.errno = error.errno
-        raise failure from error
-    finally:
-        with suppress(OSError):  # gone already when all went well
-            temporary.unlink()

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import atomic_write, sha256
-from .predictor import Predictor, test_options
+from ..files import atomic_write, sha256
+from ..predictor import Predictor, test_options
 
 __all__ = ["FORMATS", "Exported", "load"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .data import IMAGE_SUFFIXES, list_images, read_mask
+from ..images import IMAGE_SUFFIXES, list_images, read_mask
 
 __all__ = ["LAYOUTS", "Dataset", "Sample", "find_categories", "read_mvtec"]
 
@@ -48,7 +48,7 @@ class Sample:
     def truth(self, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
         """The defective pixels as (H, W) bool, `shape` being that of the image; None where nothing says which they are.
 
-        Raises what `data.read_mask` raises.
+        Raises what `read_mask` raises.
         """
         truth = np.zeros(shape, bool)
         for mask in self.masks:

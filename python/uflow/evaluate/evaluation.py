@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import data, metrics
+from ..images import image_size, resize_mask
+from . import metrics
 from .datasets import Sample
 
 __all__ = ["PROTOCOLS", "Evaluation", "Judged", "evaluate"]
@@ -112,7 +113,7 @@ def evaluate(
     for sample, one in zip_longest(samples, judged):
         if sample is None or one is None:
             raise ValueError(f"{len(samples)} samples and {'more' if sample is None else len(images)} judged")
-        own = data.image_size(sample.path)
+        own = image_size(sample.path)
         wanted = fixed or own
         _check(sample, one, protocol, wanted)
         if images and (one.log_nfa is None) != (images[0]["log_nfa"] is None):
@@ -121,7 +122,7 @@ def evaluate(
         iou = None
         if truth is not None:
             if fixed:
-                truth = data.resize_mask(truth, fixed)
+                truth = resize_mask(truth, fixed)
             pixels.update(one.anomaly_map, truth)
             if one.log_nfa is None:
                 best.update(one.anomaly_map, truth)

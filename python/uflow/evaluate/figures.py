@@ -23,10 +23,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from .data import atomic_write
+from ..files import atomic_write
+from ..predictor import Prediction, Predictor
 from .datasets import Dataset
 from .evaluation import Evaluation
-from .predictor import Prediction, Predictor
 
 __all__ = ["Example", "write_category", "write_curves", "write_examples"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from .training import FeatureCache
+    from .features import FeatureCache
 
 __all__ = ["Neighbours", "change", "greedy_coreset"]
 

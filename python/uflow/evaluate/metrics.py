@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uflow.segmentation import connected_components
+from ..segmentation import connected_components
 
 __all__ = ["BestIoU", "PixelMetrics", "aupro", "auroc", "best_iou", "iou", "mean_iou"]
 

@@ -37,13 +37,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from . import __version__, data, evaluation, published, report
-from .backbones import create_backbone
+from .. import __version__
+from ..backbones import create_backbone
+from ..detector import Detector
+from ..features import image_tensor
+from ..files import atomic_write
+from ..images import batches, read_image, resize_image
+from ..memory import greedy_coreset
+from ..training import TrainingSettings
+from . import evaluation, published
+from . import tables as report
 from .datasets import Dataset
-from .detector import Detector
 from .evaluation import Judged
-from .neighbours import greedy_coreset
-from .training import TrainingSettings, image_tensor
 
 __all__ = ["METHODS", "Method", "Result", "Settings", "compare", "markdown"]
 
@@ -211,7 +216,7 @@ def _in_own_process(
             command = [
                 sys.executable,
                 "-c",
-                "import sys; from uflow.compare import _work; _work(sys.argv[1])",
+                "import sys; from uflow.evaluate.rivals import _work; _work(sys.argv[1])",
                 str(job),
             ]
             code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False).returncode
@@ -293,8 +298,8 @@ def _peak_memory() -> float | None:
 
 def _read_images(paths: Sequence[Path], size: Size) -> Iterator[Tensor]:
     """The files in batches, (B, 3, height, width) float in [0, 1]."""
-    for batch in data.batches(paths, 8):
-        images = [data.resize_image(data.read_image(path), size) for path in batch]
+    for batch in batches(paths, 8):
+        images = [resize_image(read_image(path), size) for path in batch]
         yield image_tensor(np.stack(images))
 
 
@@ -338,7 +343,7 @@ def _write(results: Sequence[Result], settings: Settings, output: Path) -> None:
     }
     files = {".json": json.dumps(content, indent=2) + "\n", ".csv": rows.getvalue(), ".md": markdown(results, settings)}
     for suffix, text in files.items():
-        with data.atomic_write(output / f"comparison{suffix}") as temporary:
+        with atomic_write(output / f"comparison{suffix}") as temporary:
             temporary.write_text(text)
 
 

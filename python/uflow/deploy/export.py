@@ -19,11 +19,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import __version__, data, runtime
-from .detector import Detector
-from .flow import FoldedFlow
-from .predictor import ImageLike, list_sources
-from .scoring import LIKELY, Blend
+from .. import __version__
+from ..detector import Detector
+from ..fast.folded_flow import FoldedFlow
+from ..files import sha256
+from ..images import batches, read_image, resize_image
+from ..predictor import ImageLike, list_sources
+from ..scoring import LIKELY, Blend
+from . import exported as runtime
 
 __all__ = ["export"]
 
@@ -181,7 +184,7 @@ def export(
             "strides": detector.strides,
             "latent_channels": detector.latent_channels,
             "segmentation": detector._test_config(),
-            "files": {part.name: data.sha256(part) for part in sorted(temporary.iterdir())},
+            "files": {part.name: sha256(part) for part in sorted(temporary.iterdir())},
         }
         runtime.write_metadata(temporary, metadata)
     log.info("%s holds %s (%.1f MB)", folder, file, sum(part.stat().st_size for part in folder.iterdir()) / 1e6)
@@ -222,7 +225,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 def _resized(detector: Detector, image: ImageLike) -> NDArray[np.uint8]:
-    return data.resize_image(data.read_image(image), detector.image_size)
+    return resize_image(read_image(image), detector.image_size)
 
 
 # Formats --------------------------------------------------------------------------------------------------------------
@@ -307,7 +310,7 @@ class _Batches:
 
 
 def _maps(run: runtime.Run, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    return np.concatenate([run(np.stack(batch))[-1] for batch in data.batches(images, 8)])
+    return np.concatenate([run(np.stack(batch))[-1] for batch in batches(images, 8)])
 
 
 def _quantise(path: Path, images: Sequence[NDArray[np.uint8]], part: str = "flow.") -> None:

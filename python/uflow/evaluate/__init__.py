@@ -1,0 +1,1 @@
+"""Measuring: metrics, data sets, figures of a detector and of its rivals."""

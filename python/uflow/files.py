@@ -1,0 +1,65 @@
+"""Files: written whole or not at all, told apart by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["PathLike", "atomic_write", "one_line", "sha256", "some_names"]
+
+PathLike = str | os.PathLike[str]
+
+
+def one_line(error: BaseException) -> str:
+    """The error's own words on one line, without the path and the number that OSError adds."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def some_names(names: Iterable[object]) -> str:
+    """The first names, for messages."""
+    return ", ".join([repr(name) for name in names][:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"
+
+
+@contextmanager
+def atomic_write(path: PathLike) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path in the same folder and moves it to `path` at the end.
+
+    The temporary name keeps the suffix, for writers that look at it. If anything fails, it is removed and a file
+    that was there before stays as it was. Raises OSError, one line with the path and the reason (no permission, disk
+    full, no such folder), for every OSError; other errors pass unchanged.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with atomic_write(folder / "model.json") as temporary:
+    ...     _ = temporary.write_text("{}")
+    >>> [file.name for file in folder.iterdir()]
+    ['model.json']
+    """
+    path = Path(path)
+    temporary = path.with_name(f".uflow-{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+        temporary.replace(path)
+    except OSError as error:
+        failure = OSError(f"cannot write {path}: {one_line(error)}")
+        failure.errno = error.errno
+        raise failure from error
+    finally:
+        with suppress(OSError):  # gone already when all went well
+            temporary.unlink()

@@ -1,0 +1,266 @@
+"""Model files made elsewhere, read without running any code from them."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, serialization
+
+from ..files import some_names
+from .freia import FREIA_KEY, SoftClamp, convert_freia
+
+__all__ = ["Foreign", "is_foreign", "load_foreign", "load_nets"]
+
+# The backbones of U-Flow: the channels of their scales, finest first, and the finest stride.
+_BACKBONES = {
+    "mcait": ((768, 384), 16),
+    "resnet18": ((64, 128, 256), 4),
+    "wide_resnet50_2": ((256, 512, 1024), 4),
+}
+_REFUSED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+_FILLED = re.compile(r"Can only (SETITEM|append).*but got <class '(\S+)'>")
+_BLOCKED = re.compile(r"GLOBAL (\S+) whose module")
+
+
+@dataclass
+class Foreign:
+    """A U-Flow made elsewhere, as `load_foreign` found it.
+
+    Attributes:
+        origin: "anomalib", or "the authors" for every other file in their layout.
+        backbone: name of the backbone.
+        image_size: (H, W) of its input; None where the file does not tell: the backbone's own.
+        nets: timm's tensors of each of the backbone's nets; empty where the file does not hold them.
+        steps, clamp, affine: arguments of the `UFlow`.
+        flow: its weights, under the keys of its state dict.
+    """
+
+    origin: str
+    backbone: str
+    image_size: tuple[int, int] | None
+    nets: list[dict[str, Tensor]]
+    steps: int
+    clamp: float
+    affine: bool
+    flow: dict[str, Tensor]
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file begins as those of torch do (zip, or a pickle), which none of ours does.
+
+    >>> is_foreign(Path(__file__))
+    False
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+
+
+def load_foreign(path: Path, soft_clamp: SoftClamp = "tanh(r)") -> Foreign:
+    """Read a U-Flow checkpoint of the authors or of anomalib: Lightning's file, or a state dict saved by torch.
+
+    No code from the file is run. What it is, is found from the names and shapes of its tensors.
+
+    Args:
+        path: the file.
+        soft_clamp: see `convert_freia`.
+
+    Raises:
+        ValueError: not such a file, cut short, damaged, or incomplete; one line says what was expected and found.
+    """
+    content, classes = _torch_load(path)
+    tensors = _tensors(path, content)
+    settings = content.get("hyper_parameters")
+    settings = settings if isinstance(settings, Mapping) else {}
+    clamp = settings.get("affine_clamp", 2.0)
+    if not isinstance(clamp, int | float) or not clamp > 0:
+        raise ValueError(f"{path} is no U-Flow checkpoint that can be used: its affine_clamp is {clamp!r}, not above 0")
+    try:
+        flow = convert_freia(tensors, soft_clamp, clamp)
+        volumes = _volumes(flow)
+        channels = tuple(c - up // 8 for c, up in zip(volumes, [*volumes[1:], 0], strict=True))
+        backbone, stride = _recognise(channels, settings.get("backbone"))
+        norms = _layer_norms(tensors, channels) if backbone != "mcait" else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is no U-Flow checkpoint that can be used: {error}") from None
+    flow |= norms
+    for name, tensor in flow.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path} is damaged: the flow's {name!r} holds NaN or infinite values")
+    height, width = norms["affines.0.weight"].shape[1:] if norms else (0, 0)
+    names = [*map(str, content), *tensors, *classes]
+    anomalib = any("anomalib" in name or "feature_normalizations" in name for name in names)
+    return Foreign(
+        origin="anomalib" if anomalib else "the authors",
+        backbone=backbone,
+        image_size=(height * stride, width * stride) if norms else None,
+        nets=_nets(tensors, backbone),
+        steps=1 + max(int(name.split(".")[2]) for name in flow if name.startswith("stages.0.")),
+        clamp=clamp,
+        affine=bool(norms),
+        flow=flow,
+    )
+
+
+def load_nets(path: Path, backbone: str) -> list[dict[str, Tensor]]:
+    """What `Foreign.nets` would be; nothing where the file holds no flow or another backbone."""
+    content, _ = _torch_load(path)
+    tensors = _tensors(path, content)
+    return _nets(tensors, backbone) if any(map(FREIA_KEY.fullmatch, tensors)) else []
+
+
+def _torch_load(path: Path) -> tuple[Mapping[str, Any], list[str]]:
+    """The mapping in a torch file, and the names of the classes that inert objects stand for in it.
+
+    torch's own reader for untrusted files refuses every global (class or function) that it does not know. Lightning's
+    files are full of them, beside the tensors: each one is named to the reader as an empty class of ours.
+    """
+    with path.open("rb") as file:
+        mmap = file.read(2) == b"PK"  # only what is used is read
+    stand_ins: dict[str, type] = {}
+    allowed = serialization.get_safe_globals()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old formats: nothing a user can act on
+            while True:
+                serialization.clear_safe_globals()  # what others allowed in this process is not for this file
+                serialization.add_safe_globals(list(stand_ins.values()))
+                try:
+                    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+                    break
+                except pickle.UnpicklingError as error:
+                    if (refused := _REFUSED.search(str(error))) and refused[1] not in stand_ins:
+                        stand_ins[refused[1]] = _stand_in(refused[1], _Inert)
+                    elif (filled := _FILLED.search(str(error))) and issubclass(stand_ins.get(filled[2], int), _Inert):
+                        stand_ins[filled[2]] = _stand_in(
+                            filled[2], _InertDict if filled[1] == "SETITEM" else _InertList
+                        )
+                    else:
+                        raise
+    except Exception as error:  # each format has its own errors for a cut or foreign file
+        if blocked := _BLOCKED.search(str(error)):
+            raise ValueError(
+                f"{path} was not read: it asks for {blocked[1]}, which could run commands and has no place in a "
+                "checkpoint; get the file from where you trust it"
+            ) from None
+        # Of torch's own paragraphs, the line that says what it met, and not the advice to trust the file.
+        lines = [line.strip() for line in str(error).replace("WeightsUnpickler error:", "").splitlines()]
+        reason = next((x for x in lines if x and not x.startswith(("Weights only", "(1)", "(2)", "Check"))), "")
+        raise ValueError(
+            f"cannot read {path}: expected a checkpoint written by torch or Lightning, and this is another kind of "
+            f"file, or was cut short ({type(error).__name__}: {reason[:200]})"
+        ) from None
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(allowed)
+    if not isinstance(content, Mapping):
+        kind = getattr(type(content), "stands_for", type(content).__name__)
+        raise ValueError(f"{path} holds a {kind}, where a mapping with named tensors is expected: take the .ckpt file")
+    return content, list(stand_ins)
+
+
+class _Inert:
+    """An object of a class that only its file knows: takes anything, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _InertDict:
+    """The same for a class of dictionaries: torch's reader fills only plain ones."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return OrderedDict()
+
+
+class _InertList:
+    """The same for a class of lists."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return []
+
+
+def _stand_in(name: str, base: type) -> type:
+    """A class that torch's reader takes for the global `name`."""
+    module, _, short = name.rpartition(".")
+    # torch's messages leave out "builtins".
+    names = {"__module__": module or "builtins", "__qualname__": short, "stands_for": name}
+    return type(short, (base,), names)
+
+
+def _tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(
+            f"{path} is no U-Flow checkpoint: expected 'state_dict' or named tensors, found {some_names(content)}"
+        )
+    return tensors
+
+
+def _volumes(flow: Mapping[str, Tensor]) -> list[int]:
+    """Channels of each scale's stage, finest first."""
+    scales = 1 + max(int(name.split(".")[1]) for name in flow)
+    return [len(flow[f"stages.{level}.0.global_scale"]) for level in range(scales)]
+
+
+def _recognise(channels: tuple[int, ...], named: object) -> tuple[str, int]:
+    """Name and finest stride of the backbone with these channels."""
+    for name, (wanted, stride) in _BACKBONES.items():
+        if channels == wanted:
+            if isinstance(named, str) and named != name:
+                raise ValueError(f"its backbone is {named!r}; known: {', '.join(_BACKBONES)}")
+            return name, stride
+    known = ", ".join(f"{name} {wanted}" for name, (wanted, _) in _BACKBONES.items())
+    raise ValueError(f"expected features with the channels of a known backbone ({known}), found {channels}")
+
+
+def _layer_norms(tensors: Mapping[str, Tensor], channels: tuple[int, ...]) -> dict[str, Tensor]:
+    """The trained LayerNorms over [C, H, W] of the features, as the flow's `Affine`s."""
+    found = {
+        tensor.shape[0]: (tensor, tensors.get(name.removesuffix("weight") + "bias"))
+        for name, tensor in tensors.items()
+        if tensor.ndim == 3 and name.endswith(".weight")
+    }
+    norms: dict[str, Tensor] = {}
+    for level, c in enumerate(channels):
+        weight, bias = found.get(c, (None, None))
+        if weight is None or bias is None or weight.shape != bias.shape:
+            raise ValueError(
+                f"expected 'feature_extractor...weight' and '...bias' of shape ({c}, H, W), the LayerNorm that was "
+                "trained with the flow, found none"
+            )
+        norms |= {f"affines.{level}.weight": weight.detach(), f"affines.{level}.bias": bias.detach()}
+    return norms
+
+
+def _nets(tensors: Mapping[str, Tensor], backbone: str) -> list[dict[str, Tensor]]:
+    """The tensors of each net of the backbone under timm's names, or nothing."""
+    firsts: list[tuple[str, tuple[int | None, ...]]]
+    if backbone == "mcait":
+        firsts = [("pos_embed", (1, None, c)) for c in _BACKBONES[backbone][0]]
+    else:
+        firsts = [("conv1.weight", (64, 3, 7, 7))]
+    nets = []
+    for first, shape in firsts:
+        for name, tensor in tensors.items():
+            if name.endswith(first) and all(a in (b, None) for a, b in zip(shape, tensor.shape, strict=False)):
+                prefix = name.removesuffix(first)
+                nets.append({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+                break
+    return nets if len(nets) == len(firsts) else []

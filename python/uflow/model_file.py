@@ -1,0 +1,96 @@
+"""Our own files, a model and the state of a training: safetensors with JSON in the header, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .files import atomic_write, some_names
+from .training import TrainingState
+
+__all__ = ["load_model", "load_training_state", "save_model", "save_training_state"]
+
+FORMAT_VERSION = 1
+
+
+def save_model(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
+    """Write a model file, whole or not at all."""
+    _save(path, "model", tensors, config)
+
+
+def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration of a model file; ValueError says what is wrong with one that cannot be used."""
+    return _load(path, "model")
+
+
+def save_training_state(path: Path, state: TrainingState, run: dict[str, Any]) -> None:
+    """Write what an interrupted training needs to go on; `run` says which training it is."""
+    groups = {"weights": state.weights, "best_weights": state.best_weights, "optimizer": state.optimizer}
+    tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+    numbers = {
+        "epoch": state.epoch,
+        "best_epoch": state.best_epoch,
+        "best_nll": state.best_nll,
+        "history": state.history,
+    }
+    _save(path, "training state", tensors, {"run": run, **numbers})
+
+
+def load_training_state(path: Path, run: dict[str, Any]) -> TrainingState:
+    """Read a state written by `save_training_state`; ValueError where it belongs to another training than `run`."""
+    tensors, config = _load(path, "training state")
+    if differing := [key for key in run if config["run"].get(key) != json.loads(json.dumps(run[key]))]:
+        raise ValueError(
+            f"{path} belongs to another training (other {', '.join(differing)}); delete it to start anew, "
+            "or repeat the call that made it to go on"
+        )
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best_weights": {}, "optimizer": {}}
+    for key, tensor in tensors.items():
+        group, name = key.split("/", 1)
+        groups[group][name] = tensor
+    numbers: dict[str, Any] = {name: config[name] for name in ("epoch", "best_epoch", "best_nll", "history")}
+    weights, best_weights, optimizer = groups.values()
+    return TrainingState(**numbers, weights=weights, best_weights=best_weights, optimizer=optimizer)
+
+
+def _save(path: Path, kind: str, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
+    header = {"uflow": json.dumps({"kind": kind, "version": FORMAT_VERSION, **config})}
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(copies, header)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {kind} file {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("uflow")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except safetensors.SafetensorError as error:
+        expected = "expected safetensors" + (", or a checkpoint written by torch" if kind == "model" else "")
+        raise ValueError(
+            f"{path} is not a uflow {kind} file, or was cut short ({expected}, found: {error}); copy or train it again"
+        ) from None
+    if header is None:
+        raise ValueError(
+            f"{path} is a safetensors file but not a uflow {kind} file: its header has no 'uflow' entry, and it holds "
+            f"{some_names(tensors)}"
+        )
+    config: dict[str, Any] = json.loads(header)
+    version, found = config.pop("version"), config.pop("kind")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, and this uflow reads version {FORMAT_VERSION}; "
+            "use the uflow that wrote it, or train it again"
+        )
+    if found != kind:
+        raise ValueError(f"{path} is a uflow {found} file, where a {kind} file is expected")
+    return tensors, config
