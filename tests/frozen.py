@@ -36,7 +36,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def fit(images: Path, epochs: int, settings: dict[str, Any], **options: Any) -> Any:
     from uflow import Detector
-    from uflow.training import TrainingSettings
+    from uflow.recipe import TrainingSettings
 
     return Detector.fit(
         images,
@@ -69,7 +69,11 @@ def calibrate(predictor: Any, images: Path, alpha: float) -> None:
 
 
 def evaluate(predictor: Any, root: Path, **options: Any) -> dict[str, Any]:
-    return predictor.evaluate(root, batch_size=1, **options).to_dict()
+    from uflow.evaluate.datasets import find_categories
+    from uflow.evaluate.evaluation import evaluate_predictor
+
+    (dataset,) = find_categories(root)
+    return evaluate_predictor(predictor, dataset, batch_size=1, **options).to_dict()
 
 
 def export(detector: Any, folder: Path, format: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from . import backbones, flow, images, scoring, segmentation, training
     from .detector import Detector
     from .evaluate import datasets, metrics
-    from .predictor import Prediction, Predictor
+    from .interop.freia import SoftClamp
+    from .prediction import Prediction
+    from .predictor import Predictor
 
 __all__ = [
     "Detector",
@@ -38,7 +40,7 @@ __all__ = [
     "training",
 ]
 
-_WHERE = {"Detector": "detector", "Prediction": "predictor"}
+_WHERE = {"Detector": "detector", "Prediction": "prediction"}
 _MODULES = {"datasets": "evaluate.datasets", "metrics": "evaluate.metrics"}
 
 
@@ -47,8 +49,8 @@ def load(
     device: str = "auto",
     weights: str | Path | Sequence[str | Path] | None = None,
     runtime: str | None = None,
-    soft_clamp: Literal["tanh(r)", "tanh(r/clamp)"] | None = None,
-) -> Predictor:
+    soft_clamp: SoftClamp | None = None,
+) -> Detector | Predictor:
     """Read a model file written by `Detector.save`, a checkpoint of the authors or of anomalib, or an exported folder.
 
     Args:
@@ -59,7 +61,7 @@ def load(
         soft_clamp: of a checkpoint made elsewhere: the step it was trained with, see `convert_freia`.
 
     Returns:
-        A `Detector`, or a `deploy.exported.Exported`; both predict, stream, calibrate and evaluate.
+        A `Detector`, or for a folder a `Predictor`; both predict, stream and calibrate.
 
     Raises:
         FileNotFoundError, ValueError: no such file; cut short, changed, of another version, or no model at all; or the
@@ -70,7 +72,28 @@ def load(
         return exported
     if runtime is not None:
         raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")
-    detector: Detector = importlib.import_module("uflow.detector").load(path, device, weights, soft_clamp)
+    return _load_file(path, device, weights, soft_clamp)
+
+
+def _load_file(
+    path: str | Path, device: str, weights: str | Path | Sequence[str | Path] | None, soft_clamp: SoftClamp | None
+) -> Detector:
+    """A model file of ours, perhaps on weights that a checkpoint made elsewhere holds; or such a checkpoint."""
+    from pathlib import Path  # not when the package is imported: it takes a third of that time
+
+    checkpoint = importlib.import_module("uflow.interop.checkpoint")
+    given = [weights] if isinstance(weights, str | os.PathLike) else list(weights or [])
+    detector: Detector
+    if checkpoint.is_foreign(Path(path)):
+        detector = checkpoint.load_checkpoint(Path(path), device, weights, soft_clamp or "tanh(r)")
+    elif soft_clamp is not None:
+        raise ValueError(
+            f"soft_clamp is for checkpoints made elsewhere, and {path} is a uflow model file: leave it out"
+        )
+    elif len(given) == 1 and checkpoint.is_foreign(Path(given[0])):
+        detector = checkpoint.load_on_checkpoint(Path(path), Path(given[0]), device)
+    else:
+        detector = importlib.import_module("uflow.detector").load(path, device, weights)
     return detector
 
 

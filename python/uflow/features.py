@@ -1,11 +1,16 @@
-"""Features of images, computed once and kept: the only room that knows of copies and noise."""
+"""Features of images, computed once and kept. Turned copies and noise are the business of this room alone."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,39 +19,25 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
+from . import tiling
 from .backbones import Backbone
-from .images import batches
+from .images import ImageLike, batches, image_size, read_image
 from .progress import progress_bar
 
-__all__ = ["FeatureCache", "TrainingError", "channel_moments", "compute_features", "image_tensor", "turned_copies"]
+__all__ = [
+    "FeatureCache",
+    "ImageFeatures",
+    "TrainingError",
+    "TrainingFeatures",
+    "channel_moments",
+    "compute_features",
+    "image_tensor",
+    "turned_copies",
+]
 
-
-def channel_moments(features: FeatureCache, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each channel over some images' features, a pair of float64 (C,) a scale."""
-    moments = []
-    for array in features.arrays:
-        sums = np.zeros((2, array.shape[1]))
-        for index in indices:
-            cells = array[index].astype(np.float64)
-            sums += cells.sum(axis=(1, 2)), np.square(cells).sum(axis=(1, 2))
-        mean, square = torch.from_numpy(sums / (len(indices) * array[0, 0].size))
-        moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
-    return moments
-
-
-def turned_copies(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """An (H, W, 3) image, itself first, and its turned and mirrored copies: 8 in all of a square one, else 4.
-
-    >>> [copy[0, 0, 0].item() for copy in turned_copies(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))]
-    [0, 3, 9, 6, 3, 0, 6, 9]
-    """
-    turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
-    return [np.rot90(flipped, turn) for flipped in (image, image[:, ::-1]) for turn in turns]
-
-
-def image_tensor(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
-    """(B, H, W, 3) uint8 images as a backbone takes them: (B, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+MAX_COPIED_TILES = 400  # images, or tiles, up to which copies are tried: of more they take long, and are not needed
+MIN_SHOWN_TILES = 64  # images an epoch shows where copies are tried: a small set passes several times
+FEATURE_NOISE_STD = 1.5  # noise on features, in their standard deviations, over the root of the number of images
 
 
 class TrainingError(RuntimeError):
@@ -87,7 +78,7 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.arrays[0])
 
-    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> list[Tensor]:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> list[Tensor]:
         """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
         return [torch.from_numpy(array[np.asarray(indices)]).to(device) for array in self.arrays]
 
@@ -101,6 +92,113 @@ class FeatureCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass
+class ImageFeatures(AbstractContextManager["ImageFeatures"]):
+    """The features of images, or of their tiles, and how these make up the images.
+
+    Attributes:
+        cache: the features of all tiles; a tile's copies follow it one after another.
+        tilings: how each image was cut.
+        sizes: (H, W) of each image.
+        copies: how many there are of each tile, itself among them.
+    """
+
+    cache: FeatureCache
+    tilings: list[tiling.Tiling]
+    sizes: list[tuple[int, int]]
+    copies: int
+
+    @classmethod
+    def compute(
+        cls,
+        backbone: Backbone,
+        sources: Sequence[ImageLike],
+        tile: bool,
+        device: torch.device,
+        progress: bool | Progress,
+        copies: bool = False,
+    ) -> ImageFeatures:
+        """Run the backbone over images; with `copies` also over `turned_copies`, where there are few enough tiles."""
+        sizes = [image_size(source) for source in sources]
+        size, stride = backbone.image_size, backbone.strides[-1]
+        if tile:
+            tilings = [tiling.tiled(own, size, stride) for own in sizes]
+        else:
+            tilings = [tiling.whole(size, stride)] * len(sources)
+        tiles = chain.from_iterable(t.cut(read_image(source)) for t, source in zip(tilings, sources, strict=True))
+        count, copies_each = sum(map(len, tilings)), 1
+        if copies and count <= MAX_COPIED_TILES:
+            copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
+            tiles = chain.from_iterable(map(turned_copies, tiles))
+        cache = compute_features(backbone, tiles, count * copies_each, device=device, progress=progress)
+        return cls(cache, tilings, sizes, copies_each)
+
+    def __exit__(self, *_: object) -> None:
+        self.cache.close()
+
+    def tiles(self, images: Sequence[int]) -> list[int]:
+        """Where in the cache the features of the tiles of some images are."""
+        first = np.cumsum([0, *map(len, self.tilings)]).tolist()
+        return [self.copies * number for image in images for number in range(first[image], first[image + 1])]
+
+    def to_learn_from(self, images: Sequence[int], augmented: bool) -> TrainingFeatures:
+        """The features of some images for training, with copies and noise or without.
+
+        Where copies are there at all, an epoch without them is as long as one with them: the two are compared.
+        """
+        tiles = self.tiles(images)
+        return TrainingFeatures(
+            self.cache,
+            tiles,
+            copies=self.copies if augmented else 1,
+            noise_std=FEATURE_NOISE_STD / math.sqrt(len(tiles)) if augmented else 0.0,
+            passes=math.ceil(MIN_SHOWN_TILES / len(tiles)) if self.copies > 1 else 1,
+        )
+
+
+@dataclass
+class TrainingFeatures:
+    """The features that a flow learns from, and how an epoch shows them.
+
+    Attributes:
+        cache: features of all images.
+        indices: which of them are learnt from.
+        copies: entry i of `indices` stands for the features i to i + copies - 1, copies of one image: each time one of
+            them is taken at random.
+        noise_std: standard deviation of the noise on what is shown, in standard deviations of each channel.
+        passes: how often an epoch passes over the images.
+    """
+
+    cache: FeatureCache
+    indices: Sequence[int]
+    copies: int = 1
+    noise_std: float = 0.0
+    passes: int = 1
+
+    @cached_property
+    def moments(self) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each channel, see `channel_moments`; reads all features once."""
+        return channel_moments(self.cache, self.indices)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """How many batches `epoch` yields."""
+        return math.ceil(self.passes * len(self.indices) / batch_size)
+
+    def epoch(
+        self, rng: np.random.Generator, batch_size: int, device: torch.device | str = "cpu"
+    ) -> Iterator[list[Tensor]]:
+        """Batches of equal size (by one at most), in an order that `rng` alone decides: a (B, C, h, w) a scale."""
+        order = np.concatenate([rng.permutation(np.asarray(self.indices)) for _ in range(self.passes)])
+        order += rng.integers(self.copies, size=len(order))
+        for batch in np.array_split(order, self.steps_per_epoch(batch_size)):
+            volumes = self.cache.batch(batch, device)
+            if self.noise_std:
+                for x, (_, std) in zip(volumes, self.moments, strict=True):
+                    draw = torch.from_numpy(rng.standard_normal(x.shape, np.float32)).to(device)
+                    x.addcmul_(draw, (self.noise_std * std).float().to(device).view(-1, 1, 1))
+            yield volumes
 
 
 def compute_features(
@@ -131,6 +229,34 @@ def compute_features(
         cache.close()
         raise
     return cache
+
+
+def channel_moments(features: FeatureCache, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of each channel over some images' features, a pair of float64 (C,) a scale."""
+    moments = []
+    for array in features.arrays:
+        sums = np.zeros((2, array.shape[1]))
+        for index in indices:
+            cells = array[index].astype(np.float64)
+            sums += cells.sum(axis=(1, 2)), np.square(cells).sum(axis=(1, 2))
+        mean, square = torch.from_numpy(sums / (len(indices) * array[0, 0].size))
+        moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
+    return moments
+
+
+def turned_copies(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """An (H, W, 3) image, itself first, and its turned and mirrored copies: 8 in all of a square one, else 4.
+
+    >>> [copy[0, 0, 0].item() for copy in turned_copies(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))]
+    [0, 3, 9, 6, 3, 0, 6, 9]
+    """
+    turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
+    return [np.rot90(flipped, turn) for flipped in (image, image[:, ::-1]) for turn in turns]
+
+
+def image_tensor(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """(B, H, W, 3) uint8 images as a backbone takes them: (B, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 def _free_memory() -> int:

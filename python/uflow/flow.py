@@ -282,6 +282,11 @@ class UFlow(nn.Module):
         """Channels of each scale's latent, finest first: the degrees of freedom of a cell's energy under H0."""
         return (self.volumes[0], *(c - c // 8 * 4 for c in self.volumes[1:]))
 
+    def standardise(self, moments: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Start a flow with `Affine`s from features of this mean and standard deviation per channel, of each scale."""
+        for affine, (mean, std) in zip(self.affines, moments, strict=True):
+            cast(Affine, affine).standardise(mean, std)
+
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Features, a (B, C_l, H_l, W_l) per scale -> latents, likewise, and log|det J| (B,) in nats.
 

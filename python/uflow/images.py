@@ -25,6 +25,7 @@ __all__ = [
     "digest",
     "image_size",
     "list_images",
+    "list_sources",
     "read_image",
     "read_mask",
     "resize_image",
@@ -67,6 +68,13 @@ def list_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
     if not found:
         raise ValueError("no images given: the list of files and folders is empty")
     return sorted(found)
+
+
+def list_sources(images: PathLike | Sequence[ImageLike]) -> list[ImageLike]:
+    """Images as a list: of a folder or a pattern its files, of any other sequence what is in it."""
+    if isinstance(images, (str, os.PathLike)):
+        return list(list_images(images))
+    return list(images)
 
 
 def _expand(source: PathLike) -> list[Path]:

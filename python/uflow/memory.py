@@ -19,18 +19,18 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .features import FeatureCache
 
-__all__ = ["Neighbours", "change", "greedy_coreset"]
+__all__ = ["MemoryBank", "change_features", "greedy_coreset"]
 
 # What each distance counts in the mean, and how much of a cell's own features is their mean over 3 x 3 cells.
-COUNTS = (1.0, 2.0)
-AROUND = (1.0, 0.875)
+SCALE_WEIGHTS = (1.0, 2.0)
+NEIGHBOURHOOD_SHARES = (1.0, 0.875)
 # Areas changed to see what responds: their side as a share of the image's, and by how many standard deviations.
-SIDE = (1 / 8, 1 / 4)
-CHANGE = 0.5
+CHANGE_SIDES = (1 / 8, 1 / 4)
+CHANGE_STD = 0.5
 
 
-class Neighbours(nn.Module):
-    """The squared distance of each cell's features to the nearest of M vectors of good images, over its usual value.
+class MemoryBank(nn.Module):
+    """The squared distance of each cell's features to the nearest of M vectors of good images, over its typical value.
 
     For each of the two finest scales, or the only one. A cell's vector at the finest scale is the mean of the features
     over 3 x 3 cells, zeros beyond the border. At the second, those vectors, averaged over the cell, come first, then
@@ -39,45 +39,48 @@ class Neighbours(nn.Module):
 
     Args:
         vectors: per scale (M_l, C_l) float32, the second's C_l the sum of both scales' channels.
-        usual: per scale, the mean squared distance of good images' cells to the nearest vector of others, over what
+        typical: per scale, the mean squared distance of good images' cells to the nearest vector of others, over what
             the scale counts: 2/3 and 4/3, or 1 where there is one scale.
 
     Raises:
         ValueError: features of fewer scales, or of another number of channels, than the vectors, or of a second scale
             that is not half as fine as the first.
 
-    >>> near = Neighbours([torch.zeros(1, 3)], usual=[2.0])
-    >>> near([torch.ones(1, 3, 3, 4)])[0][0, 1]
+    >>> memory = MemoryBank([torch.zeros(1, 3)], typical=[2.0])
+    >>> memory([torch.ones(1, 3, 3, 4)])[0][0, 1]
     tensor([0.6667, 1.5000, 1.5000, 0.6667])
     """
 
-    usual: Tensor
+    typical: Tensor
 
-    def __init__(self, vectors: Sequence[Tensor], usual: Sequence[float]) -> None:
+    def __init__(self, vectors: Sequence[Tensor], typical: Sequence[float]) -> None:
         super().__init__()
         self.scales = len(vectors)
         for scale, kept in enumerate(vectors):
             self.register_buffer(f"vectors_{scale}", kept)
-        self.register_buffer("usual", torch.tensor(usual, dtype=torch.float32))
+        self.register_buffer("typical", torch.tensor(typical, dtype=torch.float32))
 
     @classmethod
-    def of(cls, features: FeatureCache, images: Sequence[int], count: int, seed: int = 0) -> Neighbours:
-        """`count` vectors a scale of good images, or all where there are fewer; no usual value yet, but 1.
+    def from_features(cls, features: FeatureCache, images: Sequence[int], count: int, seed: int = 0) -> MemoryBank:
+        """`count` vectors a scale of good images, or all where there are fewer; no typical value yet, but 1.
 
         Of five times as many drawn at random, those that cover them best: each next one is the farthest from all
         before (Gonzalez 1985; PatchCore's coreset).
         """
         rng = np.random.default_rng(seed)
-        drawn = [_draw(features, images, scale, 5 * count, rng) for scale in range(len(COUNTS))[: len(features.arrays)]]
+        drawn = [
+            _draw_cells(features, images, scale, 5 * count, rng)
+            for scale in range(len(SCALE_WEIGHTS))[: len(features.arrays)]
+        ]
         vectors = [x if len(x) <= count else x[greedy_coreset(x, count).sort().values] for x in drawn]
         return cls(vectors, [1.0] * len(vectors))
 
     def measure(self, features: FeatureCache, images: Sequence[int]) -> None:
-        """Set the usual distances: those of good images that the vectors are not of."""
-        device = self.usual.device
+        """Set the typical distances: those of good images that the vectors are not of."""
+        device = self.typical.device
         means = [[d.mean() for d in self._distances(features.batch([index], device))] for index in images]
-        counts = torch.tensor(COUNTS[: self.scales])
-        self.usual.copy_((torch.tensor(means).mean(dim=0) / (counts / counts.mean())).clamp(min=1e-6))
+        counts = torch.tensor(SCALE_WEIGHTS[: self.scales])
+        self.typical.copy_((torch.tensor(means).mean(dim=0) / (counts / counts.mean())).clamp(min=1e-6))
 
     @property
     def vectors(self) -> list[Tensor]:
@@ -86,15 +89,17 @@ class Neighbours(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features, a (B, C_l, H_l, W_l) per scale, finest first -> (B, H_l, W_l) float32 each, on average 1."""
-        return [d / usual for d, usual in zip(self._distances(features), self.usual, strict=True)]
+        return [d / typical for d, typical in zip(self._distances(features), self.typical, strict=True)]
 
     def _distances(self, features: Sequence[Tensor]) -> list[Tensor]:
         if len(features) < self.scales:
             raise ValueError(f"features of {len(features)} scales, and the vectors of good images are of {self.scales}")
-        return [_nearest(x, kept) for x, kept in zip(_around(features, self.scales), self.vectors, strict=True)]
+        return [
+            _nearest(x, kept) for x, kept in zip(_neighbourhood_means(features, self.scales), self.vectors, strict=True)
+        ]
 
 
-def change(
+def change_features(
     features: Sequence[Tensor], deviations: Sequence[Tensor], rng: np.random.Generator
 ) -> tuple[list[Tensor], NDArray[np.bool_]]:
     """Change one square area of each image: how a defect might look, to features that know of none.
@@ -118,7 +123,7 @@ def change(
     changed = [x.clone() for x in features]
     areas = np.zeros((len(features[0]), *features[0].shape[2:]), bool)
     for image, area in enumerate(areas):
-        side = rng.uniform(*SIDE)
+        side = rng.uniform(*CHANGE_SIDES)
         place = rng.uniform(0, 1 - side, size=2)
         for scale, (x, deviation) in enumerate(zip(changed, deviations, strict=True)):
             (top, bottom), (left, right) = (
@@ -126,16 +131,16 @@ def change(
                 for start, n in zip(place, x.shape[2:], strict=True)
             )
             shift = torch.from_numpy(rng.standard_normal((len(deviation), 1, 1))) * deviation.cpu().view(-1, 1, 1)
-            x[image, :, top:bottom, left:right] += (CHANGE * shift).to(x)
+            x[image, :, top:bottom, left:right] += (CHANGE_STD * shift).to(x)
             if scale == 0:
                 area[top:bottom, left:right] = True
     return changed, areas
 
 
-def _around(features: Sequence[Tensor], scales: int) -> list[Tensor]:
+def _neighbourhood_means(features: Sequence[Tensor], scales: int) -> list[Tensor]:
     """What a cell's vector is made of, of one scale or two: (B, C_l, H_l, W_l) each."""
     found: list[Tensor] = []
-    for x, share in zip(features[:scales], AROUND, strict=False):
+    for x, share in zip(features[:scales], NEIGHBOURHOOD_SHARES, strict=False):
         x = x.float()
         x = torch.lerp(x, F.avg_pool2d(x, 3, stride=1, padding=1), share)
         if found:
@@ -160,12 +165,14 @@ def _nearest(x: Tensor, vectors: Tensor) -> Tensor:
     return (nearest + cells.square().sum(dim=1)).clamp(min=0).view(x.shape[0], *x.shape[2:])
 
 
-def _draw(features: FeatureCache, images: Sequence[int], scale: int, count: int, rng: np.random.Generator) -> Tensor:
+def _draw_cells(
+    features: FeatureCache, images: Sequence[int], scale: int, count: int, rng: np.random.Generator
+) -> Tensor:
     cells = features.arrays[scale][0, 0].size
     numbers = np.sort(rng.permutation(len(images) * cells)[:count])
     of_image = np.split(numbers % cells, np.searchsorted(numbers // cells, np.arange(1, len(images))))
     parts = [
-        _around(features.batch([index]), scale + 1)[scale][0].flatten(1).T[torch.from_numpy(kept)]
+        _neighbourhood_means(features.batch([index]), scale + 1)[scale][0].flatten(1).T[torch.from_numpy(kept)]
         for index, kept in zip(images, of_image, strict=True)
         if len(kept)
     ]

@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .files import atomic_write, some_names
+from .recipe import differences
 from .training import TrainingState
 
 __all__ = ["load_model", "load_training_state", "save_model", "save_training_state"]
@@ -29,8 +30,8 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _load(path, "model")
 
 
-def save_training_state(path: Path, state: TrainingState, run: dict[str, Any]) -> None:
-    """Write what an interrupted training needs to go on; `run` says which training it is."""
+def save_training_state(path: Path, state: TrainingState, record: dict[str, Any]) -> None:
+    """Write what an interrupted training needs to go on; `record` says which training it is."""
     groups = {"weights": state.weights, "best_weights": state.best_weights, "optimizer": state.optimizer}
     tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     numbers = {
@@ -39,15 +40,16 @@ def save_training_state(path: Path, state: TrainingState, run: dict[str, Any]) -
         "best_nll": state.best_nll,
         "history": state.history,
     }
-    _save(path, "training state", tensors, {"run": run, **numbers})
+    _save(path, "training state", tensors, {"record": record, **numbers})
 
 
-def load_training_state(path: Path, run: dict[str, Any]) -> TrainingState:
-    """Read a state written by `save_training_state`; ValueError where it belongs to another training than `run`."""
+def load_training_state(path: Path, record: dict[str, Any]) -> TrainingState:
+    """Read a state written by `save_training_state`; ValueError where it belongs to another training than `record`."""
     tensors, config = _load(path, "training state")
-    if differing := [key for key in run if config["run"].get(key) != json.loads(json.dumps(run[key]))]:
+    # The flow does not depend on alpha: only what is calibrated after it does.
+    if differing := differences({**config["record"], "alpha": None}, {**record, "alpha": None}):
         raise ValueError(
-            f"{path} belongs to another training (other {', '.join(differing)}); delete it to start anew, "
+            f"{path} belongs to another training ({differing}); delete it to start anew, "
             "or repeat the call that made it to go on"
         )
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best_weights": {}, "optimizer": {}}

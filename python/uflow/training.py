@@ -1,4 +1,4 @@
-"""Train the flow: features computed once and cached, then one loop that reads from top to bottom."""
+"""Train the flow: one loop that reads from top to bottom."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from .features import FeatureCache, TrainingError, channel_moments
-from .flow import Affine, UFlow
+from .features import FeatureCache, TrainingError, TrainingFeatures
+from .flow import UFlow
 from .images import batches
 from .progress import progress_bar
+from .recipe import TrainingSettings
 
-AUGMENTED = 400  # images: with more, copies take long, and are not needed
-LEAST = 64  # images an epoch shows where augmentation is tried: a small set passes several times
-GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to a wrong orientation
-NOISE = 1.5  # over the root of the number of images: standard deviations of the features' noise
+__all__ = ["Epoch", "TrainingError", "TrainingSettings", "TrainingState", "learning_rate", "train"]
 
 
 class _Selection(TypedDict, total=False):
@@ -39,41 +37,6 @@ class Epoch(_Selection):
     held_out_nll: float
     learning_rate: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How the flow is trained.
-
-    The paper's own settings are ``epochs=200, learning_rate=1e-4`` (tuned per category from 3e-5 to 6e-3),
-    ``batch_size`` 8 to 30 and ``warm_up=0``, no early stop, ``augment=False, neighbours=0``; the defaults are for
-    training in minutes on a CPU. `augment` and `neighbours` concern pyramids of feature maps only, not `mcait`.
-    """
-
-    epochs: int = 16
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    warm_up: float = 0.2  # share of the steps over which the rate rises from 0, so that a good start is not shaken
-    final_rate: float = 0.4  # the rate decays linearly to this share of its start
-    weight_decay: float = 1e-5
-    patience: int = 10  # epochs without a better held-out likelihood before training stops
-    seed: int = 0
-    precision: str = "auto"  # float32 | bfloat16 | auto: bfloat16 convolutions on CUDA, float32 elsewhere
-    augment: bool = True  # up to `AUGMENTED` images: also train with turned copies and noise, and keep the better flow
-    neighbours: int = 2000  # vectors of good images a scale, the distance to which joins the map; 0: latents alone
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.neighbours < 0:
-            raise ValueError(f"neighbours is a number of vectors, 0 for none, got {self.neighbours}")
-        if not 0 <= self.warm_up < 1:
-            raise ValueError(f"warm_up is a share of the steps, at least 0 and below 1, got {self.warm_up}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
 
 
 @dataclass
@@ -94,141 +57,162 @@ class TrainingState:
 
 def train(
     flow: UFlow,
-    features: FeatureCache,
-    train_indices: Sequence[int],
-    held_out_indices: Sequence[int],
+    learnt: TrainingFeatures,
+    held_out: Sequence[int],
     settings: TrainingSettings,
     *,
     device: torch.device | str = "cpu",
     state: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
     select: Callable[[], float] | None = None,
-    copies: int = 1,
-    noise: float = 0.0,
-    passes: int = 1,
     progress: bool | Progress = False,
 ) -> TrainingState:
     """Maximise the likelihood of the features of good images, and keep the epoch best on held-out good images.
 
     The loss is ``flow.nll`` (0.5 * sum of squared latents - log|det J|) averaged over the batch (U-Flow, JMIV 2024);
-    what is shown and kept in the history is divided by the number of dimensions. A `UFlow` with `affine` starts with
-    every channel of the training images at mean 0 and variance 1. The rate warms up and decays linearly, weight decay
-    is Adam's. The order of images in epoch e depends on ``(seed, e)`` alone, so a run resumed from `state` goes the way
-    an unbroken run would have gone.
+    what is shown and kept in the history is divided by the number of dimensions. The order of images in epoch e depends
+    on ``(seed, e)`` alone, so a run resumed from `state` goes the way an unbroken run would have gone.
 
     Args:
         flow: the flow, trained in place; holds the best weights at the end.
-        features: cached features of all images.
-        train_indices, held_out_indices: which images to learn from, and which good images to select by.
+        learnt: the features to learn from.
+        held_out: which features of the same cache to select the epoch by; they are not learnt from.
+        settings: how to train.
+        device: where to train.
         state: where an interrupted run had got to, as `on_epoch` received it.
         on_epoch: called with the state after every epoch, to save it.
         select: called after every epoch, with the flow as it then is; the epoch where it gives most is kept, whatever
             the held-out images' likelihood. None selects by these.
-        copies: entry i of `train_indices` stands for the features i to i + copies - 1, copies of one image: each time
-            one of them is taken at random.
-        noise: standard deviation of the noise on what is learnt from, in standard deviations of each channel.
-        passes: how often an epoch passes over the images.
         progress: show a bar with rate and time left; a `Progress` shows it among its own.
 
     Raises:
         TrainingError: the loss is not finite.
     """
-    device = torch.device(device)
     flow.to(device)
-    dimensions = sum(array[0].size for array in features.arrays)
+    likelihood = _Likelihood(flow, learnt.cache, settings, torch.device(device))
+    # Adam, its weight decay included: the paper's optimiser.
     optimizer = torch.optim.Adam(flow.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    low_precision = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
-
-    def held_out_nll() -> float:
-        flow.eval()
-        with torch.inference_mode():
-            chunks = batches(held_out_indices, settings.batch_size)
-            total = sum(float(mean_nll(chunk)) * len(chunk) for chunk in chunks)
-        return float(total / len(held_out_indices) / dimensions)
-
-    def mean_nll(indices: Sequence[int], noise_of: np.random.Generator | None = None) -> Tensor:
-        volumes = features.batch(indices, device)
-        if noise_of is not None:
-            for x, (_, std) in zip(volumes, moments, strict=True):
-                draw = torch.from_numpy(noise_of.standard_normal(x.shape, np.float32)).to(device)
-                x.addcmul_(draw, (noise * std).float().to(device).view(-1, 1, 1))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
-            latents, log_det = flow(volumes)
-        return flow.nll([z.float() for z in latents], log_det).mean()
-
-    # Reads all features once: only where something is made of them.
-    moments = channel_moments(features, train_indices) if noise or (state is None and len(flow.affines)) else []
     if state is None:
-        for affine, (mean, std) in zip(flow.affines, moments, strict=False):  # a flow without affine has none
-            cast(Affine, affine).standardise(mean, std)
+        # Features of every scale start at mean 0 and variance 1: the first steps need not find their size.
+        if len(flow.affines):
+            flow.standardise(learnt.moments)
+        # The start is a candidate too: where no epoch is better on held-out images, nothing was learnt.
         start = _copy(flow.state_dict())
-        state = TrainingState(
-            epoch=0, best_epoch=0, best_nll=held_out_nll(), weights=start, best_weights=start, optimizer={}
-        )
+        nll = likelihood.of_held_out(held_out)
+        state = TrainingState(epoch=0, best_epoch=0, best_nll=nll, weights=start, best_weights=start, optimizer={})
     else:
+        # Weights, Adam's moments and the number of the epoch are all that an epoch depends on.
         flow.load_state_dict(state.weights)
         _restore_optimizer(optimizer, state.optimizer)
 
-    batches_per_epoch = -(-passes * len(train_indices) // settings.batch_size)
+    steps = learnt.steps_per_epoch(settings.batch_size)
     with progress_bar(progress) as bar:
-        task = bar.add_task(
-            "Training", total=settings.epochs * batches_per_epoch, completed=state.epoch * batches_per_epoch
-        )
-        for epoch in range(state.epoch, settings.epochs):
+        task = bar.add_task("Training", total=settings.epochs * steps, completed=state.epoch * steps)
+        while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
             started = time.perf_counter()
-            if epoch - state.best_epoch >= settings.patience:
-                break
-            rng = np.random.default_rng((settings.seed, epoch))
-            order = np.concatenate([rng.permutation(np.asarray(train_indices)) for _ in range(passes)])
-            order += rng.integers(copies, size=len(order))
+            # The generator is the epoch's own: resumed or not, it shows the same images in the same order.
+            rng = np.random.default_rng((settings.seed, state.epoch))
             flow.train()
-            total = 0.0
-            for number, batch in enumerate(np.array_split(order, batches_per_epoch)):
-                done = (epoch + number / batches_per_epoch) / settings.epochs
-                warm = min(1.0, (done + 1 / (settings.epochs * batches_per_epoch)) / max(settings.warm_up, 1e-9))
-                rate = settings.learning_rate * warm * (1 - (1 - settings.final_rate) * done)
+            total, images = 0.0, 0
+            for step, volumes in enumerate(learnt.epoch(rng, settings.batch_size, device)):
+                # The rate first: it depends on the step, not on what the step finds.
+                rate = learning_rate(settings, state.epoch, step, steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss = mean_nll(batch.tolist(), rng if noise else None)
+                loss = likelihood.mean_nll(volumes)
+                # Before the step: an infinite loss would spoil the weights, and Adam's moments for good.
                 if not torch.isfinite(loss):
                     raise TrainingError(
-                        f"the loss became {loss.item()} in epoch {epoch + 1}; "
+                        f"the loss became {loss.item()} in epoch {state.epoch + 1}; "
                         f"try a lower learning rate than {settings.learning_rate:g}, or precision='float32'"
                     )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                total += loss.item() * len(batch)
+                total, images = total + loss.item() * len(volumes[0]), images + len(volumes[0])
                 bar.advance(task)
+            # Held-out images last: they judge the flow as the epoch leaves it.
             result = Epoch(
-                epoch=epoch + 1,
-                train_nll=total / len(order) / dimensions,
-                held_out_nll=held_out_nll(),
+                epoch=state.epoch + 1,
+                train_nll=total / images / likelihood.dimensions,
+                held_out_nll=likelihood.of_held_out(held_out),
                 learning_rate=rate,
                 seconds=time.perf_counter() - started,
             )
-            if select is None:
-                better = not state.best_nll <= result["held_out_nll"]  # also where the start's is not a number
-            else:
+            if select is not None:
                 result["selection"] = select()
-                better = result["selection"] > max((e["selection"] for e in state.history), default=-math.inf)
-            weights = _copy(flow.state_dict())
-            state = replace(
-                state,
-                epoch=epoch + 1,
-                best_epoch=epoch + 1 if better else state.best_epoch,
-                best_nll=result["held_out_nll"] if better else state.best_nll,
-                weights=weights,
-                best_weights=weights if better else state.best_weights,
-                optimizer=_optimizer_tensors(optimizer),
-                history=[*state.history, result],
-            )
+            state = _next_state(state, result, flow, optimizer)
             bar.update(task, description=f"Training, held-out {state.best_nll:.3f} nats/dim")
             if on_epoch is not None:
                 on_epoch(state)
+    # The best epoch, not the last: held-out images say when a flow begins to learn its images by heart.
     flow.load_state_dict(state.best_weights)
     flow.eval()
     return state
+
+
+def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """The rate of a step: it rises to `settings.learning_rate` over the warm-up, and decays linearly all along.
+
+    Args:
+        settings: the training's.
+        epoch, step: both counted from 0, the step within its epoch.
+        steps_per_epoch: how many steps an epoch has.
+
+    >>> settings = TrainingSettings(epochs=2, learning_rate=1.0, warm_up=0.5, final_rate=0.4)
+    >>> [round(learning_rate(settings, epoch, step, 2), 2) for epoch in (0, 1) for step in (0, 1)]
+    [0.5, 0.85, 0.7, 0.55]
+    """
+    done = (epoch + step / steps_per_epoch) / settings.epochs
+    one_step = 1 / (settings.epochs * steps_per_epoch)
+    warm = min(1.0, (done + one_step) / max(settings.warm_up, 1e-9))
+    return settings.learning_rate * warm * (1 - (1 - settings.final_rate) * done)
+
+
+class _Likelihood:
+    """The flow's negative log-likelihood of features, in the precision that the settings ask for."""
+
+    def __init__(self, flow: UFlow, features: FeatureCache, settings: TrainingSettings, device: torch.device) -> None:
+        self.flow, self.features, self.device = flow, features, device
+        self.batch_size = settings.batch_size
+        self.dimensions = sum(array[0].size for array in features.arrays)
+        wants_bfloat16 = settings.precision == "bfloat16"
+        self.low_precision = wants_bfloat16 or (settings.precision == "auto" and device.type == "cuda")
+
+    def mean_nll(self, volumes: list[Tensor]) -> Tensor:
+        """In nats, averaged over the batch."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.low_precision):
+            latents, log_det = self.flow(volumes)
+        return self.flow.nll([z.float() for z in latents], log_det).mean()
+
+    @torch.inference_mode()
+    def of_held_out(self, indices: Sequence[int]) -> float:
+        """In nats a dimension, averaged over images that are not learnt from."""
+        self.flow.eval()
+        total = 0.0
+        for chunk in batches(indices, self.batch_size):
+            total += float(self.mean_nll(self.features.batch(chunk, self.device))) * len(chunk)
+        return float(total / len(indices) / self.dimensions)
+
+
+def _next_state(state: TrainingState, result: Epoch, flow: UFlow, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """The state after an epoch, whose weights are the best so far or not."""
+    if "selection" in result:
+        best = max((epoch["selection"] for epoch in state.history), default=-math.inf)
+        better = result["selection"] > best
+    else:
+        better = not state.best_nll <= result["held_out_nll"]  # also where the start's is not a number
+    weights = _copy(flow.state_dict())
+    return replace(
+        state,
+        epoch=result["epoch"],
+        best_epoch=result["epoch"] if better else state.best_epoch,
+        best_nll=result["held_out_nll"] if better else state.best_nll,
+        weights=weights,
+        best_weights=weights if better else state.best_weights,
+        optimizer=_optimizer_tensors(optimizer),
+        history=[*state.history, result],
+    )
 
 
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,10 +23,9 @@ from .. import __version__
 from ..detector import Detector
 from ..fast.folded_flow import FoldedFlow
 from ..files import sha256
-from ..images import batches, read_image, resize_image
-from ..predictor import ImageLike, list_sources
-from ..scoring import LIKELY, Blend
-from . import exported as runtime
+from ..images import ImageLike, batches, list_sources, read_image, resize_image
+from ..scoring import Blend, blend_maps
+from . import exported
 
 __all__ = ["export"]
 
@@ -41,13 +40,14 @@ class _Network(nn.Module):
 
     def __init__(self, detector: Detector, dynamic_size: bool) -> None:
         super().__init__()
-        self.image_size, self.channels, self.dynamic_size = detector.image_size, detector.latent_channels, dynamic_size
-        self.backbone = copy.deepcopy(detector.backbone).cpu()
-        self.flow = FoldedFlow(detector.flow, winograd=False).cpu()
-        self.neighbours = copy.deepcopy(detector.neighbours)
-        if self.neighbours is not None:
-            self.neighbours.cpu()
-        self.blend = detector.blend or Blend()
+        network = detector.network
+        self.image_size, self.channels, self.dynamic_size = network.image_size, network.latent_channels, dynamic_size
+        self.backbone = copy.deepcopy(network.backbone).cpu()
+        self.flow = FoldedFlow(network.flow, winograd=False).cpu()
+        self.memory = copy.deepcopy(network.memory)
+        if self.memory is not None:
+            self.memory.cpu()
+        self.blend = detector.predictor.blend or Blend()
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -66,18 +66,10 @@ class _Network(nn.Module):
             return torch.cat(each, dim=1).mean(dim=1)
 
         likely = resized([torch.exp(e * (-0.5 / c)) for e, c in zip(energies, self.channels, strict=True)])
-        if self.neighbours is None:
+        if self.memory is None:
             return (*energies, 1 - likely)
-        distances = self.neighbours(features)  # from here on as `scoring.anomaly_map_with_neighbours` has it
-        latent = 1 - likely
-        more = 1 - torch.exp(-0.5 * resized(distances)) - latent
-        blended = latent + self.blend.map_share * more
-        score = _largest(latent + self.blend.score_share * more)
-        return (*energies, *distances, blended * (score / _largest(blended).clamp(min=LIKELY)))
-
-
-def _largest(maps: Tensor) -> Tensor:
-    return maps.amax(dim=(1, 2), keepdim=True)
+        distances = self.memory(features)
+        return (*energies, *distances, blend_maps(1 - likely, resized(distances), self.blend, torch))
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -105,7 +97,7 @@ def export(
     dynamic_size: bool = False,
     int8: str | Path | Sequence[ImageLike] | None = None,
 ) -> None:
-    """Write the detector's network and test to a folder, whole or not at all, that `runtime.load` reads.
+    """Write the detector's network and test to a folder, whole or not at all, that `exported.load` reads.
 
     The network takes `image`, uint8 (B, H, W, 3), B free, and gives `energy_0`, `energy_1`, ..., float32 (B, h, w)
     finest first: the sum of the squared latents of each cell; and `anomaly_map`, float32 (B, H, W) in [0, 1]. All is
@@ -116,7 +108,7 @@ def export(
         folder: to write; an export that is there is replaced, anything else is refused.
         format: "onnx" (opset 18, for ONNX Runtime and OpenVINO), "openvino" (IR) or "torch" (a torch.export program).
         dynamic_size: H and W are free too: images are resized in the network. Otherwise they are
-            ``detector.image_size``, and the caller resizes, as `Predictor` does.
+            ``detector.network.image_size``, and the caller resizes, as `Predictor` does.
         int8: good images (a folder, a pattern or a list; some tens) to find value ranges with: the flow's convolutions
             then compute in 8 bits, for ONNX and OpenVINO only. Not exact: docs/deploy.md says what it costs and gains.
 
@@ -126,8 +118,8 @@ def export(
         ModuleNotFoundError: a package is missing; the message says how to install it.
         RuntimeError: what was written computes something else than the detector (maps differ by more than 1e-3).
     """
-    if format not in runtime.FORMATS:
-        raise ValueError(f"unknown export format {format!r}; known: {', '.join(runtime.FORMATS)}")
+    if format not in exported.FORMATS:
+        raise ValueError(f"unknown export format {format!r}; known: {', '.join(exported.FORMATS)}")
     if int8 is not None and format == "torch":
         raise ValueError("int8 is for the formats onnx and openvino")
     folder = Path(folder)
@@ -139,11 +131,11 @@ def export(
         raise ValueError("int8 needs good images to calibrate with: none given")
     with _replaced(folder) as temporary:
         network = _Network(detector, dynamic_size)
-        file, runtimes = runtime.FORMATS[format]
+        file, runtimes = exported.FORMATS[format]
         path, onnx = temporary / file, temporary / "network.onnx"
-        outputs = [f"energy_{i}" for i in range(len(detector.strides))]
-        if detector.neighbours is not None:
-            outputs += [f"distance_{i}" for i in range(detector.neighbours.scales)]
+        outputs = [f"energy_{i}" for i in range(len(detector.network.strides))]
+        if detector.network.memory is not None:
+            outputs += [f"distance_{i}" for i in range(detector.network.memory.scales)]
         outputs.append("anomaly_map")
         program = _program(network)
         if format == "torch":
@@ -155,23 +147,24 @@ def export(
             _write_onnx(program, onnx, outputs)
         if format == "openvino":
             _convert(onnx, path)
-        run = runtime.open_network(path, runtime.first_installed(runtimes), len(outputs))
+        run = exported.open_network(path, exported.first_installed(runtimes), len(outputs))
         _verify(network, run)
         if images is not None:
             float_maps = _maps(run, images)
             _quantise(onnx, images)
             if format == "openvino":
                 _convert(onnx, path)
-            run = runtime.open_network(path, runtime.first_installed(runtimes), len(outputs))
+            run = exported.open_network(path, exported.first_installed(runtimes), len(outputs))
             quantised = {"images": len(images), "map_difference": float(np.abs(_maps(run, images) - float_maps).max())}
             log.warning("8 bits move the anomaly maps of %(images)d images by at most %(map_difference).3f", quantised)
         del run  # not every system lets go of a file that is open
         if format == "openvino":
             for part in temporary.glob("network.onnx*"):
                 part.unlink()
+        backbone = detector.network.backbone
         metadata = {
             "kind": "uflow export",
-            "version": runtime.FORMAT_VERSION,
+            "version": exported.FORMAT_VERSION,
             "uflow": __version__,
             "format": format,
             "opset": OPSET if format == "onnx" else None,
@@ -179,20 +172,20 @@ def export(
             "dynamic_size": dynamic_size,
             "input": "image",
             "outputs": outputs,
-            "backbone": {"name": detector.backbone.name, "weights_sha256": detector.backbone.weights_sha256},
-            "image_size": detector.image_size,
-            "strides": detector.strides,
-            "latent_channels": detector.latent_channels,
-            "segmentation": detector._test_config(),
+            "backbone": {"name": backbone.name, "weights_sha256": backbone.weights_sha256},
+            "image_size": backbone.image_size,
+            "strides": backbone.strides,
+            "latent_channels": detector.network.latent_channels,
+            "predictor": detector.predictor.to_dict(),
             "files": {part.name: sha256(part) for part in sorted(temporary.iterdir())},
         }
-        runtime.write_metadata(temporary, metadata)
+        exported.write_metadata(temporary, metadata)
     log.info("%s holds %s (%.1f MB)", folder, file, sum(part.stat().st_size for part in folder.iterdir()) / 1e6)
 
 
 def _is_export(folder: Path) -> bool:
     try:
-        runtime.read_metadata(folder)
+        exported.read_metadata(folder)
     except (OSError, ValueError):
         return False
     return True
@@ -225,7 +218,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 def _resized(detector: Detector, image: ImageLike) -> NDArray[np.uint8]:
-    return resize_image(read_image(image), detector.image_size)
+    return resize_image(read_image(image), detector.network.image_size)
 
 
 # Formats --------------------------------------------------------------------------------------------------------------
@@ -281,7 +274,7 @@ def _convert(onnx: Path, path: Path) -> None:
         raise OSError(str(error)) from error
 
 
-def _verify(network: _Network, run: runtime.Run) -> None:
+def _verify(network: _Network, run: exported.Run) -> None:
     """RuntimeError unless the written network gives what torch does, on a batch of random images."""
     height, width = network.image_size
     size = (height * 3 // 2, 2 * width) if network.dynamic_size else (height, width)
@@ -309,7 +302,7 @@ class _Batches:
         return None if image is None else {"image": image[None]}
 
 
-def _maps(run: runtime.Run, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def _maps(run: exported.Run, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return np.concatenate([run(np.stack(batch))[-1] for batch in batches(images, 8)])
 
 

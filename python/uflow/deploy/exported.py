@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import atomic_write, sha256
-from ..predictor import Predictor, test_options
+from ..predictor import Predictor
+from ..scoring import Evidence
 
-__all__ = ["FORMATS", "Exported", "load"]
+__all__ = ["FORMATS", "ExportedNetwork", "load", "save_threshold"]
 
 FORMAT_VERSION = 1
 METADATA = "model.json"
@@ -33,10 +34,8 @@ FORMATS = {
 Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
 
 
-class Exported(Predictor):
-    """A network in a folder, with the test it was exported with. Made by `load`.
-
-    Predicts, streams, calibrates and evaluates like a `Detector`; it cannot be trained. It runs on the CPU.
+class ExportedNetwork:
+    """A network in a folder, see `predictor.Network`; made by `load`. It runs on the CPU and cannot be trained.
 
     Attributes:
         folder: where it was read from.
@@ -45,24 +44,25 @@ class Exported(Predictor):
     """
 
     def __init__(self, folder: Path, metadata: dict[str, Any], runtime: str, run: Run) -> None:
-        super().__init__(**test_options(metadata["segmentation"]))
         self.folder, self.metadata, self.runtime = folder, metadata, runtime
         height, width = metadata["image_size"]
         self.image_size = (height, width)
         self.strides = tuple(metadata["strides"])
         self.latent_channels = tuple(metadata["latent_channels"])
-        self._run_network = run
+        self.run = run
 
-    def _network(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        return self._run_network(images)[:-1]  # the last is the anomaly map: ours is made at the image's own size
+    def evidence(self, images: NDArray[np.uint8]) -> Evidence:
+        """Evidence of (B, H, W, 3) images; the network's own anomaly map is left: ours has the image's size."""
+        scales = len(self.latent_channels)
+        maps = self.run(images)[:-1]
+        return Evidence(maps[:scales], maps[scales:])
 
-    def save_test(self) -> None:
-        """Write the test, after `calibrate`, to the folder: `load` takes it from there. The network stays."""
-        self.metadata["segmentation"] = self._test_config()
-        write_metadata(self.folder, self.metadata)
+    def phases(self) -> list[tuple[str, Callable[[Any], Any]]]:
+        """One: the runtime computes all at once."""
+        return [("network", self.evidence)]
 
 
-def load(folder: str | Path, runtime: str | None = None, threads: int | None = None) -> Exported:
+def load(folder: str | Path, runtime: str | None = None, threads: int | None = None) -> Predictor:
     """Read a folder written by `export`.
 
     Args:
@@ -70,6 +70,9 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
         runtime: "onnxruntime" (format "onnx"), "openvino" ("onnx" and "openvino") or "torch" ("torch"); None takes
             what runs the folder's format and is installed, ONNX Runtime before OpenVINO.
         threads: of the network; None is the runtime's own choice, one a core. For torch it counts for all of torch.
+
+    Returns:
+        A `Predictor` whose network is an `ExportedNetwork`; it predicts, streams and calibrates like a `Detector`.
 
     Raises:
         FileNotFoundError, ValueError: no export, of another version, a file that is missing or was changed, a runtime
@@ -89,7 +92,21 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
     elif runtime not in runtimes:
         raise ValueError(f"{folder} holds {file}, which {' or '.join(runtimes)} can run, not {runtime!r}")
     run = open_network(folder / file, runtime, len(metadata["outputs"]), threads)
-    return Exported(folder, metadata, runtime, run)
+    network = ExportedNetwork(folder, metadata, runtime, run)
+    return Predictor.from_dict(network, metadata["predictor"])
+
+
+def save_threshold(predictor: Predictor) -> None:
+    """Write the threshold of an exported model, after `calibrate`, to its folder: `load` takes it from there.
+
+    Raises:
+        TypeError: the predictor is not one that `load` made.
+    """
+    network = predictor.network
+    if not isinstance(network, ExportedNetwork):
+        raise TypeError(f"only an exported model has a folder to write to, not a {type(network).__name__}")
+    network.metadata["predictor"] = predictor.to_dict()
+    write_metadata(network.folder, network.metadata)
 
 
 def open_network(path: Path, runtime: str, outputs: int, threads: int | None = None) -> Run:

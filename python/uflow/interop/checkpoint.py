@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, serialization
 
+from ..backbones import Backbone, create_backbone
+from ..detector import Detector, Weights, detector_from_file
 from ..files import some_names
+from ..flow import UFlow
+from ..model_file import load_model
+from ..network import TorchNetwork
+from ..predictor import UNCALIBRATED
 from .freia import FREIA_KEY, SoftClamp, convert_freia
 
-__all__ = ["Foreign", "is_foreign", "load_foreign", "load_nets"]
+__all__ = ["Foreign", "is_foreign", "load_checkpoint", "load_foreign", "load_nets", "load_on_checkpoint"]
+
+log = logging.getLogger("uflow")
+
+ANOMALIB_UNCALIBRATED = "anomalib trains latents smaller than its promise needs, and defects are missed"
 
 # The backbones of U-Flow: the channels of their scales, finest first, and the finest stride.
 _BACKBONES = {
@@ -109,6 +120,85 @@ def load_foreign(path: Path, soft_clamp: SoftClamp = "tanh(r)") -> Foreign:
         affine=bool(norms),
         flow=flow,
     )
+
+
+def load_checkpoint(
+    path: Path, device: str = "auto", weights: Weights = None, soft_clamp: SoftClamp = "tanh(r)"
+) -> Detector:
+    """A detector from a checkpoint of the authors or of anomalib; a line of the log says what it was recognised as.
+
+    It is judged by the paper's test until `Detector.calibrate` has seen good images. No code from the file is run.
+
+    Args:
+        path: Lightning's .ckpt, or a state dict saved by torch.
+        device: "auto" (CUDA, then MPS, then CPU), or a torch device name.
+        weights: file with the backbone's weights; a checkpoint that holds them needs none.
+        soft_clamp: "tanh(r)" (FrEIA 0.2, anomalib), or "tanh(r/clamp)" where it was trained with a later FrEIA; see
+            `freia.convert_freia`.
+
+    Raises:
+        ValueError: not such a file, cut short, damaged, or incomplete; one line says what was expected and found.
+        weights.WeightsNotFound: the backbone's weights are nowhere to be found.
+    """
+    found = load_foreign(path, soft_clamp)
+    nets = found.nets if weights is None else []
+    backbone = (
+        _backbone(found.backbone, found.image_size, path, nets)
+        if nets
+        else create_backbone(found.backbone, found.image_size, None, weights)
+    )
+    flow = UFlow(backbone.channels, backbone.sizes, found.steps, found.clamp, found.affine)
+    for name, tensor in flow.state_dict().items():  # load_state_dict's own message has many lines
+        if found.flow[name].shape != tensor.shape:
+            shapes = f"{tuple(found.flow[name].shape)}, not {tuple(tensor.shape)}"
+            raise ValueError(f"{path} is no U-Flow of {found.backbone}: {name!r} has shape {shapes}")
+    flow.load_state_dict(found.flow)
+    log.info(
+        "%s is a U-Flow of %s: %s at %dx%d (weights: %s), %d scales of %d steps, soft clamp %g * %s",
+        path,
+        found.origin,
+        found.backbone,
+        *backbone.image_size,
+        "in the file" if nets else backbone.weights_source,
+        len(flow.sizes),
+        flow.steps,
+        flow.clamp,
+        soft_clamp.replace("clamp", f"{flow.clamp:g}"),
+    )
+    why = ANOMALIB_UNCALIBRATED if found.origin == "anomalib" else UNCALIBRATED
+    log.info("not calibrated: %s; use detector.calibrate(good_images), then detector.save", why)
+    return Detector(TorchNetwork(backbone, flow, device=device))
+
+
+def load_on_checkpoint(path: Path, checkpoint: Path, device: str = "auto") -> Detector:
+    """A model file of ours on the backbone's weights that a checkpoint made elsewhere holds.
+
+    Raises:
+        ValueError: the checkpoint holds no such weights, or `detector.load`'s reasons.
+    """
+    tensors, config = load_model(path)
+    saved = config["backbone"]
+    nets = load_nets(checkpoint, saved["name"])
+    if not nets:
+        raise ValueError(f"{checkpoint} does not hold the weights of {saved['name']}: give a file that does")
+    backbone = _backbone(saved["name"], tuple(saved["image_size"]), checkpoint, nets, saved["strides"])
+    return detector_from_file(path, tensors, config, backbone, device)
+
+
+def _backbone(
+    name: str,
+    image_size: tuple[int, int] | None,
+    path: Path,
+    nets: Sequence[Mapping[str, Tensor]],
+    strides: Sequence[int] | None = None,
+) -> Backbone:
+    """The backbone whose nets a checkpoint holds."""
+    try:
+        backbone = create_backbone(name, image_size, strides, nets)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    backbone.weights_source = f"file {path.name}"
+    return backbone
 
 
 def load_nets(path: Path, backbone: str) -> list[dict[str, Tensor]]:

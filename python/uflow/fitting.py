@@ -1,0 +1,270 @@
+"""Images and a recipe to the parts of a detector, in five steps: folds, flows, memory, blend, threshold."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from . import model_file
+from .backbones import Backbone
+from .features import ImageFeatures, channel_moments
+from .flow import UFlow
+from .images import ImageLike, batches, digest
+from .memory import MemoryBank, change_features
+from .network import TorchNetwork
+from .predictor import UNCALIBRATED, evidence_of_tiles, log_calibration
+from .recipe import Recipe
+from .scoring import Blend, Evidence
+from .threshold import CalibratedThreshold, PaperThreshold, Threshold, images_needed
+from .training import TrainingState, train
+
+__all__ = ["Fitted", "Selection", "fit_parts", "hold_out", "training_record"]
+
+log = logging.getLogger("uflow")
+
+MIN_HELD_OUT = 10  # images: with fewer, the choice of the epoch and the threshold are a matter of luck
+MIN_NLL_GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to orientation
+MADE_CHANGES = 120  # changed copies of held-out features that the blend is learnt from
+BATCH_SIZE = 16  # images that pass through a flow together
+
+
+class Selection(Protocol):
+    """Chooses the epoch instead of held-out images: to reproduce published figures, see `evaluate.study`.
+
+    Attributes:
+        digest: of what it chooses by.
+    """
+
+    digest: str
+
+    def __call__(self, network: TorchNetwork) -> float:
+        """How good the network is now; higher is better."""
+
+
+@dataclass
+class Fitted:
+    """The parts that `fit_parts` learnt, and the training that gave them."""
+
+    network: TorchNetwork
+    threshold: Threshold
+    blend: Blend | None
+    training: TrainingState
+    record: dict[str, Any]
+
+
+def fit_parts(
+    sources: Sequence[ImageLike],
+    recipe: Recipe,
+    backbone: Backbone,
+    device: torch.device,
+    *,
+    state_file: Path | None = None,
+    selection: Selection | None = None,
+    progress: bool | Progress = True,
+) -> Fitted:
+    """Learn all parts of a detector; see `Detector.fit` for what each argument means.
+
+    Raises:
+        ValueError: fewer than 2 images, or bad input.
+        uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
+    """
+    if len(sources) < 2:
+        raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
+    recipe = recipe.resolved(backbone)
+    record = training_record(recipe, backbone, sources, selection)
+    # MS-CaiT, and what is to be reproduced, stay the paper's.
+    extended = backbone.layer_norm and selection is None
+
+    # 1. Folds, before anything is learnt: the images that judge must not have been seen.
+    folds = hold_out(len(sources), recipe.held_out, recipe.alpha, recipe.settings.seed)
+    if len(folds) > 1:
+        log.info("%d images held out are few for alpha %g: training %d flows", len(folds[0]), recipe.alpha, len(folds))
+    copies = extended and recipe.settings.augment
+    with ImageFeatures.compute(backbone, sources, recipe.tile, device, progress, copies) as features:
+        # 2. The flow, with copies or without: both exist before the choice, which held-out images make.
+        trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, progress)
+        flow, training, augmented = trainer.with_or_without_copies(folds[0], state_file)
+        network = TorchNetwork(backbone, flow, device=device)
+        blend = None
+        if extended and recipe.settings.neighbours:
+            # 3. The memory, for now of the images learnt from alone: held-out images measure what is typical.
+            network.memory = trainer.memory(trainer.others(folds[0]))
+            network.memory.measure(features.cache, features.tiles(folds[0]))
+            # 4. The blend, when both sources of evidence are there to be compared.
+            blend = learn_blend(network, features, folds[0], recipe.settings.seed)
+            log.info(
+                "the distance to neighbours counts %.0f %% in the map and %.0f %% in the score",
+                *(100 * blend.map_share, 100 * blend.score_share),
+            )
+        # 5. The threshold, last: it judges what all parts together say of images that none has learnt.
+        threshold = learn_threshold(network, trainer, features, folds, augmented)
+        if network.memory is not None:
+            # What was measured on the images held out is kept, and now their vectors join.
+            typical, network.memory = network.memory.typical, trainer.memory(range(len(sources)))
+            network.memory.typical.copy_(typical)
+    if isinstance(threshold, CalibratedThreshold):
+        log_calibration(threshold, [sources[i] for held_out in folds for i in held_out])
+    else:
+        log.info("not calibrated: %s", UNCALIBRATED)
+    return Fitted(network, threshold, blend, training, record)
+
+
+def hold_out(count: int, share: float, alpha: float | None, seed: int) -> list[list[int]]:
+    """Which of `count` images to keep out of training: one list for each flow to be trained.
+
+    A list holds a `share` of the images, at least 10 and at most a third. There are as many lists, without a common
+    image, as `alpha` needs calibration images, or can be made.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    size = min(max(math.ceil(share * count), MIN_HELD_OUT), max(count // 3, 1))
+    needed = 1 if alpha is None else math.ceil(images_needed(alpha) / size)
+    folds = max(1, min(needed, count // size))
+    return [sorted(order[i * size : (i + 1) * size].tolist()) for i in range(folds)]
+
+
+def training_record(
+    recipe: Recipe, backbone: Backbone, sources: Sequence[ImageLike], selection: Selection | None = None
+) -> dict[str, Any]:
+    """The recipe and what it was carried out on: equal records, equal training."""
+    record = recipe.resolved(backbone).to_dict()
+    record |= {"weights_sha256": backbone.weights_sha256, "images": digest(sources)}
+    if selection is not None:
+        record["selected_on_test"] = selection.digest
+    return record
+
+
+class _FlowTrainer:
+    """Trains flows of one recipe on the features of some images."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        backbone: Backbone,
+        device: torch.device,
+        features: ImageFeatures,
+        record: dict[str, Any],
+        selection: Selection | None,
+        progress: bool | Progress,
+    ) -> None:
+        self.recipe, self.backbone, self.device, self.features = recipe, backbone, device, features
+        self.record, self.selection, self.progress = record, selection, progress
+
+    def others(self, held_out: Sequence[int]) -> list[int]:
+        """The images that are not held out."""
+        return sorted(set(range(len(self.features.sizes))) - set(held_out))
+
+    def memory(self, images: Sequence[int]) -> MemoryBank:
+        """A memory of some images."""
+        settings, tiles = self.recipe.settings, self.features.tiles(images)
+        return MemoryBank.from_features(self.features.cache, tiles, settings.neighbours, settings.seed).to(self.device)
+
+    def with_or_without_copies(
+        self, held_out: Sequence[int], state_file: Path | None
+    ) -> tuple[UFlow, TrainingState, bool]:
+        """The flow that makes held-out images likelier: trained on images as they are, or with copies and noise."""
+        flow, trained = self.train(held_out, augmented=False, state_file=state_file, selection=self.selection)
+        if self.features.copies == 1:
+            return flow, trained, False
+        beside = None if state_file is None else state_file.with_name(state_file.name + ".augmented")
+        other, trial = self.train(held_out, augmented=True, state_file=beside, selection=self.selection)
+        taken = trial.best_nll < trained.best_nll - MIN_NLL_GAIN
+        log.info(
+            "held-out nats a dimension: %.3f, with turned copies and noise %.3f, which are %s",
+            *(trained.best_nll, trial.best_nll, "taken" if taken else "left out"),
+        )
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+        return (other, trial, True) if taken else (flow, trained, False)
+
+    def train(
+        self,
+        held_out: Sequence[int],
+        augmented: bool,
+        state_file: Path | None = None,
+        selection: Selection | None = None,
+    ) -> tuple[UFlow, TrainingState]:
+        """A new flow, trained on the images that are not held out; it goes on from its state file if there is one."""
+        recipe, net = self.recipe, self.backbone
+        flow = UFlow(net.channels, net.sizes, recipe.flow_steps, affine=net.layer_norm, seed=recipe.settings.seed)
+        state = None
+        if state_file is not None and state_file.exists():
+            state = model_file.load_training_state(state_file, self.record)
+            log.info("going on from %s after epoch %d", state_file, state.epoch)
+
+        def save(state: TrainingState) -> None:
+            if state_file is not None:
+                model_file.save_training_state(state_file, state, self.record)
+
+        candidate = TorchNetwork(net, flow, device=self.device)
+        trained = train(
+            flow,
+            self.features.to_learn_from(self.others(held_out), augmented),
+            self.features.tiles(held_out),
+            recipe.settings,
+            device=self.device,
+            state=state,
+            on_epoch=save,
+            select=None if selection is None else lambda: selection(candidate),
+            progress=self.progress,
+        )
+        return flow, trained
+
+
+def learn_blend(network: TorchNetwork, features: ImageFeatures, held_out: Sequence[int], seed: int) -> Blend:
+    """The shares of latents and distances, by how both respond to made changes of images that neither has learnt."""
+    rng, tiles = np.random.default_rng(seed), features.tiles(held_out)
+    deviations = [std for _, std in channel_moments(features.cache, tiles)]
+    good, changed, areas = [], [], []
+    for chunk in batches(rng.choice(tiles, MADE_CHANGES).tolist(), BATCH_SIZE):
+        volumes = features.cache.batch(chunk, network.device)
+        made, area = change_features(volumes, deviations, rng)
+        good.append(network.evidence_of_features(volumes).maps)
+        changed.append(network.evidence_of_features(made).maps)
+        areas.append(area)
+    before, after = ([np.concatenate(scale) for scale in zip(*maps, strict=True)] for maps in (good, changed))
+    scales = len(network.latent_channels)
+    return Blend.from_changes(
+        Evidence(before[:scales], before[scales:]),
+        Evidence(after[:scales], after[scales:]),
+        np.concatenate(areas),
+        network.latent_channels,
+    )
+
+
+def learn_threshold(
+    network: TorchNetwork,
+    trainer: _FlowTrainer,
+    features: ImageFeatures,
+    folds: Sequence[Sequence[int]],
+    augmented: bool,
+) -> Threshold:
+    """Calibrate on the images held out from the network, and from further flows that hold out others."""
+    alpha = trainer.recipe.alpha
+    if alpha is None:
+        return PaperThreshold()
+    found = []
+    for number, held_out in enumerate(folds):
+        if number > 0:  # a flow that is there only to judge the images held out from it
+            flow, _ = trainer.train(held_out, augmented)
+            network = TorchNetwork(trainer.backbone, flow, device=trainer.device)
+        evidence = evidence_of_features(network, features, held_out)
+        sizes = [features.sizes[i] for i in held_out]
+        found.append(CalibratedThreshold.from_good_images(evidence, sizes, alpha))
+    return found[0].with_images_of(found[1:])
+
+
+def evidence_of_features(network: TorchNetwork, features: ImageFeatures, images: Sequence[int]) -> list[Evidence]:
+    """What a network says of some images whose features are known."""
+    tilings = [features.tilings[i] for i in images]
+    chunks = batches(features.tiles(images), BATCH_SIZE)
+    return evidence_of_tiles(
+        tilings, [network.evidence_of_features(features.cache.batch(chunk, network.device)) for chunk in chunks]
+    )

@@ -1,0 +1,143 @@
+"""The recipe of a training: all that is asked for, in one object that is built once, saved, and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from .threshold import check_alpha
+
+if TYPE_CHECKING:
+    from .backbones import Backbone
+
+__all__ = ["Recipe", "TrainingSettings", "differences"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the flow is trained.
+
+    The paper's own settings are ``epochs=200, learning_rate=1e-4`` (tuned per category from 3e-5 to 6e-3),
+    ``batch_size`` 8 to 30 and ``warm_up=0``, no early stop, ``augment=False, neighbours=0``; the defaults are for
+    training in minutes on a CPU. `augment` and `neighbours` concern pyramids of feature maps only, not `mcait`.
+
+    Raises:
+        ValueError: a number out of its range; the message names it.
+    """
+
+    epochs: int = 16
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    warm_up: float = 0.2  # share of the steps over which the rate rises from 0, so that a good start is not shaken
+    final_rate: float = 0.4  # the rate decays linearly to this share of its start
+    weight_decay: float = 1e-5
+    patience: int = 10  # epochs without a better held-out likelihood before training stops
+    seed: int = 0
+    precision: str = "auto"  # float32 | bfloat16 | auto: bfloat16 convolutions on CUDA, float32 elsewhere
+    augment: bool = True  # small sets: also train with turned copies and noise, and keep the better flow
+    neighbours: int = 2000  # vectors of good images a scale, the distance to which joins the map; 0: latents alone
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours is a number of vectors, 0 for none, got {self.neighbours}")
+        if not 0 <= self.warm_up < 1:
+            raise ValueError(f"warm_up is a share of the steps, at least 0 and below 1, got {self.warm_up}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a detector is asked to be; `Detector.fit` takes the same as keywords, and the model file holds it.
+
+    Attributes:
+        backbone: name, see `backbones.create_backbone`.
+        image_size: side, or (height, width), of the network's input; None is the backbone's own.
+        strides: scales of a backbone that offers a choice, each twice the one before; None is the backbone's own.
+        flow_steps: coupling steps a scale (paper: 4).
+        settings: how the flow is trained.
+        held_out: share of images kept out of training; at least 10 of them, at most a third.
+        alpha: wished probability that a good image is flagged; None is the paper's test, uncalibrated.
+        tile: cut images into overlapping tiles of the network's size instead of shrinking them to it.
+
+    Raises:
+        ValueError: a number out of its range; the message names it.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    image_size: int | tuple[int, int] | None = None
+    strides: tuple[int, ...] | None = None
+    flow_steps: int = 4
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    held_out: float = 0.15
+    alpha: float | None = 0.05
+    tile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None:
+            check_alpha(self.alpha)
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is a share of the images between 0 and 1, got {self.held_out}")
+
+    @classmethod
+    def from_keywords(cls, backbone: str, settings: TrainingSettings | None = None, **keywords: Any) -> Recipe:
+        """The recipe of `Detector.fit`'s keywords.
+
+        Raises:
+            TypeError: a keyword that no recipe has; the message names those that there are.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := [name for name in keywords if name not in known]:
+            raise TypeError(f"unknown argument {unknown[0]!r}; known: {', '.join(known)}")
+        for name in ("image_size", "strides"):
+            if isinstance(keywords.get(name), Sequence):
+                keywords[name] = tuple(keywords[name])
+        return cls(backbone, settings=settings or TrainingSettings(), **keywords)
+
+    def resolved(self, backbone: Backbone) -> Recipe:
+        """The same with the input size and the strides that the backbone has made of it."""
+        return replace(self, image_size=backbone.image_size, strides=backbone.strides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; `from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
+        """Read what `to_dict` made, from JSON too.
+
+        Raises:
+            ValueError: unknown entries, or values out of range.
+        """
+        try:
+            entries = dict(content)
+            settings = TrainingSettings(**entries.pop("settings"))
+            return cls.from_keywords(entries.pop("backbone"), settings, **entries)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"the recipe is damaged: {error}") from None
+
+
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What was found otherwise than asked for, in words; empty where nothing was.
+
+    >>> differences({"settings": {"epochs": 2}, "alpha": 0.05}, {"settings": {"epochs": 16}, "alpha": 0.05})
+    'epochs 2, not 16'
+    """
+    words = []
+    found, asked = (json.loads(json.dumps(dict(each))) for each in (found, asked))  # both as if read from a file
+    for key in dict.fromkeys([*asked, *found]):
+        value, wanted = found.get(key), asked.get(key)
+        if isinstance(wanted, dict) and isinstance(value, dict):
+            if inner := differences(value, wanted):
+                words.append(inner)
+        elif value != wanted:
+            is_short = max(len(str(value)), len(str(wanted))) <= 40
+            words.append(f"{key} {value}, not {wanted}" if is_short else f"other {key}")
+    return ", ".join(words)
