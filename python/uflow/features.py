@@ -51,14 +51,12 @@ class FeatureCache:
     A context manager: leaving it removes the folder.
     """
 
-    def __init__(
-        self, count: int, shapes: Sequence[tuple[int, int, int]], memory_share: float = 0.25, folder: Path | None = None
-    ) -> None:
+    def __init__(self, count: int, shapes: Sequence[tuple[int, int, int]], memory_share: float = 0.25) -> None:
         size = 4 * count * sum(int(np.prod(shape)) for shape in shapes)
         self.folder: Path | None = None
         self.arrays: list[np.ndarray]
         if size > memory_share * _free_memory():
-            self.folder = Path(tempfile.mkdtemp(prefix="uflow-features-", dir=folder))
+            self.folder = Path(tempfile.mkdtemp(prefix="uflow-features-"))
             free = shutil.disk_usage(self.folder).free
             if size > free:
                 self.close()
@@ -116,7 +114,6 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         backbone: Backbone,
         sources: Sequence[ImageLike],
         tile: bool,
-        device: torch.device,
         progress: bool | Progress,
         copies: bool = False,
     ) -> ImageFeatures:
@@ -132,7 +129,7 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         if copies and count <= MAX_COPIED_TILES:
             copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
             tiles = chain.from_iterable(map(turned_copies, tiles))
-        cache = compute_features(backbone, tiles, count * copies_each, device=device, progress=progress)
+        cache = compute_features(backbone, tiles, count * copies_each, progress=progress)
         return cls(cache, tilings, sizes, copies_each)
 
     def __exit__(self, *_: object) -> None:
@@ -143,15 +140,20 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         first = np.cumsum([0, *map(len, self.tilings)]).tolist()
         return [self.copies * number for image in images for number in range(first[image], first[image + 1])]
 
-    def to_learn_from(self, images: Sequence[int], augmented: bool) -> TrainingFeatures:
-        """The features of some images for training, with copies and noise or without.
+    def others(self, images: Sequence[int]) -> list[int]:
+        """All images but these."""
+        return sorted(set(range(len(self.sizes))) - set(images))
+
+    def without(self, held_out: Sequence[int], augmented: bool) -> TrainingFeatures:
+        """The features of all images but some, for training with copies and noise or without.
 
         Where copies are there at all, an epoch without them is as long as one with them: the two are compared.
         """
-        tiles = self.tiles(images)
+        tiles = self.tiles(self.others(held_out))
         return TrainingFeatures(
             self.cache,
             tiles,
+            self.tiles(held_out),
             copies=self.copies if augmented else 1,
             noise_std=FEATURE_NOISE_STD / math.sqrt(len(tiles)) if augmented else 0.0,
             passes=math.ceil(MIN_SHOWN_TILES / len(tiles)) if self.copies > 1 else 1,
@@ -165,6 +167,7 @@ class TrainingFeatures:
     Attributes:
         cache: features of all images.
         indices: which of them are learnt from.
+        held_out: which of them the epoch is selected by.
         copies: entry i of `indices` stands for the features i to i + copies - 1, copies of one image: each time one of
             them is taken at random.
         noise_std: standard deviation of the noise on what is shown, in standard deviations of each channel.
@@ -173,6 +176,7 @@ class TrainingFeatures:
 
     cache: FeatureCache
     indices: Sequence[int]
+    held_out: Sequence[int]
     copies: int = 1
     noise_std: float = 0.0
     passes: int = 1
@@ -207,20 +211,18 @@ def compute_features(
     count: int,
     *,
     batch_size: int = 16,
-    device: torch.device | str = "cpu",
     memory_share: float = 0.25,
-    folder: Path | None = None,
     progress: bool | Progress = False,
 ) -> FeatureCache:
-    """Run the frozen backbone once over `count` images, (H, W, 3) uint8, and keep its features."""
+    """Run the frozen backbone, where it is, once over `count` images, (H, W, 3) uint8, and keep its features."""
     shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
-    cache = FeatureCache(count, shapes, memory_share, folder)
+    cache = FeatureCache(count, shapes, memory_share)
     try:
         with progress_bar(progress) as bar, torch.inference_mode():
             task = bar.add_task("Features", total=count)
             done = 0
             for batch in batches(images, batch_size):
-                features = backbone(image_tensor(np.stack(batch), device))
+                features = backbone(image_tensor(np.stack(batch), backbone.mean.device))
                 for array, feature in zip(cache.arrays, features, strict=True):
                     array[done : done + len(batch)] = feature.float().cpu().numpy()
                 done += len(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def some_names(names: Iterable[object]) -> str:
+def some_names(names: Collection[object]) -> str:
     """The first names, for messages."""
     return ", ".join([repr(name) for name in names][:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"
 

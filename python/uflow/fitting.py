@@ -88,7 +88,7 @@ def fit_parts(
     if len(folds) > 1:
         log.info("%d images held out are few for alpha %g: training %d flows", len(folds[0]), recipe.alpha, len(folds))
     copies = extended and recipe.settings.augment
-    with ImageFeatures.compute(backbone, sources, recipe.tile, device, progress, copies) as features:
+    with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies) as features:
         # 2. The flow, with copies or without: both exist before the choice, which held-out images make.
         trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, progress)
         flow, training, augmented = trainer.with_or_without_copies(folds[0], state_file)
@@ -96,7 +96,7 @@ def fit_parts(
         blend = None
         if extended and recipe.settings.neighbours:
             # 3. The memory, for now of the images learnt from alone: held-out images measure what is typical.
-            network.memory = trainer.memory(trainer.others(folds[0]))
+            network.memory = trainer.memory(features.others(folds[0]))
             network.memory.measure(features.cache, features.tiles(folds[0]))
             # 4. The blend, when both sources of evidence are there to be compared.
             blend = learn_blend(network, features, folds[0], recipe.settings.seed)
@@ -157,10 +157,6 @@ class _FlowTrainer:
         self.recipe, self.backbone, self.device, self.features = recipe, backbone, device, features
         self.record, self.selection, self.progress = record, selection, progress
 
-    def others(self, held_out: Sequence[int]) -> list[int]:
-        """The images that are not held out."""
-        return sorted(set(range(len(self.features.sizes))) - set(held_out))
-
     def memory(self, images: Sequence[int]) -> MemoryBank:
         """A memory of some images."""
         settings, tiles = self.recipe.settings, self.features.tiles(images)
@@ -206,10 +202,8 @@ class _FlowTrainer:
         candidate = TorchNetwork(net, flow, device=self.device)
         trained = train(
             flow,
-            self.features.to_learn_from(self.others(held_out), augmented),
-            self.features.tiles(held_out),
+            self.features.without(held_out, augmented),
             recipe.settings,
-            device=self.device,
             state=state,
             on_epoch=save,
             select=None if selection is None else lambda: selection(candidate),

@@ -168,38 +168,52 @@ def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     except Exception as error:  # a broken file makes Pillow's decoders fail in many ways, not only by OSError
         raise ValueError(f"cannot read {name}: {one_line(error)}") from error
 
-    mode = image.mode
-    if mode == "F":
+    if image.mode == "F":
         raise ValueError(
             f"cannot read {name}: it holds 32-bit floats; convert it to 8 or 16 bits, which say where white is"
         )
-    if mode == "I" or mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            seen = f"{values.min()}..{values.max()}"
-            raise ValueError(
-                f"cannot read {name}: its 32-bit integers ({seen}) do not fit 16 bits; convert it to 8 or 16 bits"
-            )
-        sixteen_bit = True
-        image = Image.fromarray(_to_8_bits(values))
-    elif mode == "P" or mode == "PA":
-        _say_once("palette", f"{name} is a palette image: converted to RGB")
-        if mode == "PA" or "transparency" in image.info:
-            image = image.convert("RGBA")
-    elif mode == "1":
-        _say_once("1-bit", f"{name} is a 1-bit image: converted to black and white RGB")
-    elif mode not in ("L", "RGB", "RGBA", "LA", "RGBa", "La"):
-        _say_once(mode, f"{name} is a {mode} image: converted to RGB without a colour profile")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        sixteen_bit, image = True, _shrink_integers(image, name)
     if sixteen_bit:
         _say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits")
-    if image.mode in ("RGBA", "LA", "RGBa", "La"):
-        _say_once("alpha", f"{name} has an alpha channel: dropped")
-        if image.mode.endswith("a"):  # colours premultiplied by alpha are divided first
-            image = image.convert(image.mode[:-1] + "A")
+    image = _without_alpha(_without_palette(image, name), name)
     try:
         return np.array(image.convert("RGB"))
     except ValueError as error:
         raise ValueError(f"cannot read {name}: {one_line(error)}; convert it to RGB") from error
+
+
+def _shrink_integers(image: Image.Image, name: str) -> Image.Image:
+    """A grey image of 16 bits, or of 32 that hold 16, as one of 8."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        seen = f"{values.min()}..{values.max()}"
+        raise ValueError(
+            f"cannot read {name}: its 32-bit integers ({seen}) do not fit 16 bits; convert it to 8 or 16 bits"
+        )
+    return Image.fromarray(_to_8_bits(values))
+
+
+def _without_palette(image: Image.Image, name: str) -> Image.Image:
+    """A palette image with its colours, and a word on every other mode that conversion to RGB changes."""
+    mode = image.mode
+    if mode in ("P", "PA"):
+        _say_once("palette", f"{name} is a palette image: converted to RGB")
+        return image.convert("RGBA") if mode == "PA" or "transparency" in image.info else image
+    if mode == "1":
+        _say_once("1-bit", f"{name} is a 1-bit image: converted to black and white RGB")
+    elif mode not in ("L", "RGB", "RGBA", "LA", "RGBa", "La"):
+        _say_once(mode, f"{name} is a {mode} image: converted to RGB without a colour profile")
+    return image
+
+
+def _without_alpha(image: Image.Image, name: str) -> Image.Image:
+    """Colours that were premultiplied by alpha are divided; that alpha is dropped later is said."""
+    if image.mode in ("RGBA", "LA", "RGBa", "La"):
+        _say_once("alpha", f"{name} has an alpha channel: dropped")
+        if image.mode.endswith("a"):
+            return image.convert(image.mode[:-1] + "A")
+    return image
 
 
 def _decodes_16_bit(image: Image.Image) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import segmentation, tiling
+from .files import PathLike
 from .images import ImageLike, batches, list_images, list_sources, read_image
 from .prediction import Prediction
 from .scoring import Blend, Evidence, map_of_evidence
@@ -115,7 +117,9 @@ class Predictor:
         Raises:
             ValueError, FileNotFoundError: an image cannot be used; one line says which and why.
         """
-        if isinstance(source, Image.Image | np.ndarray) or (isinstance(source, str | Path) and Path(source).is_file()):
+        if isinstance(source, Image.Image | np.ndarray) or (
+            isinstance(source, str | os.PathLike) and Path(source).is_file()
+        ):
             image = read_image(source)
             return self.judge(source, image, self.evidence([image], batch_size)[0])
         if isinstance(source, list | tuple):
@@ -123,7 +127,7 @@ class Predictor:
         return self.stream(source, batch_size)
 
     def stream(
-        self, source: str | Path | Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
+        self, source: PathLike | Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
     ) -> Iterator[Prediction]:
         """Predict images one after another, while the next are read and the last are segmented.
 
@@ -142,7 +146,7 @@ class Predictor:
         Raises:
             What reading an image or `source` raises, after the predictions of the images before it.
         """
-        images = list_images(source) if isinstance(source, str | Path) else source
+        images = list_images(source) if isinstance(source, str | os.PathLike) else source
         return self.run(images, self.judge, batch_size, on_tiles)
 
     def run(
@@ -197,7 +201,7 @@ class Predictor:
             mask=mask,
             regions=segmentation.regions(mask, log_nfa, anomaly_map),
             image=image,
-            path=Path(source) if isinstance(source, str | Path) else None,
+            path=Path(source) if isinstance(source, str | os.PathLike) else None,
             p_value=self.threshold.p_value(float(log_nfa.min())),
         )
 

@@ -15,6 +15,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
+from .arrays import (
+    as_counts,
+    as_latents,
+    as_mask,
+    as_scales,
+    check_finite,
+    check_latents,
+    check_real,
+    contiguous,
+    is_tensor,
+    output_size,
+    thread_count,
+    to_numpy,
+)
 
 TailName = Literal["exact", "chernoff", "chernoff-unguarded", "binomial"]
 TestsName = Literal["total", "by-area"]
@@ -81,7 +95,7 @@ def max_tree(image: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32]
     if kind not in "fiub":
         raise TypeError(f"max_tree needs a real image, got dtype {array.dtype}")
     return _core.max_tree(
-        _contiguous(array, np.float32 if kind == "f" and bytes_each <= 4 else np.float64), connectivity
+        contiguous(array, np.float32 if kind == "f" and bytes_each <= 4 else np.float64), connectivity
     )
 
 
@@ -97,7 +111,7 @@ def connected_components(mask: ArrayLike, connectivity: int = 4) -> tuple[NDArra
     >>> labels.tolist(), n
     ([[1, 0, 2], [1, 0, 2]], 2)
     """
-    return _core.connected_components(_mask(mask), connectivity)
+    return _core.connected_components(as_mask(mask), connectivity)
 
 
 def number_of_tests(sizes: Sequence[int]) -> float:
@@ -178,17 +192,17 @@ def log_pfa_tree(
     >>> log_pfa_tree(np.array([[[9.0, 1.0], [1.0, 1.0]]]), dof=1).tolist()[0][0]
     [-1.2600566148757935, 0.0]
     """
-    array = _numpy(energy)
-    _check(array, 3, "energy", "(B, H, W)")
+    array = to_numpy(energy)
+    check_real(array, 3, "energy", "(B, H, W)")
     _check_tail(tail, quantile)
     if not (math.isfinite(dof) and dof > 0):
         raise ValueError(f"dof must be positive and finite, got {dof}")
     if (exceedances is not None) != (tail == "binomial"):
         raise ValueError(f"exceedances go with tail='binomial' and only with it, got tail={tail!r}")
-    array = _contiguous(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64)
-    counts = None if exceedances is None else _counts(exceedances, array.shape, dof)
+    array = contiguous(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64)
+    counts = None if exceedances is None else as_counts(exceedances, array.shape, dof)
     model = _core.Background(1.0, dof, 1.0, dof, 1 - quantile)
-    return _core.log_pfa(array, counts, _TAILS[tail], model, _threads(threads))
+    return _core.log_pfa(array, counts, _TAILS[tail], model, thread_count(threads))
 
 
 def energies(latents: Sequence[Any], threads: int | None = None) -> list[NDArray[np.float32]]:
@@ -207,7 +221,7 @@ def energies(latents: Sequence[Any], threads: int | None = None) -> list[NDArray
     >>> energies([np.full((1, 3, 1, 2), 2.0, np.float32)])[0].tolist()
     [[[12.0, 12.0]]]
     """
-    return _sums(latents, None, _threads(threads))[0]
+    return _sums(latents, None, thread_count(threads))[0]
 
 
 def log_nfa(
@@ -246,7 +260,7 @@ def log_nfa(
     ((1, 16, 16), True, False)
     """
     _check_tail(tail, quantile)
-    energy, exceedances = _sums(latents, quantile if tail == "binomial" else None, _threads(threads))
+    energy, exceedances = _sums(latents, quantile if tail == "binomial" else None, thread_count(threads))
     channels = [int(z.shape[1]) for z in latents]
     return log_nfa_from_energies(energy, channels, size, tail, n_tests, quantile, threads, background, exceedances)
 
@@ -276,7 +290,7 @@ def log_nfa_from_energies(
     >>> log_nfa_from_energies([np.full((2, 4, 4), 16.0)], dof=[16], size=(4, 6)).shape
     (2, 4, 6)
     """
-    arrays = _scales(energies, len(dof), "dof")
+    arrays = as_scales(energies, len(dof), "dof")
     for channels in dof:
         if operator.index(channels) < 1:
             raise ValueError(f"dof must be at least 1, got {channels}")
@@ -295,7 +309,7 @@ def log_nfa_from_energies(
     if exceedances is not None:
         if len(exceedances) != len(arrays):
             raise ValueError(f"one array of exceedances per scale is needed, got {len(exceedances)} for {len(arrays)}")
-        counts = [_counts(x, e.shape, c) for x, e, c in zip(exceedances, arrays, dof, strict=True)]
+        counts = [as_counts(x, e.shape, c) for x, e, c in zip(exceedances, arrays, dof, strict=True)]
     models = [
         _core.Background(b.scale, b.dof, b.correlation_area, channels, 1 - quantile)
         for b, channels in zip(background, dof, strict=True)
@@ -307,7 +321,7 @@ def log_nfa_from_energies(
         *output_size(size),
         _TAILS[tail],
         n_tests == "by-area",
-        _threads(threads),
+        thread_count(threads),
     )
 
 
@@ -334,9 +348,9 @@ def joint_energy(
     >>> joint_energy([np.full((1, 4, 4), 6.0)], [Background(1.5, 4.0, 1.0)])[0, 0]
     array([1., 1., 1., 1.], dtype=float32)
     """
-    arrays = _scales(energies, len(background), "Background")
+    arrays = as_scales(energies, len(background), "Background")
     models = [_core.Background(b.scale, b.dof, b.correlation_area, b.dof, 0.1) for b in background]
-    return _core.joint_energy(arrays, models, _threads(threads))
+    return _core.joint_energy(arrays, models, thread_count(threads))
 
 
 def anomaly_map_from_energies(
@@ -362,8 +376,8 @@ def anomaly_map_from_energies(
     >>> anomaly_map_from_energies([np.zeros((1, 2, 2))], [4], size=3)[0, 0]
     array([0., 0., 0.], dtype=float32)
     """
-    arrays = _scales(energies, len(dof), "dof")
-    return _core.anomaly_map(arrays, list(dof), *output_size(size), _threads(threads))
+    arrays = as_scales(energies, len(dof), "dof")
+    return _core.anomaly_map(arrays, list(dof), *output_size(size), thread_count(threads))
 
 
 def resized_mean(maps: Sequence[ArrayLike], size: int | tuple[int, int] = 256) -> NDArray[np.float32]:
@@ -382,7 +396,7 @@ def resized_mean(maps: Sequence[ArrayLike], size: int | tuple[int, int] = 256) -
     >>> resized_mean([np.full((1, 2, 2), 3.0), np.full((1, 1, 1), 1.0)], size=3)[0, 0]
     array([2., 2., 2.], dtype=float32)
     """
-    arrays = _scales(maps, len(maps), "map")
+    arrays = as_scales(maps, len(maps), "map")
     mean = np.zeros((len(arrays[0]), *output_size(size)), np.float32)
     for array in arrays:
         mean += _core.resize_bilinear(array, *mean.shape[1:], 0)
@@ -425,9 +439,9 @@ def log_nfa_block(
     if operator.index(window) < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     height, width = output_size(size)
-    counts = _exceedances(latents, quantile, _threads(threads))
+    counts = _exceedances(latents, quantile, thread_count(threads))
     channels = [int(z.shape[1]) for z in latents]
-    return _core.log_nfa_block(counts, channels, height, width, window, 1 - quantile, continuous, _threads(threads))
+    return _core.log_nfa_block(counts, channels, height, width, window, 1 - quantile, continuous, thread_count(threads))
 
 
 def regions(mask: ArrayLike, log_nfa: ArrayLike, anomaly_map: ArrayLike) -> list[Region]:
@@ -444,17 +458,14 @@ def regions(mask: ArrayLike, log_nfa: ArrayLike, anomaly_map: ArrayLike) -> list
     >>> regions([[1, 0]], [[-3.0, 2.0]], [[0.9, 0.1]])
     [Region(area=1, bbox=(0, 0, 1, 1), centroid=(0.0, 0.0), log_nfa=-3.0, score=0.9)]
     """
-    inside, nfa, score = _mask(mask), np.asarray(log_nfa), np.asarray(anomaly_map)
+    inside, nfa, score = as_mask(mask), np.asarray(log_nfa), np.asarray(anomaly_map)
     if nfa.shape != inside.shape or score.shape != inside.shape:
         raise ValueError(
             f"mask {inside.shape}, log_nfa {nfa.shape} and anomaly_map {score.shape} must have the same shape"
         )
     dtype = np.float32 if nfa.dtype == score.dtype == np.float32 else np.float64
-    found = _core.regions(inside, _contiguous(nfa, dtype), _contiguous(score, dtype))
+    found = _core.regions(inside, contiguous(nfa, dtype), contiguous(score, dtype))
     return [Region(*values) for values in found]
-
-
-# Below: tensors to arrays, and checks. Tensors are known by their module, so that torch is never imported here.
 
 
 def _elementwise(function: Any, *arguments: ArrayLike) -> NDArray[np.float64]:
@@ -463,119 +474,45 @@ def _elementwise(function: Any, *arguments: ArrayLike) -> NDArray[np.float64]:
     return flat.reshape(arrays[0].shape)
 
 
-def _is_tensor(x: Any) -> bool:
-    return type(x).__module__.startswith("torch")
-
-
-def _numpy(x: Any) -> NDArray[Any]:
-    return np.asarray(x.detach().cpu().numpy() if _is_tensor(x) else x)
-
-
-def _contiguous(array: ArrayLike, dtype: Any) -> NDArray[Any]:
-    if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.carray:
-        return array  # np.require would look for longer than a small map takes
-    return np.require(array, dtype, ["C", "A"])
-
-
-def _mask(mask: ArrayLike) -> NDArray[np.bool_]:
-    array = np.asarray(mask)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"mask must be (H, W) and not empty, got shape {array.shape}")
-    return _contiguous(array, np.bool_)
-
-
-def _latents(z: Any) -> Any:
-    """Latents as the core or a device squares them: an array where they are on the CPU, else the tensor."""
-    if _is_tensor(z):
-        z = z.detach()
-        if z.element_size() < 4:  # float16 and bfloat16 overflow
-            z = z.float()
-        if z.device.type != "cpu":
-            return z
-        z = z.numpy()
-    return _contiguous(z, np.float64 if z.dtype == np.float64 else np.float32)
-
-
 def _sums(
     latents: Sequence[Any], quantile: float | None, threads: int
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int32]] | None]:
     """Per scale (B, H, W) energies; given a quantile also the channels with z^2 >= tau, the quantile of chi2_1."""
-    _check_latents(latents)
+    check_latents(latents)
     tau = None if quantile is None else _core.chi2_1_quantile(quantile)
     found, counts = [], []
-    for scale, z in enumerate(map(_latents, latents)):
-        if _is_tensor(z):
+    for scale, z in enumerate(map(as_latents, latents)):
+        if is_tensor(z):
             square = z.square()
-            energy = _numpy(square.sum(1).float())
-            count = None if tau is None else _numpy((square >= tau).sum(1))
+            energy = to_numpy(square.sum(1).float())
+            count = None if tau is None else to_numpy((square >= tau).sum(1))
         elif tau is None:
             energy, count = _core.energies(z, threads), None
         else:
             energy, count = _core.energies_and_exceedances(z, tau, threads)
         if energy.dtype != np.float32:
             with np.errstate(over="ignore"):  # float64 beyond float32: seen below
-                energy = _contiguous(energy, np.float32)
-        _check_finite(bool(np.isfinite(energy).all()), scale, z)
+                energy = contiguous(energy, np.float32)
+        check_finite(bool(np.isfinite(energy).all()), scale, z)
         found.append(energy)
         if count is not None:
-            counts.append(_contiguous(count, np.int32))
+            counts.append(contiguous(count, np.int32))
     return found, None if tau is None else counts
 
 
 def _exceedances(latents: Sequence[Any], quantile: float, threads: int) -> list[NDArray[np.int32]]:
     """Per scale (B, H, W) the channels with z^2 >= tau, the quantile of chi2_1."""
-    _check_latents(latents)
+    check_latents(latents)
     tau = _core.chi2_1_quantile(quantile)
     counts = []
-    for scale, z in enumerate(map(_latents, latents)):
-        if _is_tensor(z):
-            count, finite = _contiguous(_numpy((z.square() >= tau).sum(1)), np.int32), bool(z.isfinite().all())
+    for scale, z in enumerate(map(as_latents, latents)):
+        if is_tensor(z):
+            count, finite = contiguous(to_numpy((z.square() >= tau).sum(1)), np.int32), bool(z.isfinite().all())
         else:
             count, finite = _core.exceedances(z, tau, threads)
-        _check_finite(finite, scale, z)
+        check_finite(finite, scale, z)
         counts.append(count)
     return counts
-
-
-def _check_finite(finite: bool, scale: int, z: Any) -> None:
-    if not finite:
-        raise ValueError(f"latents of scale {scale}, shape {tuple(z.shape)}, hold values that are not finite")
-
-
-def _check(array: Any, dims: int, name: str, want: str) -> None:
-    shape = tuple(array.shape)
-    if len(shape) != dims or 0 in shape:
-        raise ValueError(f"{name} must be {want} and not empty, got shape {shape}")
-    if not _is_tensor(array) and np.asarray(array).dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-
-
-def _scales(energies: Sequence[ArrayLike], count: int, what: str) -> list[NDArray[np.float32]]:
-    """The energies of all scales as the core takes them; `count` is how many `what` there are."""
-    arrays = [np.asarray(e) for e in energies]
-    if not arrays or count != len(arrays):
-        raise ValueError(
-            f"one {what} per scale is needed and at least one scale, got {len(arrays)} scales, {count} {what}"
-        )
-    for array in arrays:
-        _check(array, 3, "energies", "(B, H, W)")
-        if len(array) != len(arrays[0]):
-            raise ValueError(f"scales differ in batch size: energies of shapes {arrays[0].shape} and {array.shape}")
-    return [_contiguous(array, np.float32) for array in arrays]
-
-
-def _check_latents(latents: Sequence[Any]) -> None:
-    if not isinstance(latents, list | tuple) or not latents:
-        what = "an empty one" if isinstance(latents, list | tuple) else type(latents).__name__
-        raise ValueError(f"latents must be a list of (B, C, H, W) arrays, one per scale, got {what}")
-    for z in latents:
-        if not hasattr(z, "shape") or not hasattr(z, "dtype"):
-            raise TypeError(f"latents must be numpy arrays or torch tensors, got {type(z).__name__}")
-        _check(z, 4, "latents", "(B, C, H, W)")
-        if getattr(z.dtype, "kind", None) != "f" and "float" not in str(z.dtype):
-            raise TypeError(f"latents must be floating point, got {z.dtype}")
-        if len(z) != len(latents[0]):
-            raise ValueError(f"scales differ in batch size: shapes {tuple(latents[0].shape)} and {tuple(z.shape)}")
 
 
 def _check_tail(tail: str, quantile: float) -> None:
@@ -583,29 +520,3 @@ def _check_tail(tail: str, quantile: float) -> None:
         raise ValueError(f"unknown tail {tail!r}; choose one of {', '.join(_TAILS)}")
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
-
-
-def _counts(exceedances: Any, shape: tuple[int, ...], channels: float) -> NDArray[np.int32]:
-    counts = _numpy(exceedances)
-    if counts.shape != shape or counts.dtype.kind not in "iu":
-        raise ValueError(f"exceedances must be whole numbers of shape {shape}, got {counts.dtype} {counts.shape}")
-    if channels != int(channels) or counts.min() < 0 or counts.max() > channels:
-        low, high = counts.min(), counts.max()
-        raise ValueError(f"exceedances must lie in 0..dof, a whole number: got {low}..{high} for dof {channels}")
-    return _contiguous(counts, np.int32)
-
-
-def output_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) from a side or (height, width); ValueError where it is neither or not positive."""
-    try:
-        height, width = (size, size) if not isinstance(size, Sequence) else size
-        height, width = operator.index(height), operator.index(width)
-    except (TypeError, ValueError):
-        raise ValueError(f"size must be a whole number or (height, width), got {size!r}") from None
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be positive, got {size}")
-    return height, width
-
-
-def _threads(threads: int | None) -> int:
-    return 0 if threads is None else operator.index(threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -13,7 +13,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from .features import FeatureCache, TrainingError, TrainingFeatures
+from .features import TrainingError, TrainingFeatures
 from .flow import UFlow
 from .images import batches
 from .progress import progress_bar
@@ -57,11 +57,9 @@ class TrainingState:
 
 def train(
     flow: UFlow,
-    learnt: TrainingFeatures,
-    held_out: Sequence[int],
+    features: TrainingFeatures,
     settings: TrainingSettings,
     *,
-    device: torch.device | str = "cpu",
     state: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
     select: Callable[[], float] | None = None,
@@ -74,11 +72,9 @@ def train(
     on ``(seed, e)`` alone, so a run resumed from `state` goes the way an unbroken run would have gone.
 
     Args:
-        flow: the flow, trained in place; holds the best weights at the end.
-        learnt: the features to learn from.
-        held_out: which features of the same cache to select the epoch by; they are not learnt from.
+        flow: the flow, trained in place, on the device that it is on; holds the best weights at the end.
+        features: what to learn from, and what to select the epoch by.
         settings: how to train.
-        device: where to train.
         state: where an interrupted run had got to, as `on_epoch` received it.
         on_epoch: called with the state after every epoch, to save it.
         select: called after every epoch, with the flow as it then is; the epoch where it gives most is kept, whatever
@@ -88,24 +84,24 @@ def train(
     Raises:
         TrainingError: the loss is not finite.
     """
-    flow.to(device)
-    likelihood = _Likelihood(flow, learnt.cache, settings, torch.device(device))
+    device = next(flow.parameters()).device
+    likelihood = _Likelihood(flow, features, settings, device)
     # Adam, its weight decay included: the paper's optimiser.
     optimizer = torch.optim.Adam(flow.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     if state is None:
         # Features of every scale start at mean 0 and variance 1: the first steps need not find their size.
         if len(flow.affines):
-            flow.standardise(learnt.moments)
+            flow.standardise(features.moments)
         # The start is a candidate too: where no epoch is better on held-out images, nothing was learnt.
         start = _copy(flow.state_dict())
-        nll = likelihood.of_held_out(held_out)
+        nll = likelihood.of_held_out()
         state = TrainingState(epoch=0, best_epoch=0, best_nll=nll, weights=start, best_weights=start, optimizer={})
     else:
         # Weights, Adam's moments and the number of the epoch are all that an epoch depends on.
         flow.load_state_dict(state.weights)
         _restore_optimizer(optimizer, state.optimizer)
 
-    steps = learnt.steps_per_epoch(settings.batch_size)
+    steps = features.steps_per_epoch(settings.batch_size)
     with progress_bar(progress) as bar:
         task = bar.add_task("Training", total=settings.epochs * steps, completed=state.epoch * steps)
         while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
@@ -114,7 +110,7 @@ def train(
             rng = np.random.default_rng((settings.seed, state.epoch))
             flow.train()
             total, images = 0.0, 0
-            for step, volumes in enumerate(learnt.epoch(rng, settings.batch_size, device)):
+            for step, volumes in enumerate(features.epoch(rng, settings.batch_size, device)):
                 # The rate first: it depends on the step, not on what the step finds.
                 rate = learning_rate(settings, state.epoch, step, steps)
                 for group in optimizer.param_groups:
@@ -135,7 +131,7 @@ def train(
             result = Epoch(
                 epoch=state.epoch + 1,
                 train_nll=total / images / likelihood.dimensions,
-                held_out_nll=likelihood.of_held_out(held_out),
+                held_out_nll=likelihood.of_held_out(),
                 learning_rate=rate,
                 seconds=time.perf_counter() - started,
             )
@@ -172,10 +168,12 @@ def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps_per_e
 class _Likelihood:
     """The flow's negative log-likelihood of features, in the precision that the settings ask for."""
 
-    def __init__(self, flow: UFlow, features: FeatureCache, settings: TrainingSettings, device: torch.device) -> None:
+    def __init__(
+        self, flow: UFlow, features: TrainingFeatures, settings: TrainingSettings, device: torch.device
+    ) -> None:
         self.flow, self.features, self.device = flow, features, device
         self.batch_size = settings.batch_size
-        self.dimensions = sum(array[0].size for array in features.arrays)
+        self.dimensions = sum(array[0].size for array in features.cache.arrays)
         wants_bfloat16 = settings.precision == "bfloat16"
         self.low_precision = wants_bfloat16 or (settings.precision == "auto" and device.type == "cuda")
 
@@ -186,12 +184,12 @@ class _Likelihood:
         return self.flow.nll([z.float() for z in latents], log_det).mean()
 
     @torch.inference_mode()
-    def of_held_out(self, indices: Sequence[int]) -> float:
+    def of_held_out(self) -> float:
         """In nats a dimension, averaged over images that are not learnt from."""
         self.flow.eval()
-        total = 0.0
+        indices, total = self.features.held_out, 0.0
         for chunk in batches(indices, self.batch_size):
-            total += float(self.mean_nll(self.features.batch(chunk, self.device))) * len(chunk)
+            total += float(self.mean_nll(self.features.cache.batch(chunk, self.device))) * len(chunk)
         return float(total / len(indices) / self.dimensions)
 
 

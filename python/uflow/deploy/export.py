@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,69 +119,101 @@ def export(
         ModuleNotFoundError: a package is missing; the message says how to install it.
         RuntimeError: what was written computes something else than the detector (maps differ by more than 1e-3).
     """
+    _check_request(folder, format, int8)
+    folder = Path(folder)
+    images = None if int8 is None else [_resized(detector, image) for image in list_sources(int8)]
+    if images == []:
+        raise ValueError("int8 needs good images to calibrate with: none given")
+    network = _Network(detector, dynamic_size)
+    outputs = _output_names(detector)
+    with _replaced(folder) as temporary:
+        quantised = _write_network(network, temporary, format, outputs, images)
+        exported.write_metadata(temporary, _metadata(detector, temporary, format, outputs, quantised, dynamic_size))
+    size = sum(part.stat().st_size for part in folder.iterdir()) / 1e6
+    log.info("%s holds %s (%.1f MB)", folder, exported.FORMATS[format][0], size)
+
+
+def _check_request(folder: str | Path, format: str, int8: object) -> None:
     if format not in exported.FORMATS:
         raise ValueError(f"unknown export format {format!r}; known: {', '.join(exported.FORMATS)}")
     if int8 is not None and format == "torch":
         raise ValueError("int8 is for the formats onnx and openvino")
-    folder = Path(folder)
-    if folder.exists() and not _is_export(folder):
+    if Path(folder).exists() and not _is_export(Path(folder)):
         raise ValueError(f"{folder} exists and is not an exported model: choose another folder, or remove it first")
+
+
+def _output_names(detector: Detector) -> list[str]:
+    network = detector.network
+    energies = [f"energy_{i}" for i in range(len(network.strides))]
+    distances = [] if network.memory is None else [f"distance_{i}" for i in range(network.memory.scales)]
+    return [*energies, *distances, "anomaly_map"]
+
+
+def _write_network(
+    network: _Network,
+    folder: Path,
+    format: str,
+    outputs: Sequence[str],
+    images: Sequence[NDArray[np.uint8]] | None,
+) -> dict[str, Any] | None:
+    """Write the network's file, see that it computes what torch does, and quantise it; what quantising changed."""
+    file, runtimes = exported.FORMATS[format]
+    path, onnx = folder / file, folder / "network.onnx"
+    program = _program(network)
+    if format == "torch":
+        buffer = io.BytesIO()  # on a full disk torch's own writer ends the process
+        with _quiet():
+            torch.export.save(program, buffer)
+        path.write_bytes(buffer.getbuffer())
+    else:
+        _write_onnx(program, onnx, outputs)
+    if format == "openvino":
+        _convert(onnx, path)
+    run = exported.open_network(path, exported.first_installed(runtimes), len(outputs))
+    _verify(network, run)
     quantised = None
-    images = None if int8 is None else [_resized(detector, image) for image in list_sources(int8)]
-    if images == []:
-        raise ValueError("int8 needs good images to calibrate with: none given")
-    with _replaced(folder) as temporary:
-        network = _Network(detector, dynamic_size)
-        file, runtimes = exported.FORMATS[format]
-        path, onnx = temporary / file, temporary / "network.onnx"
-        outputs = [f"energy_{i}" for i in range(len(detector.network.strides))]
-        if detector.network.memory is not None:
-            outputs += [f"distance_{i}" for i in range(detector.network.memory.scales)]
-        outputs.append("anomaly_map")
-        program = _program(network)
-        if format == "torch":
-            buffer = io.BytesIO()  # on a full disk torch's own writer ends the process
-            with _quiet():
-                torch.export.save(program, buffer)
-            path.write_bytes(buffer.getbuffer())
-        else:
-            _write_onnx(program, onnx, outputs)
+    if images is not None:
+        float_maps = _maps(run, images)
+        _quantise(onnx, images)
         if format == "openvino":
             _convert(onnx, path)
         run = exported.open_network(path, exported.first_installed(runtimes), len(outputs))
-        _verify(network, run)
-        if images is not None:
-            float_maps = _maps(run, images)
-            _quantise(onnx, images)
-            if format == "openvino":
-                _convert(onnx, path)
-            run = exported.open_network(path, exported.first_installed(runtimes), len(outputs))
-            quantised = {"images": len(images), "map_difference": float(np.abs(_maps(run, images) - float_maps).max())}
-            log.warning("8 bits move the anomaly maps of %(images)d images by at most %(map_difference).3f", quantised)
-        del run  # not every system lets go of a file that is open
-        if format == "openvino":
-            for part in temporary.glob("network.onnx*"):
-                part.unlink()
-        backbone = detector.network.backbone
-        metadata = {
-            "kind": "uflow export",
-            "version": exported.FORMAT_VERSION,
-            "uflow": __version__,
-            "format": format,
-            "opset": OPSET if format == "onnx" else None,
-            "int8": quantised,
-            "dynamic_size": dynamic_size,
-            "input": "image",
-            "outputs": outputs,
-            "backbone": {"name": backbone.name, "weights_sha256": backbone.weights_sha256},
-            "image_size": backbone.image_size,
-            "strides": backbone.strides,
-            "latent_channels": detector.network.latent_channels,
-            "predictor": detector.predictor.to_dict(),
-            "files": {part.name: sha256(part) for part in sorted(temporary.iterdir())},
-        }
-        exported.write_metadata(temporary, metadata)
-    log.info("%s holds %s (%.1f MB)", folder, file, sum(part.stat().st_size for part in folder.iterdir()) / 1e6)
+        quantised = {"images": len(images), "map_difference": float(np.abs(_maps(run, images) - float_maps).max())}
+        log.warning("8 bits move the anomaly maps of %(images)d images by at most %(map_difference).3f", quantised)
+    del run  # not every system lets go of a file that is open
+    if format == "openvino":
+        for part in folder.glob("network.onnx*"):
+            part.unlink()
+    return quantised
+
+
+def _metadata(
+    detector: Detector,
+    folder: Path,
+    format: str,
+    outputs: Sequence[str],
+    quantised: dict[str, Any] | None,
+    dynamic_size: bool,
+) -> dict[str, Any]:
+    """The content of `model.json`; every other file of the folder is there by now."""
+    backbone = detector.network.backbone
+    return {
+        "kind": "uflow export",
+        "version": exported.FORMAT_VERSION,
+        "uflow": __version__,
+        "format": format,
+        "opset": OPSET if format == "onnx" else None,
+        "int8": quantised,
+        "dynamic_size": dynamic_size,
+        "input": "image",
+        "outputs": list(outputs),
+        "backbone": {"name": backbone.name, "weights_sha256": backbone.weights_sha256},
+        "image_size": backbone.image_size,
+        "strides": backbone.strides,
+        "latent_channels": detector.network.latent_channels,
+        "predictor": detector.predictor.to_dict(),
+        "files": {part.name: sha256(part) for part in sorted(folder.iterdir())},
+    }
 
 
 def _is_export(folder: Path) -> bool:
