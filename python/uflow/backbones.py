@@ -23,7 +23,7 @@ from .fast.folded_norm import fold_batch_norms
 from .files import PathLike
 from .weights import fill_net, find_weight_files, first_line, quiet, timm_config
 
-__all__ = ["Backbone", "create_backbone", "list_backbones"]
+__all__ = ["Backbone", "coarsest_stride", "create_backbone", "list_backbones"]
 
 Size = tuple[int, int]
 
@@ -53,6 +53,21 @@ def list_backbones() -> list[str]:
     'efficientnet_lite0'
     """
     return list(_KNOWN)
+
+
+def coarsest_stride(name: str, strides: Sequence[int] | None = None) -> int | None:
+    """Pixels a cell of the coarsest scale, for a backbone that takes images of any size; None for a fixed size.
+
+    Raises:
+        ValueError: an unknown backbone.
+
+    >>> coarsest_stride("efficientnet_lite0"), coarsest_stride("mcait")
+    (32, None)
+    """
+    entry = _KNOWN.get(name) or _timm_entry(name)
+    if entry.blocks is not None or timm_config(entry.archs[0]).fixed_input_size:
+        return None
+    return int(tuple(strides or entry.strides)[-1])
 
 
 class Backbone(nn.Module):

@@ -12,15 +12,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
-from .images import batches, read_image
-from .predictor import ImageLike, Predictor, join
-from .segmentation import Background, TailName, TestsName
+from .arrays import output_size
+from .images import ImageLike, batches, read_image
+from .predictor import Predictor, evidence_of_tiles
+from .threshold import CalibratedThreshold, PaperThreshold
+
+if TYPE_CHECKING:
+    from .detector import Detector
+
+__all__ = ["Measurement", "Step", "cores", "end_to_end", "machine", "measure", "steps", "table"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,7 @@ def steps(
     size: int | tuple[int, int] = 256,
     batch: int = 16,
     threads: Sequence[int] = (1,),
-    tail: TailName = "chernoff",
-    n_tests: TestsName = "total",
-    background: Sequence[Background] | Literal["gaussian"] = "gaussian",
+    threshold: PaperThreshold | CalibratedThreshold | None = None,
 ) -> list[Step]:
     """List what there is to time for a batch of standard normal latents.
 
@@ -65,7 +69,7 @@ def steps(
         size: of the log NFA maps: a side or (H, W).
         batch: images a call.
         threads: numbers of worker threads to compare.
-        tail, n_tests, background: as in :func:`uflow.segmentation.log_nfa`.
+        threshold: a detector's; None is the paper's.
 
     Returns:
         "max-tree HxW" of every scale; and, per number of threads, "energy" (latents to energies), "segmentation"
@@ -77,24 +81,9 @@ def steps(
     >>> [step.phase for step in steps([(8, 6, 6)], size=12, batch=2)]
     ['max-tree 6x6', 'energy', 'segmentation', 'log_nfa']
     """
-    if not shapes:
-        raise ValueError("at least one shape of latents is needed, such as 816x28x28")
-    for shape in shapes:
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"a shape of latents is CHANNELSxHEIGHTxWIDTH, all positive; got {_times(shape)}")
-    if batch < 1:
-        raise ValueError(f"the batch must have at least 1 image, got {batch}")
-    if not threads or min(threads) < 1:
-        raise ValueError(f"the number of threads must be at least 1, got {list(threads)}")
-    size = segmentation.output_size(size)
-    rng = np.random.default_rng(0)
-    try:
-        latents = [rng.standard_normal((batch, *shape), np.float32) for shape in shapes]
-    except (MemoryError, ValueError):  # ValueError: more bytes than a pointer can count
-        gigabytes = sum(4 * batch * np.prod(shape, dtype=float) for shape in shapes) / 1e9
-        raise ValueError(
-            f"{batch} images of latents {', '.join(map(_times, shapes))} need {gigabytes:.3g} GB, more than there is"
-        ) from None
+    _check(shapes, batch, threads)
+    size = output_size(size)
+    latents = _normal_latents(shapes, batch)
     energies = segmentation.energies(latents)
     dof = [shape[0] for shape in shapes]
 
@@ -104,19 +93,58 @@ def steps(
     def energy(count: int) -> Callable[[], object]:
         return lambda: segmentation.energies(latents, count)
 
-    def whole(count: int) -> Callable[[], object]:
-        return lambda: segmentation.log_nfa(latents, size, tail, n_tests, threads=count, background=background)
-
     def from_energies(count: int) -> Callable[[], object]:
-        return lambda: segmentation.log_nfa_from_energies(
-            energies, dof, size, tail, n_tests, threads=count, background=background
-        )
+        return lambda: _log_nfa(energies, dof, size, threshold or PaperThreshold(), count)
+
+    def whole(count: int) -> Callable[[], object]:
+        found = threshold or PaperThreshold()
+        return lambda: _log_nfa(segmentation.energies(latents, count), dof, size, found, count)
 
     found = [Step(f"max-tree {_times(e.shape[1:])}", 1, 1, tree(e[0]), e[0].size) for e in energies]
     found += [Step("energy", count, batch, energy(count)) for count in threads]
     found += [Step("segmentation", count, batch, from_energies(count)) for count in threads]
     found += [Step("log_nfa", count, batch, whole(count)) for count in threads]
     return found
+
+
+def _check(shapes: Sequence[tuple[int, int, int]], batch: int, threads: Sequence[int]) -> None:
+    if not shapes:
+        raise ValueError("at least one shape of latents is needed, such as 816x28x28")
+    for shape in shapes:
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"a shape of latents is CHANNELSxHEIGHTxWIDTH, all positive; got {_times(shape)}")
+    if batch < 1:
+        raise ValueError(f"the batch must have at least 1 image, got {batch}")
+    if not threads or min(threads) < 1:
+        raise ValueError(f"the number of threads must be at least 1, got {list(threads)}")
+
+
+def _normal_latents(shapes: Sequence[tuple[int, int, int]], batch: int) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    try:
+        return [rng.standard_normal((batch, *shape), np.float32) for shape in shapes]
+    except (MemoryError, ValueError):  # ValueError: more bytes than a pointer can count
+        gigabytes = sum(4 * batch * np.prod(shape, dtype=float) for shape in shapes) / 1e9
+        raise ValueError(
+            f"{batch} images of latents {', '.join(map(_times, shapes))} need {gigabytes:.3g} GB, more than there is"
+        ) from None
+
+
+def _log_nfa(
+    energies: list[NDArray[np.float32]],
+    dof: Sequence[int],
+    size: tuple[int, int],
+    threshold: PaperThreshold | CalibratedThreshold,
+    threads: int,
+) -> NDArray[np.float32]:
+    """What `threshold.log_nfa` gives, before its shift, on so many threads."""
+    if isinstance(threshold, PaperThreshold):
+        tests = threshold.tail, threshold.n_tests
+        return segmentation.log_nfa_from_energies(energies, dof, size, *tests, threads=threads)
+    joint = segmentation.joint_energy(energies, threshold.backgrounds, threads)
+    return segmentation.log_nfa_from_energies(
+        [joint], [1], size, "exact", "by-area", threads=threads, background=[threshold.joint]
+    )
 
 
 def measure(step: Step, repeats: int = 100) -> Measurement:
@@ -137,7 +165,7 @@ def measure(step: Step, repeats: int = 100) -> Measurement:
 
 
 def end_to_end(
-    predictor: Predictor, images: Sequence[ImageLike], batch: int = 8, repeats: int = 100
+    predictor: Predictor | Detector, images: Sequence[ImageLike], batch: int = 8, repeats: int = 100
 ) -> Iterator[Measurement]:
     """Measure predictions from image to regions: the latency of one image, by phase, and the throughput of a stream.
 
@@ -158,6 +186,7 @@ def end_to_end(
         raise ValueError("at least one image is needed")
     if min(batch, repeats) < 1:
         raise ValueError(f"the batch and the number of repeats must be at least 1, got {batch} and {repeats}")
+    predictor = getattr(predictor, "predictor", predictor)  # a Detector has one
     source = itertools.cycle(images)
     runs = [_phases(predictor, next(source), batch) for _ in range(repeats + 1)][1:]
     for phase in runs[0]:
@@ -174,30 +203,36 @@ def end_to_end(
 
 def _phases(predictor: Predictor, source: ImageLike, batch: int) -> dict[str, float]:
     """Seconds of each phase of one image's prediction."""
-    seconds: dict[str, float] = {}
-    last = time.perf_counter()
-
-    def lap(phase: str) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        seconds[phase] = seconds.get(phase, 0.0) + now - last
-        last = now
-
+    laps = _Laps()
     image = read_image(source)
-    lap("read")
-    tiling = predictor._tiling(image)
+    laps.end("read")
+    tiling = predictor.tiling(image)
     found = []
     for tiles in batches(tiling.cut(image), batch):
         value: Any = np.stack(tiles)
-        lap("resize")
-        for phase, function in predictor._phases():
+        laps.end("resize")
+        for phase, function in predictor.network.phases():
             value = function(value)
-            lap(phase)
+            laps.end(phase)
         found.append(value)
-    (energies,) = join([tiling], found)
-    predictor._judge(source, image, energies)
-    lap("segmentation")
-    return seconds
+    (evidence,) = evidence_of_tiles([tiling], found)
+    predictor.judge(source, image, evidence)
+    laps.end("segmentation")
+    return laps.seconds
+
+
+class _Laps:
+    """Seconds of phases that follow one another, each perhaps several times."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def end(self, phase: str) -> None:
+        """The phase that began where the last one ended is over."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now
 
 
 def _measurement(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
+    from .detector import Detector
     from .evaluate.evaluation import Evaluation
+    from .evaluate.samples import Dataset
 
 __all__ = ["DEFECTS", "TEXTURES", "VISIBLE", "make_demo", "run"]
+
+log = logging.getLogger("uflow")
 
 TEXTURES = ("brick", "grass", "gravel")
 DEFECTS = ("cut_paste", "hole", "scratch", "stain")
@@ -64,32 +69,39 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
     `evaluation.json` into `folder`, and returns the evaluations by texture.
     """
     from .detector import Detector
-    from .evaluate import figures
-    from .evaluate import tables as report
     from .evaluate.datasets import read_mvtec
-    from .training import TrainingSettings
+    from .evaluate.evaluation import evaluate_predictor
+    from .evaluate.tables import write_json
+    from .recipe import TrainingSettings
 
     folder = Path(folder)
     root = make_demo(folder / "data", seed)
     evaluations = {}
     for texture in TEXTURES:
-        print(f"{texture}: learning from {N_TRAIN} good crops")
+        log.info("%s: learning from %d good crops", texture, N_TRAIN)
         settings = TrainingSettings(seed=seed)
         detector = Detector.fit(root / texture / "train/good", settings=settings, alpha=None, device=device)
         detector.calibrate(root / texture / "calibration")
         detector.save(folder / f"{texture}.uflow")
-        evaluations[texture] = detector.evaluate(root / texture)
-        first = {sample.defect: sample for sample in reversed(read_mvtec(root / texture).test)}
-        rows = []
-        for defect, sample in sorted(first.items()):
-            prediction = next(detector.stream([sample.path]))
-            truth = sample.truth(prediction.mask.shape)
-            title = f"{defect.replace('_', ' ')}:  log10 NFA {prediction.log_nfa.min():.1f}"
-            rows.append(figures.Example.of(title, prediction, truth))
-        heading = f"{texture}: a good crop, and one of each made defect"
-        figures.write_examples(rows, folder / f"{texture}.png", heading)
-    report.write_json({name: result.to_dict() for name, result in evaluations.items()}, folder / "evaluation.json")
+        dataset = read_mvtec(root / texture)
+        evaluations[texture] = evaluate_predictor(detector, dataset)
+        _draw(detector, dataset, folder / f"{texture}.png")
+    write_json({name: result.to_dict() for name, result in evaluations.items()}, folder / "evaluation.json")
     return evaluations
+
+
+def _draw(detector: Detector, dataset: Dataset, path: Path) -> None:
+    """A picture of a good crop, and of one of each made defect."""
+    from .evaluate.figures import Example, write_examples
+
+    first = {sample.defect: sample for sample in reversed(dataset.test)}
+    rows = []
+    for defect, sample in sorted(first.items()):
+        (prediction,) = detector.stream([sample.path])
+        truth = sample.truth((prediction.mask.shape[0], prediction.mask.shape[1]))
+        title = f"{defect.replace('_', ' ')}:  log10 NFA {prediction.log_nfa.min():.1f}"
+        rows.append(Example.from_prediction(title, prediction, truth))
+    write_examples(rows, path, f"{dataset.name}: a good crop, and one of each made defect")
 
 
 def _photographs() -> dict[str, Photo]:
@@ -140,15 +152,15 @@ def _save(pixels: Photo, path: Path) -> None:
 
 
 def _settle(clean: Photo, spoiled: Plane, where: Bitmap) -> Photo:
-    """Round to 8 bits and make the mask exact: at least VISIBLE levels of change in it, none outside."""
+    """Round to 8 bits and make the mask exact: at least VISIBLE levels of difference in it, none outside."""
     before = clean.astype(np.int64)
     after = np.clip(np.rint(spoiled), 0, 255).astype(np.int64)
-    change = after - before
+    difference = after - before
     # Where a pasted pixel happens to resemble the old one, push it away, in its own direction if there is room.
-    up = np.where(change == 0, before < 128, change > 0)
+    up = np.where(difference == 0, before < 128, difference > 0)
     up = (up & (before + VISIBLE <= 255)) | (before - VISIBLE < 0)
-    change = np.where(np.abs(change) < VISIBLE, np.where(up, VISIBLE, -VISIBLE), change)
-    return np.where(where, before + change, before).astype(np.uint8)
+    difference = np.where(np.abs(difference) < VISIBLE, np.where(up, VISIBLE, -VISIBLE), difference)
+    return np.where(where, before + difference, before).astype(np.uint8)
 
 
 # ---- shapes
@@ -227,10 +239,10 @@ def _stain(
     strength *= 1 + 0.25 * _noise(size, 12, rng)
     if number % 2 == 0:
         rim = np.exp(-(((inside - 2.5) / 2) ** 2))
-        change = -rng.uniform(0.5, 0.65) * strength - 0.15 * rim
+        difference = -rng.uniform(0.5, 0.65) * strength - 0.15 * rim
     else:
-        change = rng.uniform(0.7, 0.9) * strength
-    return clean * (1 + change), np.abs(change) * clean.mean() >= VISIBLE
+        difference = rng.uniform(0.7, 0.9) * strength
+    return clean * (1 + difference), np.abs(difference) * clean.mean() >= VISIBLE
 
 
 def _cut_paste(

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import model_file
 from .backbones import Backbone, create_backbone
 from .files import PathLike
-from .fitting import Selection, fit_parts
+from .fitting import Selection, fit_parts, make_backbone
 from .flow import UFlow
 from .images import ImageLike, list_sources
 from .memory import MemoryBank
@@ -90,7 +90,8 @@ class Detector:
             selection: chooses the epoch instead of the held-out images, to reproduce published figures: those of such a
                 detector are not fair, and it says so (`selected_on_test`) wherever it goes. See `evaluate.study`.
             progress: show progress bars; a `Progress` shows them among its own.
-            **recipe: `image_size`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`: see
+            **recipe: `image_size`, `quality`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`,
+                `hold_out`: see
                 `recipe.Recipe`, which says what each means and what it is by default.
 
         Raises:
@@ -118,9 +119,7 @@ class Detector:
         """`fit`, its keywords as one `Recipe`."""
         sources = list_sources(images)
         target = resolve_device(device)
-        net = create_backbone(
-            recipe.backbone, image_size=recipe.image_size, strides=recipe.strides, weights=weights
-        ).to(target)
+        net = make_backbone(sources, recipe, weights).to(target)
         file = None if state_file is None else Path(state_file)
         parts = fit_parts(sources, recipe, net, target, state_file=file, selection=selection, progress=progress)
         predictor = Predictor(

@@ -31,6 +31,7 @@ __all__ = [
     "TrainingFeatures",
     "channel_moments",
     "compute_features",
+    "describe_images",
     "image_tensor",
     "turned_copies",
 ]
@@ -231,6 +232,19 @@ def compute_features(
         cache.close()
         raise
     return cache
+
+
+def describe_images(features: ImageFeatures) -> NDArray[np.float64]:
+    """A vector of each image that says how it looks as a whole: (N, 2 C) float64.
+
+    Mean and standard deviation of each channel of the second scale (the only one, where there is one), over the image.
+    """
+    array = features.cache.arrays[min(1, len(features.cache.arrays) - 1)]
+    vectors = []
+    for image in range(len(features.sizes)):
+        tiles = np.stack([array[tile] for tile in features.tiles([image])]).astype(np.float64)
+        vectors.append(np.concatenate([tiles.mean(axis=(0, 2, 3)), tiles.std(axis=(0, 2, 3))]))
+    return np.array(vectors)
 
 
 def channel_moments(features: FeatureCache, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

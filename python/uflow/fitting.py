@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +13,25 @@ import torch
 from rich.progress import Progress
 
 from . import model_file
-from .backbones import Backbone
-from .features import ImageFeatures, channel_moments
+from .backbones import Backbone, coarsest_stride, create_backbone
+from .features import ImageFeatures, channel_moments, describe_images
+from .files import PathLike
 from .flow import UFlow
-from .images import ImageLike, batches, digest
+from .holdout import Fold, choose_folds
+from .images import ImageLike, batches, digest, image_size
+from .input_size import PIXEL_BUDGETS, choose_input_size
 from .memory import MemoryBank, change_features
 from .network import TorchNetwork
 from .predictor import UNCALIBRATED, evidence_of_tiles, log_calibration
 from .recipe import Recipe
 from .scoring import Blend, Evidence
-from .threshold import CalibratedThreshold, PaperThreshold, Threshold, images_needed
+from .threshold import CalibratedThreshold, PaperThreshold, Threshold
 from .training import TrainingState, train
 
-__all__ = ["Fitted", "Selection", "fit_parts", "hold_out", "training_record"]
+__all__ = ["Fitted", "Selection", "fit_parts", "make_backbone", "training_record"]
 
 log = logging.getLogger("uflow")
 
-MIN_HELD_OUT = 10  # images: with fewer, the choice of the epoch and the threshold are a matter of luck
 MIN_NLL_GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to orientation
 MADE_CHANGES = 120  # changed copies of held-out features that the blend is learnt from
 BATCH_SIZE = 16  # images that pass through a flow together
@@ -60,6 +61,18 @@ class Fitted:
     record: dict[str, Any]
 
 
+def make_backbone(
+    sources: Sequence[ImageLike], recipe: Recipe, weights: PathLike | Sequence[PathLike] | None = None
+) -> Backbone:
+    """The backbone of a recipe, at the input size that suits the images where the recipe leaves it open."""
+    size: int | tuple[int, int] | None = None
+    if recipe.image_size != "auto":
+        size = recipe.image_size
+    elif (stride := coarsest_stride(recipe.backbone, recipe.strides)) is not None:
+        size = choose_input_size([image_size(source) for source in sources], PIXEL_BUDGETS[recipe.quality], stride)
+    return create_backbone(recipe.backbone, image_size=size, strides=recipe.strides, weights=weights)
+
+
 def fit_parts(
     sources: Sequence[ImageLike],
     recipe: Recipe,
@@ -83,23 +96,21 @@ def fit_parts(
     # MS-CaiT, and what is to be reproduced, stay the paper's.
     extended = backbone.layer_norm and selection is None
 
-    # 1. Folds, before anything is learnt: the images that judge must not have been seen.
-    folds = hold_out(len(sources), recipe.held_out, recipe.alpha, recipe.settings.seed)
-    if len(folds) > 1:
-        log.info("%d images held out are few for alpha %g: training %d flows", len(folds[0]), recipe.alpha, len(folds))
     copies = extended and recipe.settings.augment
     with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies) as features:
+        # 1. Folds, before anything is learnt: the images that judge must not have been seen.
+        folds = choose_hold_out(features, sources, recipe)
         # 2. The flow, with copies or without: both exist before the choice, which held-out images make.
         trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, progress)
-        flow, training, augmented = trainer.with_or_without_copies(folds[0], state_file)
+        flow, training, augmented = trainer.with_or_without_copies(folds[0].held_out, state_file)
         network = TorchNetwork(backbone, flow, device=device)
         blend = None
         if extended and recipe.settings.neighbours:
             # 3. The memory, for now of the images learnt from alone: held-out images measure what is typical.
-            network.memory = trainer.memory(features.others(folds[0]))
-            network.memory.measure(features.cache, features.tiles(folds[0]))
+            network.memory = trainer.memory(features.others(folds[0].held_out))
+            network.memory.measure(features.cache, features.tiles(folds[0].judged))
             # 4. The blend, when both sources of evidence are there to be compared.
-            blend = learn_blend(network, features, folds[0], recipe.settings.seed)
+            blend = learn_blend(network, features, folds[0].judged, recipe.settings.seed)
             log.info(
                 "the distance to neighbours counts %.0f %% in the map and %.0f %% in the score",
                 *(100 * blend.map_share, 100 * blend.score_share),
@@ -111,23 +122,21 @@ def fit_parts(
             typical, network.memory = network.memory.typical, trainer.memory(range(len(sources)))
             network.memory.typical.copy_(typical)
     if isinstance(threshold, CalibratedThreshold):
-        log_calibration(threshold, [sources[i] for held_out in folds for i in held_out])
+        log_calibration(threshold, [sources[i] for fold in folds for i in fold.judged])
     else:
         log.info("not calibrated: %s", UNCALIBRATED)
     return Fitted(network, threshold, blend, training, record)
 
 
-def hold_out(count: int, share: float, alpha: float | None, seed: int) -> list[list[int]]:
-    """Which of `count` images to keep out of training: one list for each flow to be trained.
-
-    A list holds a `share` of the images, at least 10 and at most a third. There are as many lists, without a common
-    image, as `alpha` needs calibration images, or can be made.
-    """
-    order = np.random.default_rng(seed).permutation(count)
-    size = min(max(math.ceil(share * count), MIN_HELD_OUT), max(count // 3, 1))
-    needed = 1 if alpha is None else math.ceil(images_needed(alpha) / size)
-    folds = max(1, min(needed, count // size))
-    return [sorted(order[i * size : (i + 1) * size].tolist()) for i in range(folds)]
+def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recipe: Recipe) -> list[Fold]:
+    """The images that each flow does not see; a line of the log says which and why."""
+    descriptors, seed = describe_images(features), recipe.settings.seed
+    folds, why = choose_folds(descriptors, sources, recipe.held_out, recipe.alpha, seed, recipe.hold_out)
+    log.info("%s", why)
+    if len(folds) > 1:
+        count = len(folds[0].judged)
+        log.info("%d images held out are few for alpha %g: training %d flows", count, recipe.alpha, len(folds))
+    return folds
 
 
 def training_record(
@@ -237,7 +246,7 @@ def learn_threshold(
     network: TorchNetwork,
     trainer: _FlowTrainer,
     features: ImageFeatures,
-    folds: Sequence[Sequence[int]],
+    folds: Sequence[Fold],
     augmented: bool,
 ) -> Threshold:
     """Calibrate on the images held out from the network, and from further flows that hold out others."""
@@ -245,12 +254,12 @@ def learn_threshold(
     if alpha is None:
         return PaperThreshold()
     found = []
-    for number, held_out in enumerate(folds):
+    for number, fold in enumerate(folds):
         if number > 0:  # a flow that is there only to judge the images held out from it
-            flow, _ = trainer.train(held_out, augmented)
+            flow, _ = trainer.train(fold.held_out, augmented)
             network = TorchNetwork(trainer.backbone, flow, device=trainer.device)
-        evidence = evidence_of_features(network, features, held_out)
-        sizes = [features.sizes[i] for i in held_out]
+        evidence = evidence_of_features(network, features, fold.judged)
+        sizes = [features.sizes[i] for i in fold.judged]
         found.append(CalibratedThreshold.from_good_images(evidence, sizes, alpha))
     return found[0].with_images_of(found[1:])
 

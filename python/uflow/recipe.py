@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .threshold import check_alpha
 
 if TYPE_CHECKING:
     from .backbones import Backbone
 
-__all__ = ["Recipe", "TrainingSettings", "differences"]
+__all__ = ["HoldOut", "Quality", "Recipe", "TrainingSettings", "differences"]
+
+HoldOut = Literal["auto", "random", "last", "groups"]
+Quality = Literal["fast", "balanced", "fine"]
 
 
 @dataclass(frozen=True)
@@ -59,32 +62,42 @@ class Recipe:
 
     Attributes:
         backbone: name, see `backbones.create_backbone`.
-        image_size: side, or (height, width), of the network's input; None is the backbone's own.
+        image_size: side, or (height, width), of the network's input; "auto" keeps the images' own shape, see
+            `input_size.choose_input_size` (a backbone of fixed size has its own).
+        quality: how many pixels "auto" gives the input: "fast" as many as 256 x 256, "balanced" 448 x 448, "fine"
+            640 x 640. Time and memory are proportional to them.
         strides: scales of a backbone that offers a choice, each twice the one before; None is the backbone's own.
         flow_steps: coupling steps a scale (paper: 4).
         settings: how the flow is trained.
         held_out: share of images kept out of training; at least 10 of them, at most a third.
         alpha: wished probability that a good image is flagged; None is the paper's test, uncalibrated.
         tile: cut images into overlapping tiles of the network's size instead of shrinking them to it.
+        hold_out: which images are kept out, "auto", "random", "last" or "groups": see `holdout.choose_folds`.
 
     Raises:
         ValueError: a number out of its range; the message names it.
     """
 
     backbone: str = "efficientnet_lite0"
-    image_size: int | tuple[int, int] | None = None
+    image_size: int | tuple[int, int] | Literal["auto"] = "auto"
+    quality: Quality = "balanced"
     strides: tuple[int, ...] | None = None
     flow_steps: int = 4
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     held_out: float = 0.15
     alpha: float | None = 0.05
     tile: bool = False
+    hold_out: HoldOut = "auto"
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
             check_alpha(self.alpha)
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is a share of the images between 0 and 1, got {self.held_out}")
+        if self.hold_out not in get_args(HoldOut):
+            raise ValueError(f"hold_out must be one of {', '.join(get_args(HoldOut))}, got {self.hold_out!r}")
+        if self.quality not in get_args(Quality):
+            raise ValueError(f"quality must be one of {', '.join(get_args(Quality))}, got {self.quality!r}")
 
     @classmethod
     def from_keywords(cls, backbone: str, settings: TrainingSettings | None = None, **keywords: Any) -> Recipe:
@@ -96,8 +109,10 @@ class Recipe:
         known = [f.name for f in fields(cls)]
         if unknown := [name for name in keywords if name not in known]:
             raise TypeError(f"unknown argument {unknown[0]!r}; known: {', '.join(known)}")
+        if keywords.get("image_size", "") is None:
+            del keywords["image_size"]
         for name in ("image_size", "strides"):
-            if isinstance(keywords.get(name), Sequence):
+            if isinstance(keywords.get(name), list | tuple):
                 keywords[name] = tuple(keywords[name])
         return cls(backbone, settings=settings or TrainingSettings(), **keywords)
 

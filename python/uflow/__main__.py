@@ -1,0 +1,5 @@
+"""`python -m uflow` is the command `uflow`."""
+
+from .cli import main
+
+main()
