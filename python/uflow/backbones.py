@@ -23,7 +23,7 @@ from .fast.folded_norm import fold_batch_norms
 from .files import PathLike
 from .weights import fill_net, find_weight_files, first_line, quiet, timm_config
 
-__all__ = ["Backbone", "coarsest_stride", "create_backbone", "list_backbones"]
+__all__ = ["Backbone", "coarsest_stride", "create_backbone", "list_backbones", "normalise_maps"]
 
 Size = tuple[int, int]
 
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         name: the name it was made with.
         image_size: (H, W) that `forward` takes: the wished size rounded up to a multiple of the coarsest stride.
         channels, sizes, strides: per scale, finest first; sizes are (h, w).
-        layer_norm: whether each map went through a LayerNorm over [C,H,W] without affine part, which is the flow's.
+        layer_norm: whether the flow takes each map through a LayerNorm over [C,H,W], see `normalised`.
         weights_source: where the weights came from, to be read by people.
         weights_sha256: hash of the pretrained tensors that are used, in the net's order: equal weights, equal hash,
             whatever file or entry names they came from, and whatever the image size.
@@ -136,6 +136,19 @@ class Backbone(nn.Module):
             )
         maps: list[Tensor] = self.extractor((images.to(self.mean.dtype) - self.mean) / self.std)
         return maps
+
+    def normalised(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The maps as the flow takes them: each through a LayerNorm over [C,H,W] without affine part, or as it is.
+
+        The affine part is the flow's, trained with it. The memory takes the maps as they are: how strong all features
+        of an image are says something too.
+        """
+        return normalise_maps(maps) if self.layer_norm else list(maps)
+
+
+def normalise_maps(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Each (B, C, h, w) map with mean 0 and variance 1 over [C,H,W] of each image."""
+    return [F.layer_norm(m, m.shape[1:]) for m in maps]
 
 
 def create_backbone(
@@ -201,7 +214,7 @@ def create_backbone(
 
 
 class _Pyramid(nn.Module):
-    """A timm features_only net; each map then has mean 0 and variance 1 over [C,H,W]."""
+    """A timm features_only net."""
 
     layer_norm = True
 
@@ -222,7 +235,7 @@ class _Pyramid(nn.Module):
         maps = self.nets[0](x.contiguous(memory_format=torch.channels_last))
         if self.channels_last_maps:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
-        return [F.layer_norm(m.float().contiguous(), m.shape[1:]) for m in maps]
+        return [m.float().contiguous() for m in maps]
 
 
 class _MultiScaleCait(nn.Module):

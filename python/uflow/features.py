@@ -20,7 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from . import tiling
-from .backbones import Backbone
+from .backbones import Backbone, normalise_maps
 from .images import ImageLike, batches, image_size, read_image
 from .progress import progress_bar
 
@@ -46,14 +46,21 @@ class TrainingError(RuntimeError):
 
 
 class FeatureCache:
-    """Features of n images, one float32 array (n, C, h, w) a scale, finest first.
+    """Features of n images as the backbone gives them, one float16 array (n, C, h, w) a scale, finest first.
 
     Held in memory, or memory-mapped in a temporary folder when larger than `memory_share` of the machine's free memory.
     A context manager: leaving it removes the folder.
     """
 
-    def __init__(self, count: int, shapes: Sequence[tuple[int, int, int]], memory_share: float = 0.25) -> None:
-        size = 4 * count * sum(int(np.prod(shape)) for shape in shapes)
+    def __init__(
+        self,
+        count: int,
+        shapes: Sequence[tuple[int, int, int]],
+        layer_norm: bool = False,
+        memory_share: float = 0.25,
+    ) -> None:
+        self.layer_norm = layer_norm
+        size = 2 * count * sum(int(np.prod(shape)) for shape in shapes)
         self.folder: Path | None = None
         self.arrays: list[np.ndarray]
         if size > memory_share * _free_memory():
@@ -67,19 +74,26 @@ class FeatureCache:
                 )
             self.arrays = [
                 np.lib.format.open_memmap(
-                    self.folder / f"scale{i}.npy", mode="w+", dtype=np.float32, shape=(count, *shape)
+                    self.folder / f"scale{i}.npy", mode="w+", dtype=np.float16, shape=(count, *shape)
                 )
                 for i, shape in enumerate(shapes)
             ]
         else:
-            self.arrays = [np.empty((count, *shape), np.float32) for shape in shapes]
+            self.arrays = [np.empty((count, *shape), np.float16) for shape in shapes]
 
     def __len__(self) -> int:
         return len(self.arrays[0])
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> list[Tensor]:
         """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
-        return [torch.from_numpy(array[np.asarray(indices)]).to(device) for array in self.arrays]
+        return [torch.from_numpy(array[np.asarray(indices)]).to(device).float() for array in self.arrays]
+
+    def normalised(
+        self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu"
+    ) -> list[Tensor]:
+        """The same as the flow takes them, see `Backbone.normalised`."""
+        volumes = self.batch(indices, device)
+        return normalise_maps(volumes) if self.layer_norm else volumes
 
     def close(self) -> None:
         self.arrays = []
@@ -198,7 +212,7 @@ class TrainingFeatures:
         order = np.concatenate([rng.permutation(np.asarray(self.indices)) for _ in range(self.passes)])
         order += rng.integers(self.copies, size=len(order))
         for batch in np.array_split(order, self.steps_per_epoch(batch_size)):
-            volumes = self.cache.batch(batch, device)
+            volumes = self.cache.normalised(batch, device)
             if self.noise_std:
                 for x, (_, std) in zip(volumes, self.moments, strict=True):
                     draw = torch.from_numpy(rng.standard_normal(x.shape, np.float32)).to(device)
@@ -217,7 +231,7 @@ def compute_features(
 ) -> FeatureCache:
     """Run the frozen backbone, where it is, once over `count` images, (H, W, 3) uint8, and keep its features."""
     shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
-    cache = FeatureCache(count, shapes, memory_share)
+    cache = FeatureCache(count, shapes, backbone.layer_norm, memory_share)
     try:
         with progress_bar(progress) as bar, torch.inference_mode():
             task = bar.add_task("Features", total=count)
@@ -225,7 +239,7 @@ def compute_features(
             for batch in batches(images, batch_size):
                 features = backbone(image_tensor(np.stack(batch), backbone.mean.device))
                 for array, feature in zip(cache.arrays, features, strict=True):
-                    array[done : done + len(batch)] = feature.float().cpu().numpy()
+                    array[done : done + len(batch)] = feature.half().cpu().numpy()
                 done += len(batch)
                 bar.advance(task, len(batch))
     except BaseException:
@@ -248,14 +262,15 @@ def describe_images(features: ImageFeatures) -> NDArray[np.float64]:
 
 
 def channel_moments(features: FeatureCache, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each channel over some images' features, a pair of float64 (C,) a scale."""
+    """Mean and standard deviation of each channel of some images' normalised features: float64 (C,) each, per scale."""
+    sums = [torch.zeros(2, array.shape[1], dtype=torch.float64) for array in features.arrays]
+    for index in indices:
+        for total, volume in zip(sums, features.normalised([index]), strict=True):
+            cells = volume[0].double().flatten(1)
+            total += torch.stack([cells.sum(dim=1), cells.square().sum(dim=1)])
     moments = []
-    for array in features.arrays:
-        sums = np.zeros((2, array.shape[1]))
-        for index in indices:
-            cells = array[index].astype(np.float64)
-            sums += cells.sum(axis=(1, 2)), np.square(cells).sum(axis=(1, 2))
-        mean, square = torch.from_numpy(sums / (len(indices) * array[0, 0].size))
+    for total, array in zip(sums, features.arrays, strict=True):
+        mean, square = total / (len(indices) * array[0, 0].size)
         moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
     return moments
 

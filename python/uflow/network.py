@@ -60,8 +60,8 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def evidence_of_features(self, features: list[Tensor]) -> Evidence:
-        """Evidence of images whose features are known."""
-        energies = segmentation.energies(self._folded_flow()(features))
+        """Evidence of images whose features, as the backbone gives them, are known."""
+        energies = segmentation.energies(self._folded_flow()(self.backbone.normalised(features)))
         distances = [] if self.memory is None else [distance.cpu().numpy() for distance in self.memory(features)]
         return Evidence(energies, distances)
 

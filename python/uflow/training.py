@@ -189,7 +189,7 @@ class _Likelihood:
         self.flow.eval()
         indices, total = self.features.held_out, 0.0
         for chunk in batches(indices, self.batch_size):
-            total += float(self.mean_nll(self.features.cache.batch(chunk, self.device))) * len(chunk)
+            total += float(self.mean_nll(self.features.cache.normalised(chunk, self.device))) * len(chunk)
         return float(total / len(indices) / self.dimensions)
 
 

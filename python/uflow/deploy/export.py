@@ -60,7 +60,7 @@ class _Network(nn.Module):
             x = _rounded(_resizing(x[0, 0, :, 0], self.image_size[0]) @ x)
         x = (x / 255 - self.backbone.mean) / self.backbone.std
         features = self.backbone.extractor(x)
-        energies = [z.square().sum(dim=1) for z in self.flow(features)]
+        energies = [z.square().sum(dim=1) for z in self.flow(self.backbone.normalised(features))]
 
         def resized(maps: list[Tensor]) -> Tensor:
             each = [F.interpolate(m[:, None], size, mode="bilinear", align_corners=False) for m in maps]
