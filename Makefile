@@ -1,5 +1,6 @@
 # make demo    set up .venv if needed, then train and evaluate on textures with made defects; pictures in demo/
 # make test    set up .venv if needed, then all tests: C++ under sanitizers, Python
+# make test-slow   the long trainings on real images (UFLOW_DATA), some ten minutes
 # make lint    style, types, architecture
 # make bench   the segmentation beside other libraries; redraws the tables and plots of README and docs
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(shell find csrc examples -name '*.hpp' -o -name '*.cpp')
 
-.PHONY: setup demo test lint bench format wheel clean
+.PHONY: setup demo test test-slow lint bench format wheel clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/installed
@@ -32,6 +33,10 @@ test: setup
 	$(BIN)/ctest --preset sanitize
 	@echo "== Python tests"
 	$(BIN)/python -m pytest
+
+test-slow: setup
+	@echo "== Long trainings on real images"
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check

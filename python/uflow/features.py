@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from .progress import progress_bar
 
 __all__ = [
     "FeatureCache",
+    "FeatureSource",
+    "FeatureStream",
     "ImageFeatures",
     "TrainingError",
     "TrainingFeatures",
@@ -36,6 +39,9 @@ __all__ = [
     "turned_copies",
 ]
 
+log = logging.getLogger("uflow")
+
+MEMORY_SHARE = 0.25  # of the free memory that features may take before they go to disk
 MAX_COPIED_TILES = 400  # images, or tiles, up to which copies are tried: of more they take long, and are not needed
 MIN_SHOWN_TILES = 64  # images an epoch shows where copies are tried: a small set passes several times
 FEATURE_NOISE_STD = 1.5  # noise on features, in their standard deviations, over the root of the number of images
@@ -45,11 +51,40 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to try."""
 
 
-class FeatureCache:
-    """Features of n images as the backbone gives them, one float16 array (n, C, h, w) a scale, finest first.
+class FeatureSource(ABC):
+    """Features of n images, or tiles, as the backbone gives them; kept, or computed anew each time.
+
+    Attributes:
+        shapes: (C, h, w) of each scale, finest first.
+        layer_norm: whether the flow takes them through a LayerNorm, see `Backbone.normalised`.
+    """
+
+    def __init__(self, count: int, shapes: Sequence[tuple[int, int, int]], layer_norm: bool) -> None:
+        self.count, self.shapes, self.layer_norm = count, list(shapes), layer_norm
+
+    def __len__(self) -> int:
+        return self.count
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> list[Tensor]:
+        """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
+
+    def normalised(
+        self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu"
+    ) -> list[Tensor]:
+        """The same as the flow takes them."""
+        volumes = self.batch(indices, device)
+        return normalise_maps(volumes) if self.layer_norm else volumes
+
+    def close(self) -> None:  # noqa: B027 (what is computed anew is kept in nothing)
+        """Give up what they are kept in."""
+
+
+class FeatureCache(FeatureSource):
+    """Features that are kept: one float16 array (n, C, h, w) a scale.
 
     Held in memory, or memory-mapped in a temporary folder when larger than `memory_share` of the machine's free memory.
-    A context manager: leaving it removes the folder.
+    Half precision moves the anomaly map by less than 1e-3 and halves what has to be kept.
     """
 
     def __init__(
@@ -57,54 +92,65 @@ class FeatureCache:
         count: int,
         shapes: Sequence[tuple[int, int, int]],
         layer_norm: bool = False,
-        memory_share: float = 0.25,
+        memory_share: float = MEMORY_SHARE,
     ) -> None:
-        self.layer_norm = layer_norm
-        size = 2 * count * sum(int(np.prod(shape)) for shape in shapes)
+        super().__init__(count, shapes, layer_norm)
         self.folder: Path | None = None
-        self.arrays: list[np.ndarray]
-        if size > memory_share * _free_memory():
-            self.folder = Path(tempfile.mkdtemp(prefix="uflow-features-"))
-            free = shutil.disk_usage(self.folder).free
-            if size > free:
-                self.close()
-                raise TrainingError(
-                    f"the features of {count} images need {size / 1e9:.1f} GB and the disk of {tempfile.gettempdir()} "
-                    f"has {free / 1e9:.1f} GB free; set TMPDIR to a larger disk, or use smaller or fewer images"
-                )
-            self.arrays = [
-                np.lib.format.open_memmap(
-                    self.folder / f"scale{i}.npy", mode="w+", dtype=np.float16, shape=(count, *shape)
-                )
-                for i, shape in enumerate(shapes)
-            ]
-        else:
-            self.arrays = [np.empty((count, *shape), np.float16) for shape in shapes]
-
-    def __len__(self) -> int:
-        return len(self.arrays[0])
+        if cache_size(count, shapes) <= memory_share * _free_memory():
+            self.arrays: list[np.ndarray] = [np.empty((count, *shape), np.float16) for shape in shapes]
+            return
+        self.folder = Path(tempfile.mkdtemp(prefix="uflow-features-"))
+        self.arrays = [
+            np.lib.format.open_memmap(self.folder / f"scale{i}.npy", mode="w+", dtype=np.float16, shape=(count, *shape))
+            for i, shape in enumerate(shapes)
+        ]
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> list[Tensor]:
         """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
         return [torch.from_numpy(array[np.asarray(indices)]).to(device).float() for array in self.arrays]
 
-    def normalised(
-        self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu"
-    ) -> list[Tensor]:
-        """The same as the flow takes them, see `Backbone.normalised`."""
-        volumes = self.batch(indices, device)
-        return normalise_maps(volumes) if self.layer_norm else volumes
-
     def close(self) -> None:
+        """Give the memory back, and remove the folder."""
         self.arrays = []
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> FeatureCache:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class FeatureStream(FeatureSource):
+    """Features that are computed anew each time: for sets too large for memory and disk.
+
+    Args:
+        backbone: gives the features.
+        count: of images.
+        read: the image of a number, (H, W, 3) uint8 of the backbone's size.
+    """
+
+    def __init__(self, backbone: Backbone, count: int, read: Callable[[int], NDArray[np.uint8]]) -> None:
+        super().__init__(count, feature_shapes(backbone), backbone.layer_norm)
+        self.backbone, self.read = backbone, read
+
+    @torch.inference_mode()
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> list[Tensor]:
+        """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
+        images = np.stack([self.read(int(i)) for i in indices])
+        features = self.backbone(image_tensor(images, self.backbone.mean.device))
+        return [feature.float().to(device) for feature in features]
+
+
+def feature_shapes(backbone: Backbone) -> list[tuple[int, int, int]]:
+    """(C, h, w) of each scale."""
+    return [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
+
+
+def cache_size(count: int, shapes: Sequence[tuple[int, int, int]]) -> int:
+    """Bytes of a `FeatureCache`."""
+    return 2 * count * sum(math.prod(shape) for shape in shapes)
+
+
+def fits_somewhere(count: int, shapes: Sequence[tuple[int, int, int]], memory_share: float = MEMORY_SHARE) -> bool:
+    """Whether a `FeatureCache` fits in memory, or on the disk of temporary files with a tenth to spare."""
+    size = cache_size(count, shapes)
+    return size <= memory_share * _free_memory() or size <= 0.9 * shutil.disk_usage(tempfile.gettempdir()).free
 
 
 @dataclass
@@ -118,7 +164,7 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         copies: how many there are of each tile, itself among them.
     """
 
-    cache: FeatureCache
+    cache: FeatureSource
     tilings: list[tiling.Tiling]
     sizes: list[tuple[int, int]]
     copies: int
@@ -139,12 +185,20 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
             tilings = [tiling.tiled(own, size, stride) for own in sizes]
         else:
             tilings = [tiling.whole(size, stride)] * len(sources)
-        tiles = chain.from_iterable(t.cut(read_image(source)) for t, source in zip(tilings, sources, strict=True))
         count, copies_each = sum(map(len, tilings)), 1
         if copies and count <= MAX_COPIED_TILES:
             copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
-            tiles = chain.from_iterable(map(turned_copies, tiles))
-        cache = compute_features(backbone, tiles, count * copies_each, progress=progress)
+        read = _TileReader(sources, tilings, copies_each)
+        count *= copies_each
+        if fits_somewhere(count, feature_shapes(backbone)):
+            cache: FeatureSource = compute_features(backbone, map(read, range(count)), count, progress=progress)
+        else:
+            log.warning(
+                "the features of %d images would need %.0f GB, more than memory and disk hold: they are computed anew "
+                "in each epoch, which takes longer; a larger disk (set TMPDIR) or a smaller input avoids it",
+                *(count, cache_size(count, feature_shapes(backbone)) / 1e9),
+            )
+            cache = FeatureStream(backbone, count, read)
         return cls(cache, tilings, sizes, copies_each)
 
     def __exit__(self, *_: object) -> None:
@@ -175,6 +229,24 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         )
 
 
+class _TileReader:
+    """The tile of a number, its copies counted: each image is read once where numbers follow one another."""
+
+    def __init__(self, sources: Sequence[ImageLike], tilings: Sequence[tiling.Tiling], copies: int) -> None:
+        self.sources, self.tilings, self.copies = sources, tilings, copies
+        self.ends = np.cumsum([len(t) for t in tilings])
+        self.image, self.tiles = -1, list[NDArray[np.uint8]]()
+
+    def __call__(self, number: int) -> NDArray[np.uint8]:
+        tile, copy = divmod(number, self.copies)
+        image = int(np.searchsorted(self.ends, tile, side="right"))
+        if image != self.image:
+            self.tiles = list(self.tilings[image].cut(read_image(self.sources[image])))
+            self.image = image
+        pixels = self.tiles[tile - int(self.ends[image]) + len(self.tilings[image])]
+        return turned_copies(pixels)[copy] if copy else pixels
+
+
 @dataclass
 class TrainingFeatures:
     """The features that a flow learns from, and how an epoch shows them.
@@ -189,7 +261,7 @@ class TrainingFeatures:
         passes: how often an epoch passes over the images.
     """
 
-    cache: FeatureCache
+    cache: FeatureSource
     indices: Sequence[int]
     held_out: Sequence[int]
     copies: int = 1
@@ -226,12 +298,11 @@ def compute_features(
     count: int,
     *,
     batch_size: int = 16,
-    memory_share: float = 0.25,
+    memory_share: float = MEMORY_SHARE,
     progress: bool | Progress = False,
 ) -> FeatureCache:
     """Run the frozen backbone, where it is, once over `count` images, (H, W, 3) uint8, and keep its features."""
-    shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
-    cache = FeatureCache(count, shapes, backbone.layer_norm, memory_share)
+    cache = FeatureCache(count, feature_shapes(backbone), backbone.layer_norm, memory_share)
     try:
         with progress_bar(progress) as bar, torch.inference_mode():
             task = bar.add_task("Features", total=count)
@@ -253,24 +324,24 @@ def describe_images(features: ImageFeatures) -> NDArray[np.float64]:
 
     Mean and standard deviation of each channel of the second scale (the only one, where there is one), over the image.
     """
-    array = features.cache.arrays[min(1, len(features.cache.arrays) - 1)]
+    scale = min(1, len(features.cache.shapes) - 1)
     vectors = []
     for image in range(len(features.sizes)):
-        tiles = np.stack([array[tile] for tile in features.tiles([image])]).astype(np.float64)
-        vectors.append(np.concatenate([tiles.mean(axis=(0, 2, 3)), tiles.std(axis=(0, 2, 3))]))
+        tiles = features.cache.batch(features.tiles([image]))[scale].double()
+        vectors.append(torch.cat([tiles.mean(dim=(0, 2, 3)), tiles.std(dim=(0, 2, 3), correction=0)]).numpy())
     return np.array(vectors)
 
 
-def channel_moments(features: FeatureCache, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+def channel_moments(features: FeatureSource, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Mean and standard deviation of each channel of some images' normalised features: float64 (C,) each, per scale."""
-    sums = [torch.zeros(2, array.shape[1], dtype=torch.float64) for array in features.arrays]
+    sums = [torch.zeros(2, channels, dtype=torch.float64) for channels, _, _ in features.shapes]
     for index in indices:
         for total, volume in zip(sums, features.normalised([index]), strict=True):
             cells = volume[0].double().flatten(1)
             total += torch.stack([cells.sum(dim=1), cells.square().sum(dim=1)])
     moments = []
-    for total, array in zip(sums, features.arrays, strict=True):
-        mean, square = total / (len(indices) * array[0, 0].size)
+    for total, (_, height, width) in zip(sums, features.shapes, strict=True):
+        mean, square = total / (len(indices) * height * width)
         moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
     return moments
 

@@ -7,6 +7,7 @@ docs/accuracy.md has the figures of both and of their blends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ class MemoryBank(nn.Module):
         rng = np.random.default_rng(seed)
         drawn = [
             _draw_cells(features, images, scale, 5 * count, rng)
-            for scale in range(len(SCALE_WEIGHTS))[: len(features.arrays)]
+            for scale in range(len(SCALE_WEIGHTS))[: len(features.shapes)]
         ]
         vectors = [x if len(x) <= count else x[greedy_coreset(x, count).sort().values] for x in drawn]
         return cls(vectors, [1.0] * len(vectors))
@@ -168,7 +169,7 @@ def _nearest(x: Tensor, vectors: Tensor) -> Tensor:
 def _draw_cells(
     features: FeatureCache, images: Sequence[int], scale: int, count: int, rng: np.random.Generator
 ) -> Tensor:
-    cells = features.arrays[scale][0, 0].size
+    cells = math.prod(features.shapes[scale][1:])
     numbers = np.sort(rng.permutation(len(images) * cells)[:count])
     of_image = np.split(numbers % cells, np.searchsorted(numbers // cells, np.arange(1, len(images))))
     parts = [

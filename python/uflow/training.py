@@ -173,7 +173,7 @@ class _Likelihood:
     ) -> None:
         self.flow, self.features, self.device = flow, features, device
         self.batch_size = settings.batch_size
-        self.dimensions = sum(array[0].size for array in features.cache.arrays)
+        self.dimensions = sum(math.prod(shape) for shape in features.cache.shapes)
         wants_bfloat16 = settings.precision == "bfloat16"
         self.low_precision = wants_bfloat16 or (settings.precision == "auto" and device.type == "cuda")
 
