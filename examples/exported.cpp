@@ -1,59 +1,118 @@
-// The calibrated test of an exported model by the C++ core alone: energies in, log10 NFA out.
-//   exported MAP HEIGHT WIDTH  SHIFT SCALE DOF AREA  SCALE DOF [SCALE DOF ...]  ENERGY [ENERGY ...]
-// The numbers, from model.json by the line in docs/cpp.md: shift, joint background, background of each scale.
-// ENERGY: a .npy file a scale, finest first, float32 (batch, h, w) or (h, w). MAP: the .npy file to write,
-// float32 (batch, HEIGHT, WIDTH), detected where below 0.
+// The calibrated test of an exported model by the C++ core alone: what the network gives in, log10 NFA out.
+//   exported MAP HEIGHT WIDTH NUMBERS  ENERGY [ENERGY ...] [DISTANCE ...]
+// MAP: the .npy file to write, float32 (batch, HEIGHT, WIDTH), detected where below 0. NUMBERS: a text file,
+// the four lines that docs/guide/cpp.md prints. ENERGY, DISTANCE: the outputs energy_0, ..., distance_0, ...
+// of the network, a .npy file each, float32 (batch, h, w) or (h, w).
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iomanip>
-#include <uflow/joint.hpp>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <uflow/outline.hpp>
 
 const std::string magic("\x93NUMPY\x01\0", 8);  // and version 1.0; then two bytes, the length of the header:
 const char* header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d, %d), }";
 
-uflow::Scale read(const std::string& path, uflow::Background normal, std::vector<float>& values, int& batch) {
+struct Rule {
+    double shift, exponent;
+    uflow::Background cell;          // scale, dof
+    uflow::Drawing drawing;          // usual, quiet
+    uflow::EvidenceWeights weights;  // energy means, latents, distances
+};
+
+// The test; docs/guide/cpp.md shows it.
+std::vector<float> test(const uflow::Evidence& evidence, const Rule& rule, int batch, int height, int width) {
+    // All evidence on the finest grid, and the map that outlines are drawn on.
+    const auto [values, rows, columns] = evidence.energies[0];
+    std::vector<float> field(batch * rows * columns), drawn_on(field.size()), log_nfa(field.size());
+    uflow::evidence_field(evidence, rule.weights, batch, /*threads=*/0, field.data());
+    uflow::drawing_map(evidence, rule.weights, batch, /*threads=*/0, drawn_on.data());
+
+    // log10 NFA of each cell.
+    const uflow::AreaTables areas = uflow::power_law_of_area(rows * columns, rule.exponent);
+    uflow::log_nfa({{field.data(), nullptr, rows, columns, rule.cell, areas.law()}}, batch, rows, columns,
+                   uflow::Tail::exact, /*by_area=*/true, /*threads=*/0, log_nfa.data());
+    for (float& value : log_nfa) value += float(rule.shift);
+
+    // Of each pixel: the mask is where it is below 0.
+    std::vector<float> map(batch * height * width);
+    uflow::outline_log_nfa({log_nfa.data(), rows, columns}, drawn_on.data(), rule.drawing, batch, height,
+                           width, /*threads=*/0, map.data());
+    return map;
+}
+
+int side(const std::string& text) {
+    if (const int value = std::atoi(text.c_str()); value > 0 && value < 10000) return value;
+    throw std::runtime_error("not a size from 1 to 9999: " + text);
+}
+
+Rule read_rule(const std::string& path) {
+    std::ifstream file(path);
+    std::vector<double> lines[4];
+    for (auto& numbers : lines) {
+        std::string text;
+        std::getline(file, text);
+        std::istringstream line(text);
+        for (double number; line >> number;) numbers.push_back(number);
+        if (!file || !line.eof()) throw std::runtime_error(path + " is not four lines of numbers");
+    }
+    const auto& [test, outline, means, distances] = lines;
+    if (test.size() != 4 || outline.size() != 3 || means.empty())
+        throw std::runtime_error(path + " does not hold 4, 3, 1 or more, and any number of numbers");
+    const auto all_positive = [](const std::vector<double>& numbers) {
+        return std::all_of(numbers.begin(), numbers.end(), [](double number) { return number > 0; });
+    };
+    if (!all_positive({test[1], test[2], outline[2]}) || !(test[3] >= 0 && test[3] <= 1) ||
+        !all_positive(means) || !all_positive(distances))
+        throw std::runtime_error(path + " holds a number that is out of range");
+    return {test[0], test[3], {test[1], test[2]}, {outline[0], outline[1]}, {means, outline[2], distances}};
+}
+
+uflow::Maps read_maps(const std::string& path, std::vector<float>& values, int& batch) {
     std::ifstream stream(path, std::ios::binary);
     const std::string file{std::istreambuf_iterator<char>(stream), {}};
-    int side[4] = {1, 0, 0, 0}, sides = 0;  // a batch of 1 where the file has only (h, w)
+    int sides[4] = {1, 0, 0, 0}, found = 0;  // a batch of 1 where the file has only (h, w)
     if (file.size() > 10 && file.compare(0, 8, magic) == 0)
-        sides = std::sscanf(file.c_str() + 10, header, side + 1, side + 2, side + 3);
-    const int* shape = side + std::max(sides - 2, 0);
+        found = std::sscanf(file.c_str() + 10, header, sides + 1, sides + 2, sides + 3);
+    const int* shape = sides + std::max(found - 2, 0);
     values.resize(std::size_t(shape[0]) * shape[1] * shape[2]);
     const std::size_t bytes = 4 * values.size();
     if (!bytes || file.size() != 10u + (unsigned char)file[8] + 256u * (unsigned char)file[9] + bytes)
         throw std::runtime_error(path + " is not a .npy file (1.0) of float32 (batch, h, w) or (h, w)");
     if (batch && batch != shape[0]) throw std::runtime_error(path + " is of another batch size");
     std::memcpy(values.data(), file.data() + file.size() - bytes, bytes);
+    if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+        throw std::runtime_error(path + " holds a value that is not finite");
     batch = shape[0];
-    return {values.data(), nullptr, shape[1], shape[2], normal};
+    return {values.data(), shape[1], shape[2]};
 }
 
 int main(int argc, char** argv) try {
-    if (argc < 11 || argc % 3 != 2) throw std::runtime_error("usage: exported MAP HEIGHT WIDTH  SHIFT ...");
-    const int count = (argc - 8) / 3;  // scales
-    std::vector<double> n(argc - 2 - count);
+    if (argc < 6)
+        throw std::runtime_error("usage: exported MAP HEIGHT WIDTH NUMBERS  ENERGY ... DISTANCE ...");
+    const int height = side(argv[2]), width = side(argv[3]);
+    const Rule rule = read_rule(argv[4]);
+    const std::size_t energies = rule.weights.energy_means.size();
+    if (std::size_t(argc - 5) != energies + rule.weights.distances.size())
+        throw std::runtime_error("one file is needed for each number of the third and of the fourth line");
+    std::vector<std::vector<float>> memory(argc - 5);
+    uflow::Evidence evidence;
+    int batch = 0;
+    for (std::size_t i = 0; i < memory.size(); ++i)
+        (i < energies ? evidence.energies : evidence.distances)
+            .push_back(read_maps(argv[5 + i], memory[i], batch));
+    std::vector<float> map = test(evidence, rule, batch, height, width);
     char text[118];
-    for (std::size_t i = 0; i < n.size(); ++i)
-        if (std::sscanf(argv[i + 2], "%lf%c", &n[i], text) != 1 || !(n[i] < 1e9 && (n[i] > 0 || i == 2)))
-            throw std::runtime_error(std::string("not a number for its place: ") + argv[i + 2]);
-    int batch = 0, height = int(n[0]), width = int(n[1]), detected = 0;
-    std::vector<std::vector<float>> energies(count);
-    std::vector<uflow::Scale> scales(count);
-    for (int l = 0; l < count; ++l)
-        scales[l] = read(argv[argc - count + l], {n[6 + 2 * l], n[7 + 2 * l]}, energies[l], batch);
-    std::vector<float> joint(energies[0].size()), map(std::size_t(batch) * height * width);
-    uflow::joint_energy(scales, batch, 0, joint.data());
-    if (!std::all_of(joint.begin(), joint.end(), [](float e) { return std::isfinite(e); }))
-        throw std::runtime_error("an energy is not finite");
-    scales = {{joint.data(), nullptr, scales[0].height, scales[0].width, {n[3], n[4], n[5]}}};
-    uflow::log_nfa(scales, batch, height, width, uflow::Tail::exact, /*by_area=*/true, 0, map.data());
-    for (float& value : map) detected += (value += float(n[2])) < 0;
     std::snprintf(text, sizeof text, header, batch, height, width);
     std::ofstream out(argv[1], std::ios::binary);
     out << magic << 'v' << '\0' << std::left << std::setw(117) << text << '\n';  // v: 118 bytes of header
     if (!out.write(reinterpret_cast<char*>(map.data()), std::streamsize(4 * map.size())).flush())
         throw std::runtime_error("cannot write the map");
-    std::printf("lowest log10 NFA %.6g, %d pixels\n", *std::min_element(map.begin(), map.end()), detected);
+    const auto detected = std::count_if(map.begin(), map.end(), [](float value) { return value < 0; });
+    std::printf("lowest log10 NFA %.6g, %d pixels\n", *std::min_element(map.begin(), map.end()),
+                int(detected));
 } catch (const std::exception& error) {
     return std::fprintf(stderr, "exported: %s\n", error.what()), 2;
 }

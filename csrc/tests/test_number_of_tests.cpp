@@ -42,5 +42,9 @@ int main() {
     CHECK_CLOSE(uflow::log10_polyominoes(784), 473.906498738674117, 1e-15);
     CHECK_CLOSE(uflow::log10_number_of_tests_by_area(1, 784, 2), 6.19940577358395966, 1e-14);
     CHECK_CLOSE(uflow::log10_number_of_tests_by_area(100, 196, 3), 63.4426619078789114, 1e-14);
+    const std::vector<double> table = uflow::log10_number_of_tests_by_area(196, 3);
+    CHECK(table.size() == 197);
+    for (int area = 1; area <= 196; ++area)
+        CHECK_CLOSE(table[std::size_t(area)], uflow::log10_number_of_tests_by_area(area, 196, 3), 1e-14);
     return uflow_test::result();
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "uflow/block_test.hpp"
 #include "uflow/segment.hpp"
 
 using uflow::Background;
@@ -69,9 +70,9 @@ std::vector<double> resized_row(const std::vector<float>& map, int height, int w
                                 int out_width, int row) {
     const uflow::Resize<Taps> resize(height, width, out_height, out_width);
     uflow::ResizeLines<Taps> lines;
-    resize.start(lines);
+    resize.start(map.data(), lines);
     std::vector<double> out(std::size_t(out_width), 0.0);
-    resize.prepare(map.data(), row, lines);
+    resize.prepare(row, lines);
     for (std::size_t col = 0; col < out.size(); ++col)
         for (int tap = 0; tap < Taps; ++tap)
             out[col] += double(resize.weight(row)[tap]) * double(lines.line[tap][col]);
@@ -123,6 +124,45 @@ void whole_test() {
     CHECK(thrown);
 }
 
+// A region of a cells is worth law.effective_area[a] cells, and log_tests[a] is added.
+void laws_of_the_area() {
+    const Background model{1, 2, 1, 2, 0.1};  // sf(x; 2) = exp(-x / 2)
+    const auto log_p = [](double energy) { return -0.5 * energy / std::log(10.0); };
+    const auto map_by = [&](const std::vector<double>& effective, const std::vector<double>& tests) {
+        uflow::Scale scale{hand.data(), nullptr, 4, 4, model};
+        scale.area_law = {effective.data(), tests.data()};
+        std::vector<float> out(16);
+        uflow::log_nfa({scale}, 1, 4, 4, Tail::exact, true, 1, out.data());
+        return out;
+    };
+    std::vector<double> area(17), once(17, 1.0), tests(17, 3.0);
+    for (int a = 0; a <= 16; ++a) area[std::size_t(a)] = a;
+    // However large, a region is worth one cell: the peaks 9, 7 7 and 5 win, and nothing is merged.
+    std::vector<float> out = map_by(once, tests);
+    CHECK_CLOSE(out[0], log_p(9) + 3, 1e-6);
+    CHECK_CLOSE(out[2], log_p(7) + 3, 1e-6);
+    CHECK_CLOSE(out[10], log_p(5) + 3, 1e-6);
+    CHECK(out[1] == 3.0f && out[15] == 3.0f);
+    // Two cells are worth a hundred.
+    std::vector<double> pairs = once;
+    pairs[2] = 100;
+    out = map_by(pairs, tests);
+    CHECK_CLOSE(out[2], 100 * log_p(7) + 3, 1e-6);
+    CHECK_CLOSE(out[0], log_p(9) + 3, 1e-6);
+    // Six cells are tested often less: they win over the peaks in them. One cell outside is tested as one is.
+    tests[6] = -50;
+    tests[1] = 4;
+    out = map_by(once, tests);
+    for (const int cell : {0, 1, 2, 3, 4, 5}) CHECK_CLOSE(out[cell], log_p(3) - 50, 1e-6);
+    CHECK_CLOSE(out[10], log_p(5) + 4, 1e-6);
+    CHECK(out[15] == 4.0f);
+    // The area itself and the default number of tests are what there is without a law, bit for bit.
+    const std::vector<uflow::Scale> plain{{hand.data(), nullptr, 4, 4, model}};
+    std::vector<float> want(16);
+    uflow::log_nfa(plain, 1, 4, 4, Tail::exact, true, 1, want.data());
+    CHECK(map_by(area, uflow::log10_number_of_tests_by_area(16, 1)) == want);
+}
+
 void threading() {
     std::mt19937 random(1);
     std::chi_squared_distribution<float> chi2(8);
@@ -160,6 +200,7 @@ int main() {
     one_map();
     resizing();
     whole_test();
+    laws_of_the_area();
     threading();
     return uflow_test::result();
 }

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "uflow/block_test.hpp"
 #include "uflow/tail.hpp"
 
 using uflow::log10_binomial_sf;
@@ -29,6 +30,14 @@ void test_chi2_values() {
     CHECK_CLOSE(log10_chi2_sf(40000, 816), -7822.4125477137073849, tolerance);
     CHECK_CLOSE(log10_chi2_sf(10000, 10000), -0.30266657336748671254, tolerance);
     CHECK_CLOSE(log10_chi2_sf(102000, 100000), -5.3553704756850804427, tolerance);
+
+    // Few degrees, down to none.
+    CHECK_CLOSE(log10_chi2_sf(1.9, 0.001), -3.9228955127247824104, tolerance);
+    CHECK_CLOSE(log10_chi2_sf(1.967, 0.05), -2.2380354104416718637, tolerance);
+    CHECK_CLOSE(log10_chi2_sf(1e-300, 0.01), -0.013946924873207073745, tolerance);
+    CHECK_CLOSE(log10_chi2_sf(40, 1e-09), -19.308232435428274484, tolerance);
+    CHECK_CLOSE(log10_chi2_sf(3.0, 0.2), -1.9452331451985861485, tolerance);
+    CHECK_CLOSE(log10_chi2_sf(0.5, 1e-320), -320.28221677450596202, tolerance);
 
     // Two degrees: exp(-x / 2). Four: exp(-x / 2) (1 + x / 2).
     for (double x : {1e-300, 1e-9, 0.1, 1.0, 1.9, 2.1, 7.0, 100.0, 1e4, 1e6, 1e15, 1e38, 1e300}) {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "uflow/joint.hpp"
+#include "uflow/field.hpp"
 
 namespace {
 
@@ -69,17 +69,23 @@ void memory_of_the_test() {
         std::vector<std::vector<float>> energies;
         std::vector<std::vector<std::int32_t>> counts;
         std::vector<uflow::Scale> scales;
+        std::vector<uflow::Maps> maps;
         for (int side : sides) {
             energies.push_back(chi2_energies(int(batch) * side * side, dof, 2));
             counts.emplace_back(energies.back().size(), 11);
             scales.push_back({energies.back().data(), counts.back().data(), side, side,
                               uflow::Background{1.0, double(dof), 1.0, double(dof), 0.1}});
         }
+        for (const uflow::Scale& scale : scales) maps.push_back({scale.energy, scale.height, scale.width});
+        const std::vector<double> means(3, dof);
+        const uflow::Evidence evidence{maps, {maps[0], maps[1]}};
+        const uflow::EvidenceWeights weights{means, 1.0, {1.0, 2.0}};
         std::vector<float> out(std::size_t(batch) * 256 * 256);
         const std::int64_t before = allocations;
         uflow::log_nfa(scales, batch, 256, 256, tail, true, 1, out.data());
-        uflow::joint_energy(scales, batch, 1, out.data());
-        uflow::anomaly_map(scales, batch, 256, 256, 1, out.data());
+        uflow::evidence_field(evidence, weights, batch, 1, out.data());
+        uflow::drawing_map(evidence, weights, batch, 1, out.data());
+        uflow::anomaly_map(maps, means, batch, 256, 256, 1, out.data());
         uflow::resize_bilinear(energies[2].data(), batch, sides[2], sides[2], 256, 256, 1, out.data());
         return allocations - before;
     };
@@ -91,7 +97,7 @@ void memory_of_the_test() {
     const std::vector<float> energies = chi2_energies(112 * 112, dof, 2);
     for (std::size_t l = 0; l < 3; ++l)
         uflow::log_pfa_map(energies.data(), nullptr, sides[l], sides[l], uflow::Tail::exact,
-                           uflow::Background{1.0, double(dof), 1.0, double(dof), 0.1}, 3, work.segment,
+                           uflow::Background{1.0, double(dof), 1.0, double(dof), 0.1}, {}, work.segment,
                            work.maps[l].fit<float>(std::size_t(sides[l] * sides[l])));
     const double bytes_per_cell = double(work.bytes()) / (112 * 112);
     std::printf("a thread holds %.1f bytes a cell of the largest map\n", bytes_per_cell);

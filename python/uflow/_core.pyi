@@ -1,8 +1,7 @@
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import NotRequired
 
 class Tail:
     exact: Tail
@@ -15,20 +14,9 @@ class Background:
         self, scale: float, dof: float, correlation_area: float, channels: float, exceedance: float
     ) -> None: ...
 
-class _ComponentTree(TypedDict):
-    parent: NDArray[np.int32]
-    area: NDArray[np.int32]
-    level: NDArray[Any]  # the dtype of the image
-    exceedances: NotRequired[NDArray[np.int64]]  # where counts were given
-    node_of: NDArray[np.int32]
-
 def max_tree(
     image: NDArray[np.float32] | NDArray[np.float64], connectivity: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]: ...
-def component_tree(
-    image: NDArray[np.float32] | NDArray[np.float64], connectivity: int, exceedances: NDArray[np.int32] | None = None
-) -> _ComponentTree: ...
-def select_regions(parent: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.int32]: ...
 def energies(latents: NDArray[Any], threads: int) -> NDArray[Any]: ...  # float32 or float64, as the latents
 def energies_and_exceedances(
     latents: NDArray[Any], tau: float, threads: int
@@ -50,7 +38,18 @@ def log_nfa(
     tail: Tail,
     by_area: bool,
     threads: int,
-) -> NDArray[np.float32]: ...
+    effective_area: list[NDArray[np.float64]] | None = None,
+    log_tests: list[NDArray[np.float64]] | None = None,
+) -> NDArray[np.float32]:
+    """log10 NFA (B, height, width): a region of a cells at a level of log10 probability p scores
+    effective_area[a] * p / correlation_area + log_tests[a], and nested regions are chosen among by these scores.
+
+    effective_area: per scale (cells + 1,): how many independent cells a region of a cells is worth, positive for
+    a > 0; default a itself; not with the binomial tail, whose probability is that of a whole region.
+    log_tests: per scale (cells + 1,): log10 of the number of tests for each area, log_tests[1] that of a cell outside
+    the final regions; default log10_number_of_tests_by_area; only with by_area. The values of area 0 are not used.
+    """
+
 def log_nfa_block(
     exceedances: list[NDArray[np.int32]],
     channels: list[int],
@@ -61,11 +60,8 @@ def log_nfa_block(
     continuous: bool,
     threads: int,
 ) -> NDArray[np.float64]: ...
-def joint_energy(
-    energies: list[NDArray[np.float32]], backgrounds: list[Background], threads: int
-) -> NDArray[np.float32]: ...
 def anomaly_map(
-    energies: list[NDArray[np.float32]], channels: list[float], height: int, width: int, threads: int
+    energies: list[NDArray[np.float32]], means: list[float], height: int, width: int, threads: int
 ) -> NDArray[np.float32]: ...
 def resize_bilinear(maps: NDArray[np.float32], height: int, width: int, threads: int) -> NDArray[np.float32]: ...
 def connected_components(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], int]: ...
@@ -73,12 +69,10 @@ def regions(
     mask: NDArray[np.bool_], log_nfa: NDArray[Any], anomaly_map: NDArray[Any]
 ) -> list[tuple[int, tuple[int, int, int, int], tuple[float, float], float, float]]: ...  # as segmentation.Region
 def log10_chi2_sf(x: NDArray[np.float64], dof: NDArray[np.float64]) -> NDArray[np.float64]: ...
-def log10_chi2_chernoff(t: NDArray[np.float64], dof: NDArray[np.float64], guarded: bool) -> NDArray[np.float64]: ...
 def log10_binomial_sf(
     k: NDArray[np.float64], n: NDArray[np.float64], p: NDArray[np.float64]
 ) -> NDArray[np.float64]: ...
 def chi2_1_quantile(q: float) -> float: ...
-def block_tail_table(n: int, channels: int, p: float, continuous: bool) -> NDArray[np.float64]: ...
-def log10_polyominoes(r: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def log10_number_of_tests(cells: list[int]) -> float: ...
-def log10_number_of_tests_by_area(r: NDArray[np.float64], cells: int, scales: int) -> NDArray[np.float64]: ...
+def log10_number_of_tests_by_area(cells: int, scales: int) -> NDArray[np.float64]:
+    """log10(scales * cells^2 * a b^area / area) for area = 0 .. cells (that of area 0 means nothing): (cells + 1,)."""

@@ -55,23 +55,12 @@ UFLOW_INLINE void sum_channels_in_lanes(const T* z, std::ptrdiff_t channels, std
     }
 }
 
-// Without fused multiply-adds, so that every processor rounds alike.
-#ifdef UFLOW_AVX2
-template <bool counting, class T>
-__attribute__((target("avx2"))) void sum_channels_avx2(const T* z, std::ptrdiff_t channels,
-                                                       std::ptrdiff_t cells, T limit, T* energy,
-                                                       std::int32_t* counts) noexcept {
-    sum_channels_in_lanes<counting>(z, channels, cells, limit, energy, counts);
-}
-#endif
 template <bool counting, class T>
 void sum_channels(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, T limit, T* energy,
                   std::int32_t* counts) noexcept {
-#ifdef UFLOW_AVX2
-    if (__builtin_cpu_supports("avx2"))
-        return sum_channels_avx2<counting>(z, channels, cells, limit, energy, counts);
-#endif
-    sum_channels_in_lanes<counting>(z, channels, cells, limit, energy, counts);
+    in_widest_lanes<Rounding::alike>([=](auto) UFLOW_INLINED {
+        sum_channels_in_lanes<counting>(z, channels, cells, limit, energy, counts);
+    });
 }
 
 // The same for counts alone: magnitudes are compared as the integers that their bits are, from the smallest
@@ -110,22 +99,12 @@ UFLOW_INLINE bool count_channels_in_lanes(const T* z, std::ptrdiff_t channels, s
     return most < bits_as<Int>(std::numeric_limits<T>::infinity());
 }
 
-#ifdef UFLOW_AVX2
-template <class Bits, class T>
-__attribute__((target("avx2"))) bool count_channels_avx2(const T* z, std::ptrdiff_t channels,
-                                                         std::ptrdiff_t cells, T limit,
-                                                         std::int32_t* counts) noexcept {
-    return count_channels_in_lanes<Bits>(z, channels, cells, limit, counts);
-}
-#endif
 template <class T>
 bool count_channels(const T* z, std::ptrdiff_t channels, std::ptrdiff_t cells, T limit,
                     std::int32_t* counts) noexcept {
     using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-#ifdef UFLOW_AVX2
-    if (__builtin_cpu_supports("avx2")) return count_channels_avx2<Bits>(z, channels, cells, limit, counts);
-#endif
-    return count_channels_in_lanes<Bits>(z, channels, cells, limit, counts);
+    return in_widest_lanes<Rounding::alike>(
+        [=](auto) UFLOW_INLINED { return count_channels_in_lanes<Bits>(z, channels, cells, limit, counts); });
 }
 
 }  // namespace detail

@@ -1,6 +1,6 @@
 // Several doubles at once: code written once for V = double, and for the vector types of GCC and Clang where
-// there are any. Two lanes are what every x86-64 and arm64 has; four need AVX2, which callers ask for at run
-// time (UFLOW_AVX2). Everything is inlined into its caller, and so compiled for the caller's instruction set.
+// there are any. Two lanes are what every x86-64 and arm64 has; four need AVX2, which in_widest_lanes asks
+// for at run time. Everything is inlined into its caller, and so compiled for the caller's instruction set.
 #pragma once
 
 #include <cmath>
@@ -10,15 +10,18 @@
 
 #if defined(__GNUC__) && !defined(_MSC_VER)
 #define UFLOW_INLINE inline __attribute__((always_inline))
+#define UFLOW_INLINED __attribute__((always_inline))  // the same for a lambda, after its parameters
 #define UFLOW_VECTORS 1
 #ifdef __x86_64__
-#define UFLOW_AVX2 __attribute__((target("avx2,fma")))
+#define UFLOW_AVX2 __attribute__((target("avx2")))
+#define UFLOW_AVX2_FMA __attribute__((target("avx2,fma")))
 #endif
 // GCC notes at the end of the file that passing vectors depends on the instruction set; here none is ever
 // passed.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #else
 #define UFLOW_INLINE inline
+#define UFLOW_INLINED
 #endif
 
 namespace uflow::detail {
@@ -27,6 +30,7 @@ template <class V>
 struct Lanes;
 template <>
 struct Lanes<double> {
+    using Vector = double;
     using Bits = std::uint64_t;
 };
 #ifdef UFLOW_VECTORS
@@ -34,13 +38,48 @@ typedef double Double2 __attribute__((vector_size(16)));
 typedef double Double4 __attribute__((vector_size(32)));
 template <>
 struct Lanes<Double2> {
+    using Vector = Double2;
     typedef std::uint64_t Bits __attribute__((vector_size(16)));
 };
 template <>
 struct Lanes<Double4> {
+    using Vector = Double4;
     typedef std::uint64_t Bits __attribute__((vector_size(32)));
 };
 #endif
+
+// Whether a sum of products rounds alike on every processor, or may be fused where there is an instruction.
+enum class Rounding { alike, fused };
+
+#ifdef UFLOW_AVX2
+template <class Kernel>
+UFLOW_AVX2 auto in_avx2(const Kernel& kernel) {
+    return kernel(Lanes<Double4>{});
+}
+template <class Kernel>
+UFLOW_AVX2_FMA auto in_avx2_fma(const Kernel& kernel) {
+    return kernel(Lanes<Double4>{});
+}
+#endif
+
+// Calls kernel(Lanes<V>{}) with the widest V that this processor has. The kernel, a generic lambda marked
+// UFLOW_INLINED, is compiled once for every instruction set.
+template <Rounding rounding, class Kernel>
+auto in_widest_lanes(const Kernel& kernel) {
+#ifdef UFLOW_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        if constexpr (rounding == Rounding::fused)
+            return in_avx2_fma(kernel);
+        else
+            return in_avx2(kernel);
+    }
+#endif
+#ifdef UFLOW_VECTORS
+    return kernel(Lanes<Double2>{});
+#else
+    return kernel(Lanes<double>{});
+#endif
+}
 
 template <class V>
 inline constexpr int lanes = int(sizeof(V) / sizeof(double));

@@ -83,7 +83,7 @@ bool sort_by_keys(std::int32_t count, KeyOf key_of, ValueOf value_of, TreeWorksp
     work.sort_passes = 0;
     for (int d = 0; d < Digits; ++d) {
         const int shift = Bits * d;
-        const auto digit = [shift, mask](Key key) { return (key >> shift) & mask; };
+        const auto digit = [shift](Key key) { return (key >> shift) & mask; };
         if (bins[d][digit(key_of(0))] == count) continue;  // every pixel has this digit
         std::int32_t start = 0;
         for (std::int32_t& bin : bins[d]) start += std::exchange(bin, start);
@@ -179,7 +179,7 @@ struct Divisor {
     }
 };
 
-constexpr std::int32_t ahead = 24;  // pixels: a memory access takes about as long as these
+inline constexpr std::int32_t ahead = 24;  // pixels: a memory access takes about as long as these
 
 inline void prefetch(const void* address) noexcept {
 #if defined(__GNUC__) || defined(__clang__)

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 namespace uflow {
 
@@ -47,6 +48,16 @@ inline double log10_number_of_tests(const std::int64_t* cells, std::size_t scale
 inline double log10_number_of_tests_by_area(double r, std::int64_t cells, std::size_t scales) noexcept {
     return std::log10(static_cast<double>(scales)) + 2.0 * std::log10(static_cast<double>(cells)) +
            log10_polyominoes(r);
+}
+
+// The same for every area up to that of the whole map, a table of cells + 1 values (that of area 0 means
+// nothing).
+inline std::vector<double> log10_number_of_tests_by_area(std::int64_t cells, std::size_t scales) {
+    const double all_but_shapes = log10_number_of_tests_by_area(1.0, cells, scales) - log10_polyominoes(1.0);
+    std::vector<double> table(std::size_t(cells) + 1, 0.0);
+    for (std::size_t area = 1; area < table.size(); ++area)
+        table[area] = all_but_shapes + log10_polyominoes(double(area));
+    return table;
 }
 
 }  // namespace uflow

@@ -48,19 +48,14 @@ void parallel_for(std::int64_t count, int threads, Task&& task) {
     if (error) std::rethrow_exception(error);
 }
 
-// The workspaces of a crew of threads; that of the calling thread may be the caller's, to be kept.
-template <class Workspace>
-class Crew {
-  public:
-    Crew(int size, Workspace* first) : others_(std::size_t(first ? size - 1 : size)), first_(first) {}
-    Workspace& operator[](int worker) {
-        if (!first_) return others_[std::size_t(worker)];
-        return worker == 0 ? *first_ : others_[std::size_t(worker - 1)];
-    }
-
-  private:
-    std::vector<Workspace> others_;
-    Workspace* first_;
-};
+// Calls task(workspace, image) for every image of a batch; each thread has a workspace of its own. `kept`:
+// that of the calling thread, for its next call too, or null.
+template <class Workspace, class Task>
+void for_each_image(std::int64_t batch, int threads, Workspace* kept, Task&& task) {
+    std::vector<Workspace> others(std::size_t(workers(batch, threads) - (kept ? 1 : 0)));
+    parallel_for(batch, threads, [&](int worker, std::int64_t image) {
+        task(kept && worker == 0 ? *kept : others[std::size_t(worker - (kept ? 1 : 0))], image);
+    });
+}
 
 }  // namespace uflow

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <type_traits>
 #include <vector>
 
 #include "uflow/buffer.hpp"
@@ -51,7 +53,8 @@ struct ResizeAxis {
 // needed any more, since going down the output the same ones serve again and again.
 template <int Taps>
 struct ResizeLines {
-    Buffer memory;            // float: Taps rows, and a row of the map with what is beyond its border
+    Buffer memory;  // float: Taps rows, and a row of the map with what is beyond its border
+    const float* map;
     std::int32_t held[Taps];  // which row of the map a line holds
     const float* line[Taps];  // for the current output row
 };
@@ -78,8 +81,8 @@ UFLOW_INLINE void stretch_from(std::int32_t i, const float* from, const std::int
 // Eight outputs at a time. Where the map grows, they come from eight neighbouring values, and a permutation
 // of these is each tap. No fused multiply-adds: every processor rounds alike.
 template <int Taps>
-__attribute__((target("avx2"))) void stretch_avx2(const float* from, const std::int32_t* at, const float* w,
-                                                  std::int32_t count, float* line) noexcept {
+UFLOW_AVX2 void stretch_avx2(const float* from, const std::int32_t* at, const float* w, std::int32_t count,
+                             float* line) noexcept {
     std::int32_t i = 0;
     for (; i + 8 <= count && at[i + 7] - at[i] <= 8 - Taps; i += 8) {
         const __m256 values = _mm256_loadu_ps(from + at[i]);
@@ -103,10 +106,14 @@ __attribute__((target("avx2"))) void stretch_avx2(const float* from, const std::
 template <int Taps>
 void stretch(const float* from, const std::int32_t* at, const float* w, std::int32_t count,
              float* line) noexcept {
+    in_widest_lanes<Rounding::alike>([=](auto lanes) UFLOW_INLINED {
+        (void)lanes;
 #ifdef UFLOW_AVX2
-    if (__builtin_cpu_supports("avx2")) return stretch_avx2<Taps>(from, at, w, count, line);
+        if constexpr (std::is_same_v<decltype(lanes), Lanes<Double4>>)
+            return stretch_avx2<Taps>(from, at, w, count, line);
 #endif
-    stretch_from<Taps>(0, from, at, w, count, line);
+        stretch_from<Taps>(0, from, at, w, count, line);
+    });
 }
 
 }  // namespace detail
@@ -114,13 +121,14 @@ void stretch(const float* from, const std::int32_t* at, const float* w, std::int
 template <int Taps>
 struct Resize {
     using Axis = ResizeAxis<Taps>;
-    std::int32_t height, width, out_width;
+    std::int32_t height, width, out_height, out_width;
     Axis rows, cols;
     std::vector<float> col_weight;  // of all first taps, then of all second ones, ...
 
     Resize(std::int32_t height, std::int32_t width, std::int32_t out_height, std::int32_t out_width)
         : height(height),
           width(width),
+          out_height(out_height),
           out_width(out_width),
           rows(height, out_height),
           cols(height == width && out_height == out_width ? rows : Axis(width, out_width)),
@@ -131,7 +139,8 @@ struct Resize {
                     cols.weight[std::size_t(i) * Taps + std::size_t(tap)];
     }
 
-    void start(ResizeLines<Taps>& lines) const {
+    void start(const float* map, ResizeLines<Taps>& lines) const {
+        lines.map = map;
         lines.memory.template fit<float>(std::size_t(Taps) * std::size_t(out_width) + std::size_t(width) +
                                          Taps + 8);
         std::fill(lines.held, lines.held + Taps, -1);
@@ -139,7 +148,7 @@ struct Resize {
 
     // Fills in lines.line for an output row; its values are sum over taps of weight(out_row)[tap] *
     // line[tap][col].
-    void prepare(const float* map, std::int32_t out_row, ResizeLines<Taps>& lines) const {
+    void prepare(std::int32_t out_row, ResizeLines<Taps>& lines) const {
         float* memory = lines.memory.template as<float>();
         for (int tap = 0; tap < Taps; ++tap) {
             const std::int32_t row = std::clamp(rows.index[std::size_t(out_row)] + tap - Axis::before,
@@ -149,7 +158,7 @@ struct Resize {
             lines.line[tap] = line;
             if (lines.held[slot] == row) continue;
             lines.held[slot] = row;
-            const float* from = map + std::size_t(row) * std::size_t(width);
+            const float* from = lines.map + std::size_t(row) * std::size_t(width);
             float* padded = memory + std::size_t(Taps) * std::size_t(out_width);
             std::fill_n(padded, Axis::before, from[0]);
             std::copy_n(from, width, padded + Axis::before);
@@ -162,33 +171,52 @@ struct Resize {
     }
 };
 
-// One row of a map resized bilinearly: row[col] is its value, as long as the lines are not filled for
-// another.
-struct ResizedRow {
-    const float *above, *below;
-    float up, down;
-    float operator[](std::int32_t col) const noexcept { return up * above[col] + down * below[col]; }
-};
-ResizedRow resized_row(const Resize<2>& resize, const float* map, std::int32_t out_row,
-                       ResizeLines<2>& lines) {
-    resize.prepare(map, out_row, lines);
-    return {lines.line[0], lines.line[1], resize.weight(out_row)[0], resize.weight(out_row)[1]};
+// Each scale (anything with a height and a width) to one grid.
+template <int Taps, class Scale>
+std::vector<Resize<Taps>> resize_to(std::int32_t out_height, std::int32_t out_width,
+                                    const std::vector<Scale>& scales) {
+    std::vector<Resize<Taps>> resize;
+    resize.reserve(scales.size());
+    for (const Scale& scale : scales) resize.emplace_back(scale.height, scale.width, out_height, out_width);
+    return resize;
+}
+
+// The maps of one image, which `lines` have been started with, resized bilinearly to one grid and joined
+// there: out = value_of(0)(first map), then out = join(out, value_of(l)(next map)).
+template <class ValueOf, class Join>
+void join_scales(const std::vector<Resize<2>>& resize, std::vector<ResizeLines<2>>& lines, float* out,
+                 ValueOf value_of, Join join) {
+    const std::int32_t width = resize[0].out_width, height = resize[0].out_height;
+    const std::size_t scales = resize.size();
+    for (std::int32_t row = 0; row < height; ++row, out += width)
+        for (std::size_t l = 0; l < scales; ++l) {
+            ResizeLines<2>& here = lines[l];
+            resize[l].prepare(row, here);
+            const float *above = here.line[0], *below = here.line[1];
+            const float up = resize[l].weight(row)[0], down = resize[l].weight(row)[1];
+            const auto value = value_of(l);
+            if (l == 0)
+                for (std::int32_t col = 0; col < width; ++col)
+                    out[col] = value(up * above[col] + down * below[col]);
+            else
+                for (std::int32_t col = 0; col < width; ++col)
+                    out[col] = join(out[col], value(up * above[col] + down * below[col]));
+        }
 }
 
 // A batch of maps (batch, height, width) resized bilinearly to (batch, out_height, out_width).
 inline void resize_bilinear(const float* maps, std::int64_t batch, std::int32_t height, std::int32_t width,
                             std::int32_t out_height, std::int32_t out_width, int threads, float* result) {
-    const Resize<2> resize(height, width, out_height, out_width);
-    Crew<ResizeLines<2>> crew(workers(batch, threads), nullptr);
-    parallel_for(batch, threads, [&](int worker, std::int64_t image) {
-        ResizeLines<2>& lines = crew[worker];
-        resize.start(lines);
-        const float* map = maps + std::size_t(image) * std::size_t(height) * std::size_t(width);
-        float* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
-        for (std::int32_t row = 0; row < out_height; ++row, out += out_width) {
-            const auto resized = resized_row(resize, map, row, lines);
-            for (std::int32_t col = 0; col < out_width; ++col) out[col] = resized[col];
-        }
+    const std::vector<Resize<2>> resize{{height, width, out_height, out_width}};
+    const std::size_t cells = std::size_t(height) * std::size_t(width);
+    const std::size_t out_cells = std::size_t(out_height) * std::size_t(out_width);
+    std::vector<ResizeLines<2>>* none = nullptr;
+    for_each_image(batch, threads, none, [&](std::vector<ResizeLines<2>>& lines, std::int64_t image) {
+        lines.resize(1);
+        resize[0].start(maps + std::size_t(image) * cells, lines[0]);
+        join_scales(
+            resize, lines, result + std::size_t(image) * out_cells,
+            [](std::size_t) { return [](float value) { return value; }; }, std::plus<>());
     });
 }
 

@@ -5,23 +5,15 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "uflow/component_tree.hpp"
-#include "uflow/lanes.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
 #include "uflow/parallel.hpp"
 #include "uflow/resize.hpp"
 #include "uflow/select.hpp"
 #include "uflow/tail.hpp"
-
-#ifdef UFLOW_AVX2
-#include <immintrin.h>
-#endif
 
 namespace uflow {
 
@@ -36,6 +28,38 @@ struct Background {
     double exceedance = 0.1;
 };
 
+// What the area of a region does to its score (the lower, the less likely by chance):
+//   effective_area[area] * log10 P(a cell is at the region's level or above) / correlation_area
+//   + log_tests[area]
+// Tables of cells + 1 values, of which that of area 0 is not used. effective_area, positive: how many
+// independent cells so many cells are worth; null: as many. log_tests: log10 of the number of regions of that
+// area that are tested; null: the default of who takes the law.
+struct AreaLaw {
+    const double* effective_area = nullptr;
+    const double* log_tests = nullptr;
+};
+
+// The tables of a law.
+struct AreaTables {
+    std::vector<double> effective_area, log_tests;
+
+    AreaLaw law() const noexcept { return {effective_area.data(), log_tests.data()}; }
+};
+
+// In a map of so many cells, a region of a cells is worth f(a) = a^exponent independent ones, and stands for
+// cells^(1 + exponent) a0 b^f(a) / f(a) tests: a place for each cell, an equal share of the false alarms for
+// each of the cells^exponent effective areas, and the polyominoes of f(a) cells.
+inline AreaTables power_law_of_area(std::int64_t cells, double exponent) {
+    AreaTables tables;
+    const double places_and_sizes = (1.0 + exponent) * std::log10(double(cells));
+    for (std::int64_t area = 0; area <= cells; ++area) {
+        const double effective = std::pow(double(std::max(area, std::int64_t(1))), exponent);
+        tables.effective_area.push_back(effective);
+        tables.log_tests.push_back(places_and_sizes + log10_polyominoes(effective));
+    }
+    return tables;
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // One map: energies in, log10 probability of the final region of each cell out.
 
@@ -49,11 +73,12 @@ struct SegmentWorkspace {
 namespace detail {
 
 // Instead of -inf (an energy of 0 without the guard, an overflow): finite in float32 also after a resize.
-constexpr double lowest_log = -1e30;
+inline constexpr double lowest_log = -1e30;
 
-// The values of the nodes, levels or exceedance counts, become log10 P of every node:
-// (area / correlation area) * log10 P(one cell at least at the level).
-inline void node_log_pfa(const ComponentTree& tree, Tail tail, const Background& model) noexcept {
+// The values of the nodes, levels or exceedance counts, become their scores. Where exceedances are counted,
+// the probability is that of the whole region already, and effective_area is not used.
+inline void score_nodes(const ComponentTree& tree, Tail tail, const Background& model,
+                        const AreaLaw& law) noexcept {
     constexpr std::int32_t chunk = 256;
     double log_p[chunk], samples[chunk];
     const double mean = model.scale * model.dof;
@@ -61,52 +86,55 @@ inline void node_log_pfa(const ComponentTree& tree, Tail tail, const Background&
         const std::int32_t count = std::min(chunk, tree.size - first);
         const std::int32_t* area = tree.area + first;
         double* value = tree.value + first;
+        // The probability of one cell, or that of all samples of the region.
         switch (tail) {
             case Tail::exact:
                 for (std::int32_t i = 0; i < count; ++i) log_p[i] = value[i] / model.scale;
                 log10_chi2_sf({log_p}, {&model.dof, false}, log_p, std::size_t(count));
-                for (std::int32_t i = 0; i < count; ++i) log_p[i] *= area[i];
                 break;
             case Tail::chernoff:
             case Tail::chernoff_unguarded:
                 for (std::int32_t i = 0; i < count; ++i) log_p[i] = value[i] / mean;
                 log10_chi2_chernoff(log_p, model.dof, tail == Tail::chernoff, log_p, std::size_t(count));
-                for (std::int32_t i = 0; i < count; ++i) log_p[i] *= area[i];
                 break;
             case Tail::binomial:
                 for (std::int32_t i = 0; i < count; ++i) samples[i] = area[i] * model.channels;
                 log10_tails(BinomialLaw{{value}, {samples}, {&model.exceedance, false}}, log_p,
                             std::size_t(count));
         }
+        // Of as many independent cells as the region is worth.
+        if (tail != Tail::binomial) {
+            if (law.effective_area)
+                for (std::int32_t i = 0; i < count; ++i) log_p[i] *= law.effective_area[area[i]];
+            else
+                for (std::int32_t i = 0; i < count; ++i) log_p[i] *= area[i];
+        }
         for (std::int32_t i = 0; i < count; ++i)
             value[i] = std::max(log_p[i] / model.correlation_area, lowest_log);
+        // And how many regions of its area there are.
+        if (law.log_tests)
+            for (std::int32_t i = 0; i < count; ++i) value[i] += law.log_tests[area[i]];
     }
 }
 
 }  // namespace detail
 
 // energy: height * width sums of z^2. exceedances: counts of z^2 >= tau per cell for the binomial tail, else
-// null. by_area_scales > 0: log10 N(area) is added to every value, with that number of scales, and decides
-// among nested regions; cells outside the final regions get log10 N(1). 0: no number of tests, 0 outside.
+// null. A cell in a final region gets the region's score, any other cell what one cell of probability 1
+// scores: log_tests[1], or 0 where the law has no log_tests.
 template <class T>
 void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t height, std::int32_t width,
-                 Tail tail, const Background& model, std::size_t by_area_scales, SegmentWorkspace& work,
-                 float* map) {
+                 Tail tail, const Background& model, const AreaLaw& law, SegmentWorkspace& work, float* map) {
     // The guarded bound is 0 up to the mean, and below 0 above it. So no component of a level up to the mean
     // is chosen before one inside it that is above, nor has it any other value than what is outside: half of
-    // the cells of normal latents need no tree. (By area a quiet plateau has a value of its own.)
-    const bool quiet_is_outside = tail == Tail::chernoff && by_area_scales == 0;
+    // the cells of normal latents need no tree. (With a number of tests a quiet plateau has a value of its
+    // own.)
+    const bool quiet_is_outside = tail == Tail::chernoff && !law.log_tests;
     const double floor = quiet_is_outside ? model.scale * model.dof : -detail::inf;
     const ComponentTree tree = component_tree(energy, tail == Tail::binomial ? exceedances : nullptr, height,
                                               width, Connectivity::four, work.tree, floor);
-    detail::node_log_pfa(tree, tail, model);
-    double outside = 0.0;
-    if (by_area_scales) {
-        outside = log10_number_of_tests_by_area(1.0, std::int64_t(height) * width, by_area_scales);
-        const double shared = outside - log10_polyominoes(1.0);  // all but the number of shapes
-        for (std::int32_t node = 0; node < tree.size; ++node)
-            tree.value[node] += shared + log10_polyominoes(tree.area[node]);
-    }
+    detail::score_nodes(tree, tail, model, law);
+    const double outside = law.log_tests ? law.log_tests[1] : 0.0;
     const auto cells = std::size_t(height) * std::size_t(width);  // not nodes: the next image may have more
     work.flags.fit<std::uint8_t>(cells);
     auto* region = work.region.fit<std::int32_t>(cells);
@@ -126,11 +154,10 @@ void log_pfa(const T* energy, const std::int32_t* exceedances, std::int64_t batc
              std::int32_t width, Tail tail, const Background& model, int threads, float* log_pfa,
              SegmentWorkspace* kept = nullptr) {
     const auto cells = std::size_t(height) * std::size_t(width);
-    Crew<SegmentWorkspace> crew(workers(batch, threads), kept);
-    parallel_for(batch, threads, [&](int worker, std::int64_t image) {
+    for_each_image(batch, threads, kept, [&](SegmentWorkspace& work, std::int64_t image) {
         const std::size_t at = std::size_t(image) * cells;
-        log_pfa_map(energy + at, exceedances ? exceedances + at : nullptr, height, width, tail, model, 0,
-                    crew[worker], log_pfa + at);
+        log_pfa_map(energy + at, exceedances ? exceedances + at : nullptr, height, width, tail, model, {},
+                    work, log_pfa + at);
     });
 }
 
@@ -142,9 +169,13 @@ struct Scale {
     const std::int32_t* exceedances;  // the same shape, or null
     std::int32_t height, width;
     Background background;
+    AreaLaw area_law = {};
+
+    std::size_t cells() const noexcept { return std::size_t(height) * std::size_t(width); }
+    const float* image(std::int64_t i) const noexcept { return energy + std::size_t(i) * cells(); }
 };
 
-// What one thread of log_nfa, joint_energy or anomaly_map needs.
+// What one thread needs of log_nfa and of what joins scales (field.hpp).
 struct NfaWorkspace {
     SegmentWorkspace segment;
     std::vector<Buffer> maps;  // float, 4 bytes a cell of each scale
@@ -164,192 +195,42 @@ struct NfaWorkspace {
 };
 
 // log10 NFA (batch, out_height, out_width): per scale the map of log10 P resized bilinearly, the minimum over
-// scales, plus log10 N_T; or, by_area, with log10 N(area) inside the maps. `kept`: memory of the calling
-// thread for its next call, or null.
+// scales, plus log10 N_T; or, by_area, with the number of tests of each region's area inside the maps, which
+// is log10_number_of_tests_by_area unless the scale's law has its own log_tests. `kept`: memory of the
+// calling thread for its next call, or null.
 inline void log_nfa(const std::vector<Scale>& scales, std::int64_t batch, std::int32_t out_height,
                     std::int32_t out_width, Tail tail, bool by_area, int threads, float* result,
                     NfaWorkspace* kept = nullptr) {
+    const std::vector<Resize<2>> resize = resize_to<2>(out_height, out_width, scales);
     std::vector<std::int64_t> cells;
-    std::vector<Resize<2>> resize;
-    for (const Scale& scale : scales) {
-        cells.push_back(std::int64_t(scale.height) * scale.width);
-        resize.emplace_back(scale.height, scale.width, out_height, out_width);
+    for (const Scale& scale : scales) cells.push_back(std::int64_t(scale.cells()));
+    std::vector<std::vector<double>> tests(scales.size());
+    std::vector<AreaLaw> laws;
+    for (std::size_t l = 0; l < scales.size(); ++l) {
+        laws.push_back(scales[l].area_law);
+        if (!by_area) {
+            laws[l].log_tests = nullptr;
+        } else if (!laws[l].log_tests) {
+            tests[l] = log10_number_of_tests_by_area(cells[l], scales.size());
+            laws[l].log_tests = tests[l].data();
+        }
     }
     const float log_tests = by_area ? 0.0f : float(log10_number_of_tests(cells.data(), cells.size()));
-    Crew<NfaWorkspace> crew(workers(batch, threads), kept);
-    parallel_for(batch, threads, [&](int worker, std::int64_t image) {
-        NfaWorkspace& mine = crew[worker];
-        mine.fit(scales.size());
+    const std::size_t out_cells = std::size_t(out_height) * std::size_t(out_width);
+    for_each_image(batch, threads, kept, [&](NfaWorkspace& work, std::int64_t image) {
+        work.fit(scales.size());
         for (std::size_t l = 0; l < scales.size(); ++l) {
             const Scale& scale = scales[l];
-            const auto at = std::size_t(image * cells[l]);
-            log_pfa_map(scale.energy + at, scale.exceedances ? scale.exceedances + at : nullptr, scale.height,
-                        scale.width, tail, scale.background, by_area ? scales.size() : 0, mine.segment,
-                        mine.maps[l].fit<float>(std::size_t(cells[l])));
-            resize[l].start(mine.lines[l]);
+            float* map = work.maps[l].fit<float>(scale.cells());
+            log_pfa_map(scale.image(image),
+                        scale.exceedances ? scale.exceedances + std::size_t(image) * scale.cells() : nullptr,
+                        scale.height, scale.width, tail, scale.background, laws[l], work.segment, map);
+            resize[l].start(map, work.lines[l]);
         }
-        float* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
-        for (std::int32_t row = 0; row < out_height; ++row, out += out_width)
-            for (std::size_t l = 0; l < scales.size(); ++l) {
-                const auto resized = resized_row(resize[l], mine.maps[l].as<float>(), row, mine.lines[l]);
-                if (l == 0)
-                    for (std::int32_t col = 0; col < out_width; ++col) out[col] = resized[col] + log_tests;
-                else
-                    for (std::int32_t col = 0; col < out_width; ++col)
-                        out[col] = std::min(out[col], resized[col] + log_tests);
-            }
-    });
-}
-
-struct BlockScale {
-    const std::int32_t* exceedances;  // (batch, height, width) counts of z^2 >= tau, each <= channels
-    std::int32_t height, width, channels;
-};
-
-namespace detail {
-
-// Index into an axis of n values reflected at both ends without repeating them; -n < i < 2n - 1.
-inline std::int32_t reflect(std::int32_t i, std::int32_t n) noexcept {
-    return i < 0 ? -i : i >= n ? 2 * (n - 1) - i : i;
-}
-
-// Sums over windows of (2 half + 1)^2 cells, reflected at the border. `columns`: width + 2 half values, the
-// sums over the rows of the window, which a row further takes one row in and leaves another out.
-inline void window_sums(const std::int32_t* counts, std::int32_t height, std::int32_t width,
-                        std::int32_t half, std::int32_t* columns, std::int32_t* sums) noexcept {
-    std::int32_t* inner = columns + half;
-    const auto row_of = [=](std::int32_t row) { return counts + reflect(row, height) * width; };
-    std::fill(inner, inner + width, 0);
-    for (std::int32_t row = -half; row <= half; ++row)
-        std::transform(inner, inner + width, row_of(row), inner, std::plus<>());
-    for (std::int32_t row = 0; row < height; ++row, sums += width) {
-        for (std::int32_t k = 1; k <= half; ++k) {
-            inner[-k] = inner[reflect(-k, width)];
-            inner[width - 1 + k] = inner[reflect(width - 1 + k, width)];
-        }
-        std::copy(columns, columns + width, sums);
-        for (std::int32_t k = 1; k <= 2 * half; ++k)
-            for (std::int32_t col = 0; col < width; ++col) sums[col] += columns[col + k];
-        if (row + 1 == height) break;
-        const std::int32_t *in = row_of(row + 1 + half), *out = row_of(row - half);
-        for (std::int32_t col = 0; col < width; ++col) inner[col] += in[col] - out[col];
-    }
-}
-
-// to = base + the sum over maps of four weighted rows each, whose lines and weights follow one another; from
-// output i on.
-inline void sum_rows_from(std::int32_t i, const float* const* line, const float* w, std::size_t lines,
-                          double base, std::int32_t count, double* to) noexcept {
-    for (; i < count; ++i) {
-        float sum = 0.0f;
-        for (std::size_t l = 0; l < lines; ++l) sum += w[l] * line[l][i];
-        to[i] = base + double(sum);
-    }
-}
-#ifdef UFLOW_AVX2
-UFLOW_AVX2 inline void sum_rows_avx2(const float* const* line, const float* w, std::size_t lines, double base,
-                                     std::int32_t count, double* to) noexcept {
-    constexpr int vectors = 8;  // each sum waits for its last addition: several at once
-    std::int32_t i = 0;
-    for (; i + 8 * vectors <= count; i += 8 * vectors) {
-        __m256 sum[vectors];
-        for (__m256& s : sum) s = _mm256_setzero_ps();
-        for (std::size_t l = 0; l < lines; ++l) {
-            const __m256 weight = _mm256_set1_ps(w[l]);
-            const float* from = line[l] + i;
-            for (int k = 0; k < vectors; ++k)
-                sum[k] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(from + 8 * k), sum[k]);
-        }
-        const __m256d shift = _mm256_set1_pd(base);
-        for (int k = 0; k < vectors; ++k) {
-            double* at = to + i + 8 * k;
-            _mm256_storeu_pd(at, _mm256_add_pd(shift, _mm256_cvtps_pd(_mm256_castps256_ps128(sum[k]))));
-            _mm256_storeu_pd(at + 4, _mm256_add_pd(shift, _mm256_cvtps_pd(_mm256_extractf128_ps(sum[k], 1))));
-        }
-    }
-    sum_rows_from(i, line, w, lines, base, count, to);
-}
-#endif
-inline void sum_rows(const float* const* line, const float* w, std::size_t lines, double base,
-                     std::int32_t count, double* to) noexcept {
-#ifdef UFLOW_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return sum_rows_avx2(line, w, lines, base, count, to);
-#endif
-    sum_rows_from(0, line, w, lines, base, count, to);
-}
-
-}  // namespace detail
-
-// Half the side of the block test's window at scale l, the finest 0.
-inline std::int32_t block_half(int window, std::size_t scale) noexcept {
-    return std::max(std::int32_t(std::ldexp(double(window), -int(scale)) / 2.0), std::int32_t(1));
-}
-
-// The older block test (arXiv v1): log10 NFA (batch, out_height, out_width), the sum over scales of the log10
-// tails of the window counts, resized bicubically, plus log10 of the number of cells of all scales.
-inline void log_nfa_block(const std::vector<BlockScale>& scales, std::int64_t batch, std::int32_t out_height,
-                          std::int32_t out_width, int window, double exceedance, bool continuous, int threads,
-                          double* result) {
-    std::vector<Resize<4>> resize;
-    std::vector<std::vector<double>> table(scales.size());
-    std::vector<double> per_count;  // places in the table a count in the window
-    std::size_t cells = 0, largest = 0;
-    for (std::size_t l = 0; l < scales.size(); ++l) {
-        const BlockScale& scale = scales[l];
-        const std::int32_t half = block_half(window, l), side = 2 * half + 1;
-        if (half >= scale.height || half >= scale.width)
-            throw std::invalid_argument("log_nfa_block: the window is larger than the reflected map: scale " +
-                                        std::to_string(l) + " is " + std::to_string(scale.height) + " x " +
-                                        std::to_string(scale.width) + " cells and needs at least " +
-                                        std::to_string(half + 1) + "; use a smaller window");
-        resize.emplace_back(scale.height, scale.width, out_height, out_width);
-        // Not continuous, all that matters is the count over the channels, rounded down.
-        const std::int32_t channels = continuous ? scale.channels : 1;
-        table[l].resize(std::size_t(side) * std::size_t(side) * std::size_t(channels) + 1);
-        block_tail_table(side * side, channels, exceedance, continuous, table[l].data());
-        per_count.push_back(double(channels) / scale.channels);
-        const std::size_t here = std::size_t(scale.height) * std::size_t(scale.width);
-        cells += here;
-        largest = std::max(largest, here);
-    }
-    const double log_tests = std::log10(double(cells));
-    struct Worker {
-        Buffer columns, sums, line, weight;
-        std::vector<Buffer> maps;
-        std::vector<ResizeLines<4>> lines;
-    };
-    std::vector<Worker> crew(std::size_t(workers(batch, threads)));
-    parallel_for(batch, threads, [&](int worker, std::int64_t image) {
-        Worker& mine = crew[std::size_t(worker)];
-        auto* sums = mine.sums.fit<std::int32_t>(largest);
-        mine.maps.resize(scales.size());
-        mine.lines.resize(scales.size());
-        auto* line = mine.line.fit<const float*>(4 * scales.size());
-        auto* weight = mine.weight.fit<float>(4 * scales.size());
-        for (std::size_t l = 0; l < scales.size(); ++l) {
-            const BlockScale& scale = scales[l];
-            const std::size_t here = std::size_t(scale.height) * std::size_t(scale.width);
-            const std::int32_t half = block_half(window, l);
-            auto* columns = mine.columns.fit<std::int32_t>(std::size_t(scale.width) + 2 * std::size_t(half));
-            auto* map = mine.maps[l].fit<float>(here);
-            detail::window_sums(scale.exceedances + std::size_t(image) * here, scale.height, scale.width,
-                                half, columns, sums);
-            for (std::size_t cell = 0; cell < here; ++cell)  // a half: the rounding of the product is less
-                sums[cell] = std::int32_t((sums[cell] + 0.5) * per_count[l]);
-            for (std::size_t cell = 0; cell < here; ++cell)
-                map[cell] = float(table[l][std::size_t(sums[cell])]);
-            resize[l].start(mine.lines[l]);
-        }
-        double* out = result + std::size_t(image) * std::size_t(out_height) * std::size_t(out_width);
-        for (std::int32_t row = 0; row < out_height; ++row, out += out_width) {
-            for (std::size_t l = 0; l < scales.size(); ++l) {
-                resize[l].prepare(mine.maps[l].as<float>(), row, mine.lines[l]);
-                std::copy_n(mine.lines[l].line, 4, line + 4 * l);
-                std::copy_n(resize[l].weight(row), 4, weight + 4 * l);
-            }
-            detail::sum_rows(line, weight, 4 * scales.size(), log_tests, out_width, out);
-        }
+        join_scales(
+            resize, work.lines, result + std::size_t(image) * out_cells,
+            [=](std::size_t) { return [=](float log_pfa) { return log_pfa + log_tests; }; },
+            [](float a, float b) { return std::min(a, b); });
     });
 }
 

@@ -162,6 +162,42 @@ UFLOW_INLINE V kind_of(const V& W, const V& c) noexcept {
     return ((W >= 40.0) & (c2 < 9.0 * W)) ? V{} + double(temme_kind) : kind;
 }
 
+// Below so many degrees of freedom the chi-square tail is that of a law of its own, log10_chi2_sf_of_few: the
+// fraction and its complement lose their digits as dof goes to 0.
+inline constexpr double few_degrees = 0.25;
+
+// log10 Q(a, y), a = dof / 2, y = x / 2, for 0 < dof < few_degrees and 0 < x < inf, subnormal ones too: to
+// 1e-13.
+inline double log10_chi2_sf_of_few(double x, double dof) noexcept {
+    constexpr double ln_2 = 0.69314718055994530942;
+    // Q / a has a limit as a goes to 0, which below 1e-30 it does not differ from.
+    const double a = std::max(0.5 * dof, 1e-30), y = 0.5 * x;
+    const double ln_a = std::log(dof) - ln_2, ln_y = std::log(x) - ln_2;  // halves may be no double
+    // ln Gamma(1 + a) / a by its power series (DLMF 5.7.3).
+    static constexpr double c[] = {-0.577215664901532861,  0.822467033424113218,   -0.400685634386531428,
+                                   0.270580808427784548,   -0.207385551028673985,  0.16955717699740819,
+                                   -0.144049896768846118,  0.125509669524743042,   -0.11133426586956469,
+                                   0.100099457512781809,   -0.0909540171458290422, 0.083353840546109004,
+                                   -0.0769325164113521915, 0.0714329462953613361,  -0.066668705882420468,
+                                   0.0625009551412130407,  -0.0588239786586845823, 0.0555557676274036111};
+    const double power = a * (ln_y - polynomial(c, a));  // y^a / Gamma(1 + a) = exp(power)
+    if (y > 1.5) {  // the continued fraction of Gamma(a, y), DLMF 8.9.2, from its 80th term backwards
+        double below = y + 161.0 - a;
+        for (double n = 80.0; n > 0.0; n -= 1.0) below = y + (2.0 * n - 1.0) - a - n * (n - a) / below;
+        return (ln_a + power - y - std::log(below)) * inv_ln10;
+    }
+    // P = exp(power) (1 + a series), DLMF 8.7.1; Q = 1 - P, and where P is near 1, Q / a without
+    // cancellation.
+    double series = 0.0, term = 1.0;
+    for (double n = 1.0; n <= 24.0; n += 1.0) {
+        term *= -y / n;
+        series += term / (a + n);
+    }
+    const double lower = std::exp(power) * (1.0 + a * series);
+    if (lower < 0.5) return std::log1p(-lower) * inv_ln10;
+    return (ln_a + std::log(-std::expm1(power) / a - std::exp(power) * series)) * inv_ln10;
+}
+
 struct Chi2Law {
     static constexpr int degree = 0;
     static constexpr double least = std::numeric_limits<double>::min();  // the first normal number
@@ -170,6 +206,7 @@ struct Chi2Law {
     // Values that are no tail to compute; 1 for the others.
     double special(std::size_t i) const noexcept {
         if (std::isnan(x[i]) || !(dof[i] > 0.0 && dof[i] < inf)) return nan;
+        if (dof[i] < few_degrees && x[i] > 0.0 && x[i] < inf) return log10_chi2_sf_of_few(x[i], dof[i]);
         return 0.5 * x[i] < least ? 0.0 : x[i] == inf ? -inf : 1.0;
     }
 
@@ -177,7 +214,7 @@ struct Chi2Law {
     UFLOW_INLINE auto prepare(std::size_t i, std::size_t left, std::size_t j, TailBlock& to) const noexcept {
         V y = 0.5 * x.at<V>(i, left), a = 0.5 * dof.at<V>(i, left);
         const V zero{}, one = zero + 1.0;
-        const auto ok = (y >= least) & (y < inf) & (a > 0.0) & (a < inf);
+        const auto ok = (y >= least) & (y < inf) & (a >= 0.5 * few_degrees) & (a < inf);
         y = ok ? y : one;
         a = ok ? a : one;
         const V c = y - a, inv_a = 1.0 / a, e = c * inv_a;
@@ -274,7 +311,7 @@ UFLOW_INLINE void fractions(TailBlock& values, const std::uint16_t* at, int coun
 }
 
 template <class V, class Law>
-UFLOW_INLINE void log10_tails(const Law& law, double* out, std::size_t count) noexcept {
+UFLOW_INLINE void log10_tails_in_lanes(const Law& law, double* out, std::size_t count) noexcept {
     TailBlock values;
     std::uint16_t of_kind[kinds][block + lanes<V>], lower[block + lanes<V>];  // indices
     for (std::size_t start = 0; start < count; start += block, out += block) {
@@ -330,30 +367,17 @@ UFLOW_INLINE void log10_tails(const Law& law, double* out, std::size_t count) no
     }
 }
 
-#ifdef UFLOW_AVX2
-template <class Law>
-UFLOW_AVX2 void log10_tails_avx2(const Law& law, double* out, std::size_t count) noexcept {
-    log10_tails<Double4>(law, out, count);
-}
-#endif
-
 template <class Law>
 void log10_tails(const Law& law, double* out, std::size_t count) noexcept {
-#ifdef UFLOW_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return log10_tails_avx2(law, out, count);
-#endif
-#ifdef UFLOW_VECTORS
-    log10_tails<Double2>(law, out, count);
-#else
-    log10_tails<double>(law, out, count);
-#endif
+    in_widest_lanes<Rounding::fused>([&](auto lanes) UFLOW_INLINED {
+        log10_tails_in_lanes<typename decltype(lanes)::Vector>(law, out, count);
+    });
 }
 
 }  // namespace detail
 
-// log10 P(chi2_dof >= x) for count values; any real dof > 0; 0 for x below the normal numbers. `out` may be
-// x's own memory.
+// log10 P(chi2_dof >= x) for count values; any real dof > 0; 0 for x below the normal numbers where dof >=
+// 1/4. `out` may be x's own memory.
 inline void log10_chi2_sf(Column x, Column dof, double* out, std::size_t count) noexcept {
     detail::log10_tails(detail::Chi2Law{x, dof}, out, count);
 }
@@ -446,8 +470,8 @@ inline double log10_chi2_chernoff(double t, double dof, bool guarded) noexcept {
 namespace detail {
 
 template <class V>
-UFLOW_INLINE void chernoff_lanes(const double* t, double dof, bool guarded, double* out,
-                                 std::size_t count) noexcept {
+UFLOW_INLINE void chernoff_in_lanes(const double* t, double dof, bool guarded, double* out,
+                                    std::size_t count) noexcept {
     const double factor = 0.5 * dof * inv_ln10;
     const V one = V{} + 1.0;
     std::size_t i = 0;
@@ -467,27 +491,14 @@ UFLOW_INLINE void chernoff_lanes(const double* t, double dof, bool guarded, doub
     for (; i < count; ++i) out[i] = log10_chi2_chernoff(t[i], dof, guarded);
 }
 
-#ifdef UFLOW_AVX2
-UFLOW_AVX2 inline void chernoff_avx2(const double* t, double dof, bool guarded, double* out,
-                                     std::size_t count) noexcept {
-    chernoff_lanes<Double4>(t, dof, guarded, out, count);
-}
-#endif
-
 }  // namespace detail
 
 // The same for count values; `out` may be t's own memory.
 inline void log10_chi2_chernoff(const double* t, double dof, bool guarded, double* out,
                                 std::size_t count) noexcept {
-#ifdef UFLOW_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return detail::chernoff_avx2(t, dof, guarded, out, count);
-#endif
-#ifdef UFLOW_VECTORS
-    detail::chernoff_lanes<detail::Double2>(t, dof, guarded, out, count);
-#else
-    detail::chernoff_lanes<double>(t, dof, guarded, out, count);
-#endif
+    detail::in_widest_lanes<detail::Rounding::fused>([=](auto lanes) UFLOW_INLINED {
+        detail::chernoff_in_lanes<typename decltype(lanes)::Vector>(t, dof, guarded, out, count);
+    });
 }
 
 // The q-quantile of chi2_1: 2 u^2 with erf(u) = q, by Halley's iteration on erf (erfc in the upper half).
@@ -506,60 +517,6 @@ inline double chi2_1_quantile(double q) noexcept {
         u -= step / (1.0 + u * step);
     }
     return 2.0 * u * u;
-}
-
-// log10 of the tail of the older block test for every count c = 0 .. n * channels, x = c / channels:
-// P(Bin(n, p) > floor(x)), or, continuous, the integral from x to n of the binomial density extended to real
-// t, Gamma(n+1) / (Gamma(t+1) Gamma(n-t+1)) p^t (1-p)^(n-t). `table` holds n * channels + 1 values. Both are
-// -inf at x = n; the last finite entry stands there instead, because the bicubic resizing of the block test's
-// maps would turn one infinity into NaN around it. The continuous integral is not normalised and is summed
-// from n downwards: where it is near 1 its log, near 0, has an absolute error of about 1e-14. 0 < p < 1.
-inline void block_tail_table(int n, int channels, double p, bool continuous, double* table) noexcept {
-    const std::ptrdiff_t last = static_cast<std::ptrdiff_t>(n) * channels;
-    table[last] = -detail::inf;
-    if (!continuous) {
-        const double trials = n;
-        for (int x = 0; x < n; ++x) table[x] = x + 1.0;
-        detail::log10_tails(detail::BinomialLaw{{table}, {&trials, false}, {&p, false}}, table,
-                            std::size_t(n));
-        for (std::ptrdiff_t x = n; x-- > 0;) std::fill_n(table + x * channels, channels, double(table[x]));
-    } else {
-        // Four Gauss-Legendre points (DLMF 3.5.vi) on pieces no wider than 1/32, from n downwards, added as
-        // logs.
-        static constexpr double node[] = {0.86113631159405257522, 0.33998104358485626480};
-        static constexpr double weight[] = {0.34785484513745385737, 0.65214515486254614263};
-        // The density is the beta law's of t + 1 and n - t + 1 over (n + 1) p q.
-        const double ln_factor = -detail::ln_sqrt_2pi - std::log((n + 1.0) * p * (1.0 - p));
-        const int pieces = (31 + channels) / channels;
-        const double half = 0.5 / (static_cast<double>(channels) * pieces);
-        double total = -detail::inf;  // ln of the integral so far
-        for (std::ptrdiff_t c = last; c-- > 0;) {
-            for (int piece = pieces; piece-- > 0;) {
-                const double centre = static_cast<double>(c) / channels + (2.0 * piece + 1.0) * half;
-                double ln_density[4];
-                double high = total;
-                for (int i = 0; i < 4; ++i) {
-                    const double t = centre + (i < 2 ? half : -half) * node[i % 2];
-                    const double a = t + 1.0, b = n - t + 1.0;
-                    const detail::BetaTerm<double> term(a, b, p, t - n * p + (1.0 - 2.0 * p));
-                    const double small =
-                        (a < 2.0 ? detail::stirling_error_below_2(a) - detail::stirling_error_of_1 : 0.0) +
-                        (b < 2.0 ? detail::stirling_error_below_2(b) - detail::stirling_error_of_1 : 0.0);
-                    ln_density[i] = term.S - small - term.D + 0.5 * std::log(term.W) + ln_factor;
-                    high = std::fmax(high, ln_density[i]);
-                }
-                double sum = total == -detail::inf ? 0.0 : std::exp(total - high);
-                for (int i = 0; i < 4; ++i) sum += half * weight[i % 2] * std::exp(ln_density[i] - high);
-                total = high + std::log(sum);
-            }
-            table[c] = total * detail::inv_ln10;
-        }
-    }
-    for (std::ptrdiff_t c = last; c >= 0 && std::isinf(table[c]); --c) {
-        std::ptrdiff_t finite = c;
-        while (finite > 0 && std::isinf(table[finite])) --finite;
-        table[c] = table[finite];
-    }
 }
 
 }  // namespace uflow

@@ -1,0 +1,214 @@
+// Which pixels a found region is: its outline, drawn on a map of cells, and log10 NFA inside and outside it.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "uflow/field.hpp"
+#include "uflow/parallel.hpp"
+#include "uflow/regions.hpp"
+#include "uflow/resize.hpp"
+
+namespace uflow {
+
+// What good images say of the map that outlines are drawn on: its median, and its largest value in a typical
+// good image, below which nothing is drawn.
+struct Drawing {
+    double usual, quiet;
+};
+
+// Memory of one thread, for its next image.
+struct OutlineWorkspace {
+    std::vector<Run> runs;
+    std::vector<float> across, around, fine, fine_around, of_region;
+    std::vector<std::uint8_t> found, mask, seeds, rest, touched;
+};
+
+namespace detail {
+
+inline constexpr float edge_level = 0.5f;      // of the height: a blurred step is half-way up at its edge
+inline constexpr std::int32_t blur_cells = 2;  // how far a cell sees
+
+// The largest value among up to `radius` neighbours to each side: of `count` lines of `length` values, which
+// lie `step` apart, the first ones of two lines `line` apart.
+inline void largest_along(const float* map, std::ptrdiff_t count, std::ptrdiff_t line, std::ptrdiff_t length,
+                          std::ptrdiff_t step, std::ptrdiff_t radius, float* to) noexcept {
+    for (std::ptrdiff_t l = 0; l < count; ++l)
+        for (std::ptrdiff_t i = 0; i < length; ++i) {
+            const std::ptrdiff_t last = std::min(i + radius, length - 1);
+            float largest = map[l * line + i * step];
+            for (std::ptrdiff_t k = std::max(i - radius, std::ptrdiff_t(0)); k <= last; ++k)
+                largest = std::max(largest, map[l * line + k * step]);
+            to[l * line + i * step] = largest;
+        }
+}
+
+// The cell, of `cells` side by side, that pixel i of `pixels` lies in.
+inline std::int32_t nearest_cell(std::int32_t i, std::int32_t cells, std::int32_t pixels) noexcept {
+    return std::int32_t(std::int64_t(i) * cells / pixels);
+}
+
+// The pixel, of `pixels` side by side, at the centre of cell i of `cells`.
+inline std::int32_t centre_of(std::int32_t i, std::int32_t pixels, std::int32_t cells) noexcept {
+    return std::int32_t((2 * std::int64_t(i) + 1) * pixels / (2 * std::int64_t(cells)));
+}
+
+// Calls see(component, first pixel, the pixel after the last) for each run.
+template <class See>
+void for_each_run(const std::vector<Run>& runs, std::int32_t width, See&& see) {
+    for (const Run& run : runs) {
+        const std::size_t row = std::size_t(run.row) * std::size_t(width);
+        see(std::size_t(run.component), row + std::size_t(run.first), row + std::size_t(run.end));
+    }
+}
+
+// Leaves in a mask the components that have a pixel among the seeds. Returns whether there are any.
+inline bool keep_touching(std::uint8_t* mask, const std::uint8_t* seeds, std::int32_t height,
+                          std::int32_t width, OutlineWorkspace& work) {
+    work.touched.assign(std::size_t(find_runs(mask, height, width, Connectivity::four, work.runs)), 0);
+    for_each_run(work.runs, width, [&](std::size_t component, std::size_t first, std::size_t end) {
+        for (std::size_t pixel = first; pixel < end; ++pixel) work.touched[component] |= seeds[pixel];
+    });
+    for_each_run(work.runs, width, [&](std::size_t component, std::size_t first, std::size_t end) {
+        if (!work.touched[component]) std::fill(mask + first, mask + end, std::uint8_t(0));
+    });
+    return std::any_of(work.touched.begin(), work.touched.end(), [](std::uint8_t seed) { return seed != 0; });
+}
+
+// Puts into a mask what it surrounds: the components outside it that do not reach the border.
+inline void fill_holes(std::uint8_t* mask, std::int32_t height, std::int32_t width, OutlineWorkspace& work) {
+    const std::size_t pixels = std::size_t(height) * std::size_t(width);
+    work.rest.resize(pixels);
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel) work.rest[pixel] = !mask[pixel];
+    const std::int32_t count = find_runs(work.rest.data(), height, width, Connectivity::four, work.runs);
+    work.touched.assign(std::size_t(count), 0);
+    for (const Run& run : work.runs)
+        if (run.row == 0 || run.row == height - 1 || run.first == 0 || run.end == width)
+            work.touched[std::size_t(run.component)] = 1;
+    for_each_run(work.runs, width, [&](std::size_t component, std::size_t first, std::size_t end) {
+        if (!work.touched[component]) std::fill(mask + first, mask + end, std::uint8_t(1));
+    });
+}
+
+// From where on a map is drawn: the quiet level; less where a region is weaker, as one that was found by its
+// latents or its size: then its own half height.
+inline float drawing_level(const float* map, const std::uint8_t* found, std::int32_t height,
+                           std::int32_t width, const Drawing& drawing, OutlineWorkspace& work) {
+    const auto usual = float(drawing.usual), quiet = float(drawing.quiet);
+    // The largest value of each region.
+    const std::int32_t count = find_runs(found, height, width, Connectivity::four, work.runs);
+    std::vector<float>& peaks = work.of_region;
+    peaks.assign(std::size_t(count), -std::numeric_limits<float>::infinity());
+    for_each_run(work.runs, width, [&](std::size_t region, std::size_t first, std::size_t end) {
+        peaks[region] = std::max(peaks[region], *std::max_element(map + first, map + end));
+    });
+    // The weakest decides for the image.
+    float level = quiet;
+    for (const float peak : peaks)
+        if (peak < quiet) level = std::min(level, usual + edge_level * (peak - usual));
+    return level;
+}
+
+}  // namespace detail
+
+// The pixels (out_height, out_width), 0 or 1, of the regions that were found: `found`, 0 or 1, and `map`, to
+// draw on, are (height, width).
+// A pixel belongs to a region if it is connected to its cells through pixels that are above the quiet level,
+// and no halo of something stronger: above half the way from the usual level to the largest value that the
+// blur carries there. Holes are filled. A region of which nothing is left so is the halo of a stronger one,
+// and goes with it; where nothing at all would be left, the cells are kept.
+inline void draw_regions(const float* map, const std::uint8_t* found, std::int32_t height, std::int32_t width,
+                         const Drawing& drawing, std::int32_t out_height, std::int32_t out_width,
+                         OutlineWorkspace& work, std::uint8_t* mask) {
+    const std::size_t cells = std::size_t(height) * std::size_t(width);
+    const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
+    // The cells of the regions at the image's size, without interpolation.
+    work.seeds.resize(pixels);
+    for (std::int32_t row = 0; row < out_height; ++row) {
+        const std::uint8_t* from =
+            found + std::ptrdiff_t(detail::nearest_cell(row, height, out_height)) * width;
+        std::uint8_t* to = work.seeds.data() + std::ptrdiff_t(row) * out_width;
+        for (std::int32_t col = 0; col < out_width; ++col)
+            to[col] = from[detail::nearest_cell(col, width, out_width)];
+    }
+    // Each cell keeps the pixel at its centre, where the image has fewer pixels than the map has cells.
+    for (std::int32_t row = 0; row < height; ++row)
+        for (std::int32_t col = 0; col < width; ++col)
+            if (found[std::ptrdiff_t(row) * width + col])
+                work.seeds[std::size_t(detail::centre_of(row, out_height, height)) * std::size_t(out_width) +
+                           std::size_t(detail::centre_of(col, out_width, width))] = 1;
+    // The map, and the largest value around each cell, both resized.
+    work.across.resize(cells);
+    work.around.resize(cells);
+    work.fine.resize(pixels);
+    work.fine_around.resize(pixels);
+    detail::largest_along(map, width, 1, height, width, detail::blur_cells, work.across.data());
+    detail::largest_along(work.across.data(), height, width, width, 1, detail::blur_cells,
+                          work.around.data());
+    resize_bilinear(map, 1, height, width, out_height, out_width, 1, work.fine.data());
+    resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_around.data());
+    // What is above the level, and above the edge of what is stronger.
+    const float level = detail::drawing_level(map, found, height, width, drawing, work);
+    const auto usual = float(drawing.usual);
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
+        const float here = work.fine[pixel], most = std::max(work.fine_around[pixel], here);
+        mask[pixel] = here >= level && here >= usual + detail::edge_level * (most - usual);
+    }
+    // Of that, what touches the regions; their cells where nothing does.
+    if (!detail::keep_touching(mask, work.seeds.data(), out_height, out_width, work))
+        std::copy(work.seeds.begin(), work.seeds.end(), mask);
+    detail::fill_holes(mask, out_height, out_width, work);
+}
+
+// log10 NFA (batch, out_height, out_width) of that of cells, detected where it is below 0: resized
+// bilinearly, and moved so that the lowest value is that of the cells. In an image where a region was found
+// it is, inside an outline, the lowest of the cells there, and outside not below 0. `drawn_on`: the map to
+// draw outlines on, of the same cells.
+inline void outline_log_nfa(const Maps& log_nfa, const float* drawn_on, const Drawing& drawing,
+                            std::int64_t batch, std::int32_t out_height, std::int32_t out_width, int threads,
+                            float* result, OutlineWorkspace* kept = nullptr) {
+    const std::size_t cells = log_nfa.cells();
+    const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
+    for_each_image(batch, threads, kept, [&](OutlineWorkspace& work, std::int64_t image) {
+        const std::int32_t height = log_nfa.height, width = log_nfa.width;
+        const float *own = log_nfa.image(image), *map = drawn_on + std::size_t(image) * cells;
+        float* out = result + std::size_t(image) * pixels;
+        resize_bilinear(own, 1, height, width, out_height, out_width, 1, out);
+        const float least = *std::min_element(own, own + cells);
+        if (!(least < 0.0f)) {  // resizing flattens the lowest value
+            const float lift = least - *std::min_element(out, out + pixels);
+            for (std::size_t pixel = 0; pixel < pixels; ++pixel) out[pixel] += lift;
+            return;
+        }
+        work.found.resize(cells);
+        std::transform(own, own + cells, work.found.begin(), [](float value) { return value < 0.0f; });
+        // The outlines of the regions that were found.
+        work.mask.resize(pixels);
+        draw_regions(map, work.found.data(), height, width, drawing, out_height, out_width, work,
+                     work.mask.data());
+        // The lowest of the cells in each, of which one was found: it is below 0.
+        const std::int32_t count =
+            find_runs(work.mask.data(), out_height, out_width, Connectivity::four, work.runs);
+        work.of_region.assign(std::size_t(count), std::numeric_limits<float>::infinity());
+        for (const Run& run : work.runs) {
+            const float* row =
+                own + std::ptrdiff_t(detail::nearest_cell(run.row, height, out_height)) * width;
+            float& lowest = work.of_region[std::size_t(run.component)];
+            for (std::int32_t col = run.first; col < run.end; ++col)
+                lowest = std::min(lowest, row[detail::nearest_cell(col, width, out_width)]);
+        }
+        // In an image of fewer pixels than cells a region may miss its own: then the image's lowest counts.
+        for (float& lowest : work.of_region)
+            if (!(lowest < 0.0f)) lowest = least;
+        for (std::size_t pixel = 0; pixel < pixels; ++pixel) out[pixel] = std::max(out[pixel], 0.0f);
+        detail::for_each_run(work.runs, out_width,
+                             [&](std::size_t region, std::size_t first, std::size_t end) {
+                                 std::fill(out + first, out + end, work.of_region[region]);
+                             });
+    });
+}
+
+}  // namespace uflow
