@@ -220,10 +220,8 @@ def detector_from_file(
             f"{path} was trained on {saved['name']} weights from {saved['weights_source']}, and those of "
             f"{backbone.weights_source} differ; pass the right file as weights=... ({saved['weights_sha256'][:12]})"
         )
-    memory = None
-    if "memory.typical" in tensors:
-        typical = tensors.pop("memory.typical").tolist()
-        memory = MemoryBank([tensors.pop(f"memory.vectors_{scale}") for scale in range(len(typical))], typical)
+    vectors = [tensors.pop(name) for name in sorted(tensors) if name.startswith("memory.")]
+    memory = MemoryBank(vectors) if vectors else None
     flow = UFlow(backbone.channels, backbone.sizes, **config["flow"])
     if tensors.keys() != flow.state_dict().keys():
         raise ValueError(f"{path} was written by another version of uflow: train the model again")
@@ -231,6 +229,9 @@ def detector_from_file(
     network = TorchNetwork(backbone, flow, memory, device)
     predictor = Predictor.from_dict(network, config["predictor"])
     detector = Detector(network, predictor, history=config["history"], record=config["record"])
+    alpha = detector.threshold.alpha
+    promise = "the paper's test" if alpha is None else f"alpha {alpha:g}"
+    log.info("%s: %s at %d x %d (height x width), %s", path, backbone.name, *backbone.image_size, promise)
     if detector.predictor.selected_on_test:
         log.warning("the epoch of %s was chosen on its test set: its figures there are not fair", path)
     return detector

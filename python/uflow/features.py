@@ -41,6 +41,7 @@ __all__ = [
 
 log = logging.getLogger("uflow")
 
+HALF_MAX = float(np.finfo(np.float16).max)  # what the cache can hold
 MEMORY_SHARE = 0.25  # of the free memory that features may take before they go to disk
 MAX_COPIED_TILES = 400  # images, or tiles, up to which copies are tried: of more they take long, and are not needed
 MIN_SHOWN_TILES = 64  # images an epoch shows where copies are tried: a small set passes several times
@@ -129,7 +130,7 @@ class FeatureStream(FeatureSource):
         super().__init__(count, feature_shapes(backbone), backbone.layer_norm)
         self.backbone, self.read = backbone, read
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> list[Tensor]:
         """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
         images = np.stack([self.read(int(i)) for i in indices])
@@ -310,7 +311,12 @@ def compute_features(
             for batch in batches(images, batch_size):
                 features = backbone(image_tensor(np.stack(batch), backbone.mean.device))
                 for array, feature in zip(cache.arrays, features, strict=True):
-                    array[done : done + len(batch)] = feature.half().cpu().numpy()
+                    kept = feature.half()
+                    if not kept.isfinite().all():
+                        raise TrainingError(
+                            f"features of {backbone.name} are not finite, or above {HALF_MAX:.0f}: use another backbone"
+                        )
+                    array[done : done + len(batch)] = kept.cpu().numpy()
                 done += len(batch)
                 bar.advance(task, len(batch))
     except BaseException:

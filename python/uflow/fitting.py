@@ -1,4 +1,4 @@
-"""Images and a recipe to the parts of a detector, in five steps: folds, flows, memory, blend, threshold."""
+"""Images and a recipe to the parts of a detector, in five steps: folds, flow, memory, blend, threshold."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from rich.progress import Progress
 
 from . import model_file
 from .backbones import Backbone, coarsest_stride, create_backbone
-from .features import ImageFeatures, channel_moments, describe_images
+from .features import ImageFeatures, describe_images
 from .files import PathLike
 from .flow import UFlow
 from .holdout import Fold, choose_folds
 from .images import ImageLike, batches, digest, image_size
 from .input_size import PIXEL_BUDGETS, choose_input_size
-from .memory import MemoryBank, change_features
+from .memory import MemoryBank
 from .network import TorchNetwork
 from .predictor import UNCALIBRATED, evidence_of_tiles, log_calibration
 from .recipe import Recipe
@@ -33,7 +32,6 @@ __all__ = ["Fitted", "Selection", "fit_parts", "make_backbone", "training_record
 log = logging.getLogger("uflow")
 
 MIN_NLL_GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to orientation
-MADE_CHANGES = 120  # changed copies of held-out features that the blend is learnt from
 BATCH_SIZE = 16  # images that pass through a flow together
 
 
@@ -104,23 +102,17 @@ def fit_parts(
         trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, progress)
         flow, training, augmented = trainer.with_or_without_copies(folds[0].held_out, state_file)
         network = TorchNetwork(backbone, flow, device=device)
-        blend = None
-        if extended and recipe.settings.neighbours:
-            # 3. The memory, for now of the images learnt from alone: held-out images measure what is typical.
+        if extended and recipe.settings.memory_size:
+            # 3. The memory, for now of the images learnt from alone: held-out images must be as strange as new ones.
             network.memory = trainer.memory(features.others(folds[0].held_out))
-            network.memory.measure(features.cache, features.tiles(folds[0].judged))
-            # 4. The blend, when both sources of evidence are there to be compared.
-            blend = learn_blend(network, features, folds[0].judged, recipe.settings.seed)
-            log.info(
-                "the distance to neighbours counts %.0f %% in the map and %.0f %% in the score",
-                *(100 * blend.map_share, 100 * blend.score_share),
-            )
+        # 4. The blend: what held-out images say of both sources of evidence makes them comparable.
+        evidence = evidence_of_features(network, features, folds[0].judged)
+        blend = None if network.memory is None else Blend.from_good_images(evidence)
         # 5. The threshold, last: it judges what all parts together say of images that none has learnt.
-        threshold = learn_threshold(network, trainer, features, folds, augmented)
+        threshold = learn_threshold(evidence, trainer, folds, augmented, network.memory is not None)
         if network.memory is not None:
             # What was measured on the images held out is kept, and now their vectors join.
-            typical, network.memory = network.memory.typical, trainer.memory(range(len(sources)))
-            network.memory.typical.copy_(typical)
+            network.memory = trainer.memory(range(len(sources)))
     if isinstance(threshold, CalibratedThreshold):
         log_calibration(threshold, [sources[i] for fold in folds for i in fold.judged])
     else:
@@ -169,7 +161,7 @@ class _FlowTrainer:
     def memory(self, images: Sequence[int]) -> MemoryBank:
         """A memory of some images."""
         settings, tiles = self.recipe.settings, self.features.tiles(images)
-        return MemoryBank.from_features(self.features.cache, tiles, settings.neighbours, settings.seed).to(self.device)
+        return MemoryBank.from_features(self.features.cache, tiles, settings.memory_size, settings.seed).to(self.device)
 
     def with_or_without_copies(
         self, held_out: Sequence[int], state_file: Path | None
@@ -221,46 +213,29 @@ class _FlowTrainer:
         return flow, trained
 
 
-def learn_blend(network: TorchNetwork, features: ImageFeatures, held_out: Sequence[int], seed: int) -> Blend:
-    """The shares of latents and distances, by how both respond to made changes of images that neither has learnt."""
-    rng, tiles = np.random.default_rng(seed), features.tiles(held_out)
-    deviations = [std for _, std in channel_moments(features.cache, tiles)]
-    good, changed, areas = [], [], []
-    for chunk in batches(rng.choice(tiles, MADE_CHANGES).tolist(), BATCH_SIZE):
-        volumes = features.cache.batch(chunk, network.device)
-        made, area = change_features(volumes, deviations, rng)
-        good.append(network.evidence_of_features(volumes).maps)
-        changed.append(network.evidence_of_features(made).maps)
-        areas.append(area)
-    before, after = ([np.concatenate(scale) for scale in zip(*maps, strict=True)] for maps in (good, changed))
-    scales = len(network.latent_channels)
-    return Blend.from_changes(
-        Evidence(before[:scales], before[scales:]),
-        Evidence(after[:scales], after[scales:]),
-        np.concatenate(areas),
-        network.latent_channels,
-    )
-
-
 def learn_threshold(
-    network: TorchNetwork,
-    trainer: _FlowTrainer,
-    features: ImageFeatures,
-    folds: Sequence[Fold],
-    augmented: bool,
+    evidence: Sequence[Evidence], trainer: _FlowTrainer, folds: Sequence[Fold], augmented: bool, remember: bool
 ) -> Threshold:
-    """Calibrate on the images held out from the network, and from further flows that hold out others."""
-    alpha = trainer.recipe.alpha
+    """Calibrate on the images held out from the detector, and on those held out from further flows.
+
+    Args:
+        evidence: of the images that the first fold is judged by.
+        trainer: trains the further flows.
+        folds: what each flow does not see.
+        augmented: whether flows learn from copies.
+        remember: whether flows have a memory beside them.
+    """
+    alpha, features = trainer.recipe.alpha, trainer.features
     if alpha is None:
         return PaperThreshold()
     found = []
     for number, fold in enumerate(folds):
         if number > 0:  # a flow that is there only to judge the images held out from it
             flow, _ = trainer.train(fold.held_out, augmented)
-            network = TorchNetwork(trainer.backbone, flow, device=trainer.device)
-        evidence = evidence_of_features(network, features, fold.judged)
-        sizes = [features.sizes[i] for i in fold.judged]
-        found.append(CalibratedThreshold.from_good_images(evidence, sizes, alpha))
+            memory = trainer.memory(features.others(fold.held_out)) if remember else None
+            network = TorchNetwork(trainer.backbone, flow, memory, trainer.device)
+            evidence = evidence_of_features(network, features, fold.judged)
+        found.append(CalibratedThreshold.from_good_images(evidence, alpha))
     return found[0].with_images_of(found[1:])
 
 

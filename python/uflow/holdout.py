@@ -148,7 +148,7 @@ def _fill_folds(units: Sequence[Sequence[int]], size: int, count: int, first_of:
             held_out = []
         if len(folds) == count:
             break
-    if not folds or sum(len(fold.held_out) for fold in folds) == sum(map(len, units)):
+    if not folds or max(len(fold.held_out) for fold in folds) == sum(map(len, units)):
         raise ValueError("nothing would be left to learn from: give more images, or more groups of them")
     return folds
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,7 +17,7 @@ from . import segmentation, tiling
 from .files import PathLike
 from .images import ImageLike, batches, list_images, list_sources, read_image
 from .prediction import Prediction
-from .scoring import Blend, Evidence, map_of_evidence
+from .scoring import Blend, Evidence, anomaly_map_from_energies
 from .stream import ordered_stream
 from .threshold import CalibratedThreshold, PaperThreshold, Threshold, check_alpha, supported_alpha, threshold_from_dict
 
@@ -59,7 +58,7 @@ class Predictor:
     Attributes:
         network: turns images into evidence.
         threshold: the decision rule, as `calibrate` sets it.
-        blend: how much of the anomaly map is of the distances, where there are any.
+        blend: the anomaly map of all evidence; None is the paper's, of the latents alone.
         tile: whether images are cut into tiles of the network's size, not shrunk to it.
         selected_on_test: whether the epoch was chosen on the test set: then no figure measured on it is fair.
     """
@@ -83,7 +82,7 @@ class Predictor:
         """All but the network, ready for JSON; the keyword arguments of `Predictor.from_dict`."""
         return {
             "threshold": self.threshold.to_dict(),
-            "blend": None if self.blend is None else asdict(self.blend),
+            "blend": None if self.blend is None else self.blend.to_dict(),
             "tile": self.tile,
             "selected_on_test": self.selected_on_test,
         }
@@ -98,7 +97,7 @@ class Predictor:
         try:
             threshold, blend = threshold_from_dict(content["threshold"]), content["blend"]
             options = {"tile": content["tile"], "selected_on_test": content["selected_on_test"]}
-            return cls(network, threshold, None if blend is None else Blend(**blend), **options)
+            return cls(network, threshold, None if blend is None else Blend.from_dict(blend), **options)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the predictor's settings are damaged: {error}") from None
 
@@ -208,7 +207,10 @@ class Predictor:
     def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
         """The anomaly map of one image: (height, width) float32 in [0, 1]."""
         values: NDArray[np.float32]
-        (values,) = map_of_evidence(evidence, self.network.latent_channels, size, self.blend)
+        if self.blend is None:
+            (values,) = anomaly_map_from_energies(evidence.energies, self.network.latent_channels, size)
+        else:
+            (values,) = self.blend.anomaly_map(evidence, size)
         return values
 
     def log_nfa(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
@@ -232,13 +234,12 @@ class Predictor:
         """
         check_alpha(alpha)
         sources = list_sources(images)
-        found = list(self.run(sources, lambda _, image, evidence: (evidence, image.shape[:2]), batch_size))
+        found = list(self.run(sources, lambda _, image, evidence: evidence, batch_size))
         if not found:
             self.threshold = PaperThreshold()
             log.warning("no calibration images: %s", UNCALIBRATED)
             return
-        evidence, sizes = zip(*found, strict=True)
-        self.threshold = CalibratedThreshold.from_good_images(evidence, sizes, alpha)
+        self.threshold = CalibratedThreshold.from_good_images(found, alpha)
         log_calibration(self.threshold, sources)
 
 

@@ -23,8 +23,8 @@ class TrainingSettings:
     """How the flow is trained.
 
     The paper's own settings are ``epochs=200, learning_rate=1e-4`` (tuned per category from 3e-5 to 6e-3),
-    ``batch_size`` 8 to 30 and ``warm_up=0``, no early stop, ``augment=False, neighbours=0``; the defaults are for
-    training in minutes on a CPU. `augment` and `neighbours` concern pyramids of feature maps only, not `mcait`.
+    ``batch_size`` 8 to 30 and ``warm_up=0``, no early stop, ``augment=False, memory_size=0``; the defaults are for
+    training in minutes on a CPU. `augment` and `memory_size` concern pyramids of feature maps only, not `mcait`.
 
     Raises:
         ValueError: a number out of its range; the message names it.
@@ -40,14 +40,14 @@ class TrainingSettings:
     seed: int = 0
     precision: str = "auto"  # float32 | bfloat16 | auto: bfloat16 convolutions on CUDA, float32 elsewhere
     augment: bool = True  # small sets: also train with turned copies and noise, and keep the better flow
-    neighbours: int = 2000  # vectors of good images a scale, the distance to which joins the map; 0: latents alone
+    memory_size: int = 5000  # vectors of good images a scale, the distance to which is evidence too; 0: latents alone
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.neighbours < 0:
-            raise ValueError(f"neighbours is a number of vectors, 0 for none, got {self.neighbours}")
+        if self.memory_size < 0:
+            raise ValueError(f"memory_size is a number of vectors, 0 for none, got {self.memory_size}")
         if not 0 <= self.warm_up < 1:
             raise ValueError(f"warm_up is a share of the steps, at least 0 and below 1, got {self.warm_up}")
         if not self.learning_rate > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,18 @@ from .segmentation import anomaly_map_from_energies
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Blend", "Evidence", "anomaly_map", "anomaly_map_from_energies", "blend_maps", "map_of_evidence"]
+__all__ = [
+    "MAP_ROUNDING",
+    "Blend",
+    "Evidence",
+    "EvidenceWeights",
+    "anomaly_map",
+    "anomaly_map_from_energies",
+    "squash",
+    "weights_from_dict",
+]
 
 MAP_ROUNDING = 2.0**-24  # below this, 1 - map is rounding in float32
-DISTANCE_WEIGHT = (
-    3.0  # times that the distance's rise inside a change counts in the map's share: docs/notebook/accuracy.md
-)
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class Evidence:
 
     Attributes:
         energies: per scale (B, h, w) float32, finest first: the sum of the squared latents of each cell.
-        distances: per scale (B, h, w) float32: squared distances to the features of good images, about 1 on good
-            images (see `memory.MemoryBank`); empty for a detector of latents alone.
+        distances: per scale (B, h, w) float32: squared distances to the features of good images, see
+            `memory.MemoryBank`; empty for a detector of latents alone.
     """
 
     energies: list[NDArray[np.float32]]
@@ -48,70 +55,162 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Blend:
-    """How much of the anomaly map is of the distance to good images, the rest of the latents.
+class EvidenceWeights:
+    """How the sources of evidence add up to one field: each counts by how far it reaches on good images.
+
+    A source is worth as much as it stands out from what good images show, wherever they show it: in the sum, each
+    source's largest value in a typical good image counts 1. A distance of vectors that join two scales is evidence of
+    both, and counts 2. No share is tuned (docs/notebook/accuracy.md compares others).
 
     Attributes:
-        map_share: in each pixel of the map, in [0, 1].
-        score_share: in the map's largest value, the image's score, in [0, 1].
+        energy_means: per scale, the mean energy of good images.
+        latents: what the latents' energy counts, see `field`.
+        distances: per scale, what a distance counts; empty for a detector of latents alone.
 
     Raises:
-        ValueError: a share outside [0, 1].
+        ValueError: a number that is not positive and finite.
     """
 
-    map_share: float = 0.5
-    score_share: float = 0.5
+    energy_means: tuple[float, ...]
+    latents: float
+    distances: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, share in asdict(self).items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is a share between 0 and 1, got {share}")
+        for number in (*self.energy_means, self.latents, *self.distances):
+            if not (math.isfinite(number) and number > 0):
+                raise ValueError(f"means and weights of evidence must be positive and finite, got {number}")
 
     @classmethod
-    def from_changes(
-        cls, before: Evidence, after: Evidence, areas: NDArray[np.bool_], latent_channels: Sequence[int]
-    ) -> Blend:
-        """Each counts by how much it rises where good images' features are changed (`memory.change_features`).
+    def from_good_images(cls, evidence: Sequence[Evidence]) -> EvidenceWeights:
+        """Learn from good images that were not trained on.
 
-        In the map by the mean rise inside the areas, that of the distance `DISTANCE_WEIGHT` times; in the score by the
-        mean rise of the image's largest value. A flow that has learnt from many images rises steeply, and from few
-        hardly.
+        All numbers are medians over the images, so that an odd one among few does not decide.
 
         Args:
-            before, after: of N images as they are and as changed.
-            areas: (N, H, W), the cells of the finest scale that were changed.
-            latent_channels: per scale.
+            evidence: of each image, or of batches of them.
 
         Raises:
-            ValueError: maps that are not finite or fit no others, or areas of another number of images, or empty.
+            ValueError: evidence that is nought, or is not finite.
         """
-        size = (areas.shape[1], areas.shape[2])
-        rises_inside, rises_of_largest = [], []
-        for good, changed in zip(
-            _two_energies(before, latent_channels, size), _two_energies(after, latent_channels, size), strict=True
-        ):
-            if not good.shape == changed.shape == areas.shape or not areas.any():
-                counts = f"{len(good)} good and {len(changed)} changed images"
-                raise ValueError(
-                    f"a blend needs areas that were changed in as many images, got {len(areas)} for {counts}"
-                )
-            rises_inside.append((changed - good)[areas].mean())
-            rises_of_largest.append((changed.max(axis=(1, 2)) - good.max(axis=(1, 2))).mean())
-        return cls(_share(rises_inside[0], DISTANCE_WEIGHT * rises_inside[1]), _share(*rises_of_largest))
+        scales = range(len(evidence[0].energies))
+        means = tuple(
+            _median([np.mean(e, axis=(1, 2)) for e in (image.energies[k] for image in evidence)]) for k in scales
+        )
+        alone = cls(means, 1.0)
+        latents = _median([alone.field(Evidence(image.energies)).max(axis=(1, 2)) for image in evidence])
+        levels = [
+            _median([image.distances[k].max(axis=(1, 2)) for image in evidence])
+            for k in range(len(evidence[0].distances))
+        ]
+        return cls(means, 1 / latents, tuple((k + 1) / level for k, level in enumerate(levels)))
+
+    def field(self, evidence: Evidence) -> NDArray[np.float32]:
+        """The sum of all evidence on the finest grid: (B, h, w) float32, not negative.
+
+        The latents' part is ``-2 ln mean over scales of exp(-e / (2 mean))``: with the means that standard normal
+        latents have, the energy that the paper's anomaly map stands for. Coarser maps are resized bilinearly
+        (align_corners=False).
+
+        Raises:
+            ValueError: maps of other shapes or number, of unequal batches, or not finite.
+        """
+        size = evidence.energies[0].shape[1:]
+        likely = 1 - anomaly_map_from_energies(evidence.energies, self.energy_means, size)
+        latents: NDArray[np.float32] = np.log(np.maximum(likely, np.float32(MAP_ROUNDING))) * np.float32(
+            -2 * self.latents
+        )
+        if len(evidence.distances) != len(self.distances):
+            raise ValueError(
+                f"{len(self.distances)} distances are weighed, and the evidence has {len(evidence.distances)}"
+            )
+        if not self.distances:
+            return latents
+        return latents + segmentation.weighted_sum(evidence.distances, self.distances, size)
+
+    def drawing(self, evidence: Evidence) -> NDArray[np.float32]:
+        """What outlines are drawn on, (B, h, w): the distances, which blur least; the latents where there are none.
+
+        Both distances count alike here: the one that joins two scales says more, and blurs more.
+        """
+        if not self.distances:
+            return self.field(evidence)
+        alike = [weight / (k + 1) for k, weight in enumerate(self.distances)]
+        return segmentation.weighted_sum(evidence.distances, alike, evidence.energies[0].shape[1:])
 
 
-def _two_energies(
-    evidence: Evidence, latent_channels: Sequence[int], size: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What latents and distances say, both as an energy a degree of freedom: (N, H, W) each."""
-    latent_map = anomaly_map_from_energies(evidence.energies, latent_channels, size)
-    latent = -2 * np.log(np.maximum(1 - latent_map, np.float32(MAP_ROUNDING)))
-    return latent, segmentation.resized_mean(evidence.distances, size)
+def _median(values: Sequence[NDArray[Any]]) -> float:
+    median = float(np.median(np.concatenate(values)))
+    if not 0 < median < math.inf:
+        raise ValueError(f"good images' evidence is nought, or is not finite: {median:g}")
+    return median
 
 
-def _share(latent_rise: float, distance_rise: float) -> float:
-    latent_rise, distance_rise = max(latent_rise, 1e-6), max(distance_rise, 1e-6)  # what falls counts nothing
-    return float(distance_rise / (latent_rise + distance_rise))
+@dataclass(frozen=True)
+class Blend:
+    """The anomaly map of all evidence: the field, squashed into [0, 1).
+
+    Attributes:
+        weights: how evidence adds up to a field.
+        reference: the field's value that becomes 0.5: the largest in a typical good image (median over images).
+
+    Raises:
+        ValueError: a reference that is not positive and finite.
+    """
+
+    weights: EvidenceWeights
+    reference: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.reference) and self.reference > 0):
+            raise ValueError(f"the map's reference must be positive and finite, got {self.reference}")
+
+    @classmethod
+    def from_good_images(cls, evidence: Sequence[Evidence]) -> Blend:
+        """Learn from good images that were not trained on; see `EvidenceWeights.from_good_images`."""
+        weights = EvidenceWeights.from_good_images(evidence)
+        maxima = [image.max() for batch in evidence for image in weights.field(batch)]
+        return cls(weights, float(np.median(maxima)))
+
+    def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int] = 256) -> NDArray[np.float32]:
+        """The map of B images: (B, height, width) float32 in [0, 1)."""
+        field = segmentation.weighted_sum([self.weights.field(evidence)], [1.0], size)
+        squashed: NDArray[np.float32] = squash(field, self.reference)
+        return squashed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; `from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Blend:
+        """Read what `to_dict` made.
+
+        Raises:
+            ValueError: unknown or missing entries, numbers that are not finite or out of range.
+        """
+        try:
+            return cls(weights_from_dict(content["weights"]), float(content["reference"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the blend is damaged: {error}") from None
+
+
+def weights_from_dict(content: Any) -> EvidenceWeights:
+    """Read what `asdict` made of weights.
+
+    Raises:
+        ValueError: unknown or missing entries, numbers that are not finite or out of range.
+    """
+    try:
+        entries = dict(content)
+        means, distances = (tuple(map(float, entries.pop(name))) for name in ("energy_means", "distances"))
+        return EvidenceWeights(means, float(entries.pop("latents")), distances, **entries)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the weights of evidence are damaged: {error}") from None
+
+
+def squash(field: Any, reference: float) -> Any:
+    """``field / (field + reference)``: order is kept, however large; arrays or tensors."""
+    return field / (field + reference)
 
 
 def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[int, int] = 256) -> np.ndarray:
@@ -132,53 +231,3 @@ def anomaly_map(latents: Sequence[np.ndarray | torch.Tensor], size: int | tuple[
     """
     energies = segmentation.energies(latents)
     return anomaly_map_from_energies(energies, [z.shape[1] for z in latents], size)
-
-
-def map_of_evidence(
-    evidence: Evidence, latent_channels: Sequence[int], size: int | tuple[int, int] = 256, blend: Blend | None = None
-) -> np.ndarray:
-    """The anomaly map of all evidence: the paper's where there are latents alone, else `blend_maps`.
-
-    Args:
-        evidence: of B images.
-        latent_channels: per scale.
-        size: side, or (height, width), of the map.
-        blend: None is half of each.
-
-    Returns:
-        (B, height, width) float32 in [0, 1].
-
-    Raises:
-        ValueError: maps of other shapes, of unequal batches, or not finite.
-    """
-    latent_map = anomaly_map_from_energies(evidence.energies, latent_channels, size)
-    if not evidence.distances:
-        return latent_map
-    distance = segmentation.resized_mean(evidence.distances, size)
-    if len(distance) != len(latent_map):
-        raise ValueError(f"energies are of {len(latent_map)} images and distances of {len(distance)}")
-    blended: np.ndarray = blend_maps(latent_map, distance, blend or Blend(), np)
-    return blended
-
-
-def blend_maps(latent_map: Any, distance: Any, blend: Blend, xp: Any) -> Any:
-    """The anomaly map of latents and distances; arrays or tensors, so that exported networks compute just this.
-
-    With p the map of the latents, q = 1 - exp(-d / 2) and the blend's shares w and s, the map is ``(1 - w) p + w q``,
-    scaled so that its largest value in the image is that of ``(1 - s) p + s q``: where the anomaly is, and how
-    anomalous the image is, are answered by shares of their own (docs/notebook/accuracy.md has the figures).
-
-    Args:
-        latent_map: (B, H, W) in [0, 1].
-        distance: (B, H, W), mean over scales of the resized distances.
-        blend: the shares.
-        xp: numpy or torch, whose arrays they are.
-
-    Returns:
-        (B, H, W) in [0, 1].
-    """
-    rise = -xp.expm1(distance * -0.5) - latent_map
-    largest = {"axis": (1, 2), "keepdims": True}
-    score = xp.amax(latent_map + blend.score_share * rise, **largest)
-    blended = latent_map + blend.map_share * rise
-    return blended * (score / xp.clip(xp.amax(blended, **largest), MAP_ROUNDING, None))

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import segmentation
-from .scoring import Evidence
-from .segmentation import Background, TailName, TestsName, joint_energy
+from .outline import Drawing, draw_regions
+from .scoring import Evidence, EvidenceWeights, weights_from_dict
+from .segmentation import AreaLaw, Background, TailName, TestsName
 
 __all__ = [
     "CalibratedThreshold",
@@ -25,13 +26,14 @@ __all__ = [
     "Threshold",
     "check_alpha",
     "conformal_shift",
-    "fit_background",
     "images_needed",
     "supported_alpha",
     "threshold_from_dict",
+    "variance_decay",
 ]
 
 ROUNDING_ROOM = 1e-3  # log10 NFA: float32 rounding moves it by less between batches
+BLOCK_SIDES = (1, 2, 4, 8)  # cells, of the squares whose means say how fast variance falls: defects are about as large
 
 Size = int | tuple[int, int]
 
@@ -95,57 +97,66 @@ class PaperThreshold:
 
 @dataclass(frozen=True)
 class CalibratedThreshold:
-    """A test whose idea of normal, and whose promise, come from good images that were not trained on.
+    """A test whose idea of normal, of area, and whose promise, come from good images that were not trained on.
 
-    The energies of all scales join on one grid (`segmentation.joint_energy`). For a region R of A cells at level t,
-    ``log NFA = A log10 P(scale * chi2_dof >= t) + log10 N(A) + shift``, see `segmentation.log_nfa_from_energies`. The
-    shift is the least that keeps the promise (`conformal_shift`).
+    All evidence adds up to one field on the finest grid (`scoring.EvidenceWeights`). For a component R of A cells of
+    an upper level set of the field, at level t,
+
+        log NFA(R) = A^g * log10 P(scale * chi2_dof >= t) + log10 N(A) + shift
+
+    N(A) counts the regions of that area that could be tested, see `segmentation.AreaLaw`. A^g is the *effective area*:
+    how many independent cells A neighbouring ones are worth. Where cells are independent, g is 1, the paper's test;
+    where all cells of a region know the same, 0, and the largest value of the field decides.
+    The shift is the least that keeps the promise (`conformal_shift`). docs/theory.md derives it.
 
     Attributes:
-        backgrounds: normal energies of each scale.
-        joint: normal joint energies.
+        weights: how evidence adds up to the field.
+        cell: the field of a single cell on normal parts.
+        exponent: g, in [0, 1], learnt from the decay of the variance of regional means (`variance_decay`).
+        drawing: what good images say of the map that outlines are drawn on.
         minima: the lowest log10 NFA of each calibration image, before the shift: what p-values and other alphas need.
         alpha: promised probability that a good image is flagged.
 
     Raises:
-        ValueError: minima that are empty or not finite, or an alpha outside (0, 1).
+        ValueError: minima that are empty or not finite, an alpha outside (0, 1), an exponent outside [0, 1].
     """
 
-    backgrounds: tuple[Background, ...]
-    joint: Background
+    weights: EvidenceWeights
+    cell: Background
+    exponent: float
+    drawing: Drawing
     minima: tuple[float, ...]
     alpha: float
 
     def __post_init__(self) -> None:
         conformal_shift(self.minima, self.alpha)  # checks both
+        if not 0 <= self.exponent <= 1:
+            raise ValueError(f"the exponent of the area lies between 0 and 1, got {self.exponent}")
 
     @classmethod
-    def from_good_images(
-        cls, evidence: Sequence[Evidence], sizes: Sequence[tuple[int, int]], alpha: float
-    ) -> CalibratedThreshold:
+    def from_good_images(cls, evidence: Sequence[Evidence], alpha: float) -> CalibratedThreshold:
         """Learn from good images that were not trained on.
 
         Args:
             evidence: of each of N images.
-            sizes: (height, width) of each, at which it is predicted: interpolation moves the lowest value of a map a
-                little.
             alpha: wished probability that a good image is flagged.
 
-        Each image's lowest log10 NFA is under the joint background of the others: a new image has no part in the
-        background that judges it either.
+        Each image's lowest log10 NFA is under the background of the others: a new image has no part in the background
+        that judges it either.
 
         Raises:
-            ValueError: no images; energies that do not vary, or are not finite.
+            ValueError: no images; evidence that does not vary, or is not finite.
         """
-        energies = [[image.energies[scale][0] for image in evidence] for scale in range(len(evidence[0].energies))]
-        backgrounds = [fit_background(e) for e in energies]
-        joint = [joint_energy(image.energies, backgrounds) for image in evidence]
-        moments = _moments(joint)
+        weights = EvidenceWeights.from_good_images(evidence)
+        fields = [weights.field(image) for image in evidence]
+        exponent = variance_decay(fields)
+        moments = np.array([(np.mean(f, dtype=np.float64), np.var(f, dtype=np.float64)) for f in fields])
         minima = []
-        for i, size in enumerate(sizes):
+        for i, field in enumerate(fields):
             others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
-            minima.append(float(_joint_log_nfa(joint[i], _background(others), size).min()))
-        return cls(tuple(backgrounds), _background(moments), tuple(minima), alpha)
+            minima.append(float(_log_nfa_of_cells(field, _background(others), exponent).min()))
+        drawing = Drawing.from_good_images([weights.drawing(image) for image in evidence])
+        return cls(weights, _background(moments), exponent, drawing, tuple(minima), alpha)
 
     @property
     def shift(self) -> float:
@@ -161,10 +172,22 @@ class CalibratedThreshold:
         return replace(self, minima=tuple(m for threshold in (self, *others) for m in threshold.minima))
 
     def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
-        """log10 NFA of B images after the shift: (B, height, width) float32; distances have no part."""
-        result = _joint_log_nfa(joint_energy(evidence.energies, self.backgrounds), self.joint, size)
-        result += np.float32(self.shift)
-        return result
+        """log10 NFA of B images after the shift: (B, height, width) float32.
+
+        Inside the outline of a region that was found (`outline.draw_regions`) it is the region's lowest; outside it is
+        not below 0.
+        """
+        cells = _log_nfa_of_cells(self.weights.field(evidence), self.cell, self.exponent) + np.float32(self.shift)
+        maps = segmentation.weighted_sum([cells], [1.0], size)
+        for log_nfa, own, drawn_on in zip(maps, cells, self.weights.drawing(evidence), strict=True):
+            found = own < 0
+            if found.any():
+                mask = draw_regions(drawn_on, found, self.drawing, (log_nfa.shape[0], log_nfa.shape[1]))
+                np.maximum(log_nfa, 0, out=log_nfa)
+                log_nfa[mask] = _lowest_of_regions(mask, own)
+            else:  # resizing flattens the lowest value, which p-values are made of
+                log_nfa += own.min() - log_nfa.min()
+        return maps
 
     def p_value(self, lowest_log_nfa: float) -> float:
         """The share of good images, the new one among them, at least as strange: (1 + #{minima <= it}) / (n + 1).
@@ -179,11 +202,59 @@ class CalibratedThreshold:
         """Ready for JSON."""
         return {
             "kind": "calibrated",
-            "backgrounds": [asdict(b) for b in self.backgrounds],
-            "joint": asdict(self.joint),
+            "weights": asdict(self.weights),
+            "cell": asdict(self.cell),
+            "exponent": self.exponent,
+            "drawing": asdict(self.drawing),
             "minima": list(self.minima),
             "alpha": self.alpha,
         }
+
+
+def variance_decay(fields: Sequence[NDArray[np.float32]]) -> float:
+    """The exponent g with which the variance of a field's mean over A cells falls, ``A^-g``, on good images.
+
+    By least squares through the log of var(one cell) / var(mean over a square), for squares of 2, 4 and 8 cells a side,
+    of all squares of all images together: a region of a new image is exposed to what images differ by as well as to
+    what varies within them. 1 for independent cells; the effective area A^g is the number of independent cells whose
+    mean would vary as much.
+
+    Args:
+        fields: of N images, (1, h, w) each.
+
+    Returns:
+        g, in [0, 1]; 0 where no field has 2 x 2 cells, or none varies.
+    """
+    sums = np.zeros((len(BLOCK_SIDES), 3))  # per side: squares, sum and sum of squares of their means
+    for field in fields:
+        for row, side in zip(sums, BLOCK_SIDES, strict=True):
+            means = _block_means(field[0], side)
+            row += means.size, means.sum(), np.square(means).sum()
+    counts, totals, squares = sums[sums[:, 0] > 0].T
+    variances = squares / counts - np.square(totals / counts)
+    if len(variances) < 2 or not variances.min() > 0:
+        return 0.0
+    log_areas = 2 * np.log(BLOCK_SIDES[1 : len(variances)])
+    log_ratios = np.log(variances[0] / variances[1:])
+    return float(np.clip(log_areas @ log_ratios / (log_areas @ log_areas), 0, 1))
+
+
+def _block_means(field: NDArray[np.float32], side: int) -> NDArray[np.float64]:
+    """Means over the squares of `side` cells that the part of a field is cut into that the largest squares cover."""
+    rows, columns = (n // BLOCK_SIDES[-1] * BLOCK_SIDES[-1] or n // side * side for n in field.shape)
+    blocks = field[:rows, :columns].astype(np.float64).reshape(rows // side, side, columns // side, side)
+    return np.asarray(blocks.mean(axis=(1, 3)).ravel())
+
+
+def _lowest_of_regions(mask: NDArray[np.bool_], cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """For each pixel of a mask, the lowest log NFA among the cells that its region covers."""
+    labels, count = segmentation.connected_components(mask)
+    rows, columns = (np.arange(n) * cell // n for n, cell in zip(mask.shape, cells.shape, strict=True))
+    lowest = np.full(count + 1, np.float32(np.inf))
+    np.minimum.at(lowest, labels[mask], cells[np.ix_(rows, columns)][mask])
+    found: NDArray[np.float32] = lowest[labels[mask]]
+    # An outline may leave the cells that decided: then the image's lowest counts.
+    return np.where(found < 0, found, cells.min())
 
 
 def threshold_from_dict(content: Any) -> PaperThreshold | CalibratedThreshold:
@@ -199,8 +270,9 @@ def threshold_from_dict(content: Any) -> PaperThreshold | CalibratedThreshold:
             return PaperThreshold(**entries)
         if kind == "calibrated":
             return CalibratedThreshold(
-                backgrounds=tuple(Background(**b) for b in entries.pop("backgrounds")),
-                joint=Background(**entries.pop("joint")),
+                weights=weights_from_dict(entries.pop("weights")),
+                cell=Background(**entries.pop("cell")),
+                drawing=Drawing(**entries.pop("drawing")),
                 minima=tuple(map(float, entries.pop("minima"))),
                 **entries,
             )
@@ -209,40 +281,23 @@ def threshold_from_dict(content: Any) -> PaperThreshold | CalibratedThreshold:
     raise ValueError(f"the threshold is damaged: unknown kind {kind!r}")
 
 
-def _joint_log_nfa(energy: NDArray[np.float32], joint: Background, size: Size) -> NDArray[np.float32]:
-    return segmentation.log_nfa_from_energies([energy], [1], size, tail="exact", n_tests="by-area", background=[joint])
-
-
-def fit_background(energies: Sequence[ArrayLike] | ArrayLike) -> Background:
-    """The scaled chi-square that fits the energies of typical normal images at one scale.
-
-    ``e ~ scale * chi2_dof`` by the two first moments, ``scale = var / (2 mean)`` and ``dof = 2 mean^2 / var``
-    (Satterthwaite 1946): heavier tails than standard normal latents have. The moments are medians over the images, so
-    that one odd image among few does not decide. Cells count as independent (`correlation_area` 1): what their
-    correlation does to the number of false alarms is left to the shift, which finds it out.
-
-    Args:
-        energies: (N, h, w), or N maps (h, w) of any sizes: of N normal images, ``sum over channels of z^2``.
-
-    Raises:
-        ValueError: the energies do not vary, so that nothing can be fitted, or are not finite.
-
-    >>> fit_background([[[1.0, 3.0]], [[1.0, 3.0]], [[50.0, 90.0]]])
-    Background(scale=0.25, dof=8.0, correlation_area=1.0)
-    """
-    return _background(_moments(energies))
-
-
-def _moments(energies: Any) -> NDArray[np.float64]:
-    """(N, 2): mean and variance of each image's energies."""
-    return np.array([(np.mean(e, dtype=np.float64), np.var(e, dtype=np.float64)) for e in energies])
+def _log_nfa_of_cells(field: NDArray[np.float32], cell: Background, exponent: float) -> NDArray[np.float32]:
+    """log10 NFA of each cell of a field, before the shift: (B, h, w) float32."""
+    cells = field[0].size
+    law = AreaLaw.power(cells, exponent)
+    return segmentation.log_nfa_of_field(field, cell, law, field.shape[1:])
 
 
 def _background(moments: NDArray[np.float64]) -> Background:
+    """The scaled chi-square that fits the field of typical normal images, by its two first moments.
+
+    ``scale = var / (2 mean)`` and ``dof = 2 mean^2 / var`` (Satterthwaite 1946), of the medians over the images' (N, 2)
+    means and variances, so that one odd image among few does not decide.
+    """
     mean, var = map(float, np.median(moments, axis=0))
     if not (0 < mean < math.inf and 0 < var < math.inf):
         raise ValueError(
-            f"the calibration images' energies do not vary or are not finite: mean {mean:g}, variance {var:g}"
+            f"the calibration images' evidence does not vary or are not finite: mean {mean:g}, variance {var:g}"
         )
     return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=1.0)
 

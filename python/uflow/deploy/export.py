@@ -25,7 +25,7 @@ from ..detector import Detector
 from ..fast.folded_flow import FoldedFlow
 from ..files import sha256
 from ..images import ImageLike, batches, list_sources, read_image, resize_image
-from ..scoring import Blend, blend_maps
+from ..scoring import MAP_ROUNDING, squash
 from . import exported
 
 __all__ = ["export"]
@@ -48,7 +48,7 @@ class _Network(nn.Module):
         self.memory = copy.deepcopy(network.memory)
         if self.memory is not None:
             self.memory.cpu()
-        self.blend = detector.predictor.blend or Blend()
+        self.blend = detector.predictor.blend
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -62,15 +62,24 @@ class _Network(nn.Module):
         features = self.backbone.extractor(x)
         energies = [z.square().sum(dim=1) for z in self.flow(self.backbone.normalised(features))]
 
-        def resized(maps: list[Tensor]) -> Tensor:
-            each = [F.interpolate(m[:, None], size, mode="bilinear", align_corners=False) for m in maps]
-            return torch.cat(each, dim=1).mean(dim=1)
-
-        likely = resized([torch.exp(e * (-0.5 / c)) for e, c in zip(energies, self.channels, strict=True)])
-        if self.memory is None:
+        weights = None if self.blend is None else self.blend.weights
+        means = self.channels if weights is None else weights.energy_means
+        grid = size if weights is None else energies[0].shape[1:]
+        each = [_resized_map(torch.exp(e * (-0.5 / mean)), grid) for e, mean in zip(energies, means, strict=True)]
+        likely = torch.stack(each).mean(dim=0)
+        if self.blend is None or weights is None:
             return (*energies, 1 - likely)
-        distances = self.memory(features)
-        return (*energies, *distances, blend_maps(1 - likely, resized(distances), self.blend, torch))
+        # As `scoring.EvidenceWeights.field` has it.
+        distances = [] if self.memory is None else self.memory(features)
+        parts = [-2 * weights.latents * torch.log(likely.clamp(min=MAP_ROUNDING))]
+        parts += [w * _resized_map(d, grid) for d, w in zip(distances, weights.distances, strict=True)]
+        field = _resized_map(torch.stack(parts).sum(dim=0), size)
+        return (*energies, *distances, squash(field, self.blend.reference))
+
+
+def _resized_map(values: Tensor, size: Sequence[int]) -> Tensor:
+    """A (B, h, w) map at another size, bilinearly."""
+    return F.interpolate(values[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -101,8 +110,8 @@ def export(
     """Write the detector's network and test to a folder, whole or not at all, that `exported.load` reads.
 
     The network takes `image`, uint8 (B, H, W, 3), B free, and gives `energy_0`, `energy_1`, ..., float32 (B, h, w)
-    finest first: the sum of the squared latents of each cell; and `anomaly_map`, float32 (B, H, W) in [0, 1]. All is
-    inside: scaling, normalisation, backbone, flow. docs/deploy.md says what else is in the folder.
+    finest first: the sum of the squared latents of each cell; and `anomaly_map`, float32 (B, H, W) in [0, 1). All is
+    inside: scaling, normalisation, backbone, flow. docs/guide/inspection-pc.md says what else is in the folder.
 
     Args:
         detector: fitted or loaded.
@@ -111,7 +120,7 @@ def export(
         dynamic_size: H and W are free too: images are resized in the network. Otherwise they are
             ``detector.network.image_size``, and the caller resizes, as `Predictor` does.
         int8: good images (a folder, a pattern or a list; some tens) to find value ranges with: the flow's convolutions
-            then compute in 8 bits, for ONNX and OpenVINO only. Not exact: docs/deploy.md says what it costs and gains.
+            then compute in 8 bits, for ONNX and OpenVINO only. Not exact: see docs/notebook/performance.md.
 
     Raises:
         ValueError: an unknown format, a folder that is no export, or images that cannot be used.
@@ -342,7 +351,8 @@ def _maps(run: exported.Run, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.
 def _quantise(path: Path, images: Sequence[NDArray[np.uint8]], part: str = "flow.") -> None:
     """Post-training static quantisation of an ONNX file: the convolutions of a part, weights by output channel.
 
-    The flow's: its subnets bear it well, as their outputs are scaled by 0.1. The backbone's do not (docs/deploy.md).
+    The flow's: its subnets bear it well, as their outputs are scaled by 0.1. The backbone's do not: see
+    docs/notebook/performance.md.
     """
     import onnx
     from onnxruntime import quantization

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import re
 import warnings
@@ -141,12 +142,14 @@ def load_checkpoint(
         weights.WeightsNotFound: the backbone's weights are nowhere to be found.
     """
     found = load_foreign(path, soft_clamp)
-    nets = found.nets if weights is None else []
-    backbone = (
-        _backbone(found.backbone, found.image_size, path, nets)
-        if nets
-        else create_backbone(found.backbone, found.image_size, None, weights)
-    )
+    files = [weights] if isinstance(weights, str | os.PathLike) else list(weights or [])
+    holder, nets = path, found.nets if weights is None else []
+    if len(files) == 1 and is_foreign(Path(files[0])):
+        holder, nets = Path(files[0]), load_nets(Path(files[0]), found.backbone)
+    if nets:
+        backbone = _backbone(found.backbone, found.image_size, holder, nets)
+    else:
+        backbone = create_backbone(found.backbone, found.image_size, None, weights)
     flow = UFlow(backbone.channels, backbone.sizes, found.steps, found.clamp, found.affine)
     for name, tensor in flow.state_dict().items():  # load_state_dict's own message has many lines
         if found.flow[name].shape != tensor.shape:
@@ -159,7 +162,7 @@ def load_checkpoint(
         found.origin,
         found.backbone,
         *backbone.image_size,
-        "in the file" if nets else backbone.weights_source,
+        "in the file" if nets and holder == path else backbone.weights_source,
         len(flow.sizes),
         flow.steps,
         flow.clamp,
@@ -171,17 +174,19 @@ def load_checkpoint(
 
 
 def load_on_checkpoint(path: Path, checkpoint: Path, device: str = "auto") -> Detector:
-    """A model file of ours on the backbone's weights that a checkpoint made elsewhere holds.
+    """A model file of ours on the backbone's weights in a file of torch: a checkpoint made elsewhere, or these alone.
 
     Raises:
-        ValueError: the checkpoint holds no such weights, or `detector.load`'s reasons.
+        ValueError: the file holds no such weights, or `detector.load`'s reasons.
     """
     tensors, config = load_model(path)
     saved = config["backbone"]
+    size = tuple(saved["image_size"])
     nets = load_nets(checkpoint, saved["name"])
-    if not nets:
-        raise ValueError(f"{checkpoint} does not hold the weights of {saved['name']}: give a file that does")
-    backbone = _backbone(saved["name"], tuple(saved["image_size"]), checkpoint, nets, saved["strides"])
+    if nets:
+        backbone = _backbone(saved["name"], size, checkpoint, nets, saved["strides"])
+    else:  # the backbone's own weights, written by torch
+        backbone = create_backbone(saved["name"], size, saved["strides"], checkpoint)
     return detector_from_file(path, tensors, config, backbone, device)
 
 

@@ -1,0 +1,124 @@
+"""Which pixels a found region is: the outline, drawn on the distances to good images. Needs no torch.
+
+Where a region is, the threshold has decided; the outline never changes that. Cells are coarse and blurred: a cell sees
+a neighbourhood, so that the map around an edge is a slope, as wide as the blur. docs/guide/mask.md shows it in
+pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import segmentation
+
+__all__ = ["Drawing", "draw_regions"]
+
+EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
+BLUR_CELLS = 2  # how far a cell sees: its own 3 x 3 mean, and half a cell of the next scale
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What good images say of the map that outlines are drawn on.
+
+    Attributes:
+        usual: its median.
+        quiet: its largest value in a typical good image: nothing below that is drawn.
+
+    Raises:
+        ValueError: levels that are not finite, or a quiet one below the usual.
+    """
+
+    usual: float
+    quiet: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.usual) and math.isfinite(self.quiet) and self.usual <= self.quiet):
+            raise ValueError(f"levels of a drawing must be finite and in order, got {self.usual} and {self.quiet}")
+
+    @classmethod
+    def from_good_images(cls, maps: Sequence[NDArray[np.float32]]) -> Drawing:
+        """Learn from maps of good images, (B, h, w) each."""
+        images = [image for values in maps for image in values]
+        usual = np.median(np.concatenate([image.ravel() for image in images]).astype(np.float64))
+        return cls(float(usual), float(np.median([image.max() for image in images])))
+
+
+def draw_regions(
+    values: NDArray[np.float32], found: NDArray[np.bool_], drawing: Drawing, size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """The pixels of the regions that were found.
+
+    A pixel belongs to a region if it is connected to its cells through pixels that are above the quiet level of good
+    images, and no halo of something stronger: above `EDGE_LEVEL` of the way from the usual level to the largest value
+    that the blur carries there. Holes are filled. A region of which nothing is left so is the halo of a stronger one, and
+    goes with it. Where nothing at all would be left, as where the distances see nothing, the cells are kept.
+
+    Args:
+        values: (h, w), the map to draw on.
+        found: (h, w), the cells of the regions.
+        drawing: what good images say of such maps.
+        size: (height, width) of the image.
+
+    Returns:
+        (height, width) bool.
+    """
+    cells = _nearest_cells(found, size)
+    if not found.any():
+        return cells
+    fine, around = (_resized(each, size) for each in (values, _largest_around(values, BLUR_CELLS)))
+    edge = drawing.usual + EDGE_LEVEL * (np.maximum(around, fine) - drawing.usual)
+    labels, count = segmentation.connected_components(found)
+    peaks = np.array([values[labels == label].max() for label in range(1, count + 1)])
+    # A region that is weaker than the quiet level was found by its latents, or its size: its own half height counts.
+    weak = peaks < drawing.quiet
+    own_level = drawing.usual + EDGE_LEVEL * (peaks - drawing.usual)
+    level = min(drawing.quiet, float(own_level[weak].min())) if weak.any() else drawing.quiet
+    kept = _touching((fine >= level) & (fine >= edge), cells)
+    return _fill_holes(kept if kept.any() else cells)
+
+
+def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    resized: NDArray[np.float32]
+    (resized,) = segmentation.weighted_sum([values[None]], [1.0], size)
+    return resized
+
+
+def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The cells at the image's size, without interpolation; each keeps the pixel at its centre, however small that is."""
+    rows, columns = (np.arange(n) * cells // n for n, cells in zip(size, found.shape, strict=True))
+    nearest: NDArray[np.bool_] = found[np.ix_(rows, columns)]
+    centres = ((2 * at + 1) * n // (2 * cells) for at, n, cells in zip(np.nonzero(found), size, found.shape, strict=True))
+    nearest[tuple(centres)] = True
+    return nearest
+
+
+def _largest_around(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """The largest value within a square of `radius` cells to each side."""
+    for axis in (0, 1):
+        padding = [(radius, radius) if each == axis else (0, 0) for each in (0, 1)]
+        padded = np.pad(values, padding, mode="edge")
+        values = np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1, axis=axis).max(axis=-1)
+    return values
+
+
+def _touching(mask: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The connected components of a mask that have a pixel among the seeds."""
+    labels, count = segmentation.connected_components(mask)
+    keep = np.zeros(count + 1, bool)
+    keep[np.unique(labels[seeds])] = True
+    keep[0] = False
+    return keep[labels]
+
+
+def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, count = segmentation.connected_components(~mask)
+    outside = np.zeros(count + 1, bool)
+    outside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = True
+    outside[0] = False
+    return ~outside[labels]
