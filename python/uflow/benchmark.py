@@ -21,7 +21,8 @@ from . import segmentation
 from .arrays import output_size
 from .images import ImageLike, batches, read_image
 from .predictor import Predictor, evidence_of_tiles
-from .threshold import CalibratedThreshold, PaperThreshold
+from .scoring import Evidence
+from .threshold import CalibratedThreshold, PaperThreshold, Threshold
 
 if TYPE_CHECKING:
     from .detector import Detector
@@ -60,7 +61,7 @@ def steps(
     size: int | tuple[int, int] = 256,
     batch: int = 16,
     threads: Sequence[int] = (1,),
-    threshold: PaperThreshold | CalibratedThreshold | None = None,
+    threshold: Threshold | None = None,
 ) -> list[Step]:
     """List what there is to time for a batch of standard normal latents.
 
@@ -69,7 +70,7 @@ def steps(
         size: of the log NFA maps: a side or (H, W).
         batch: images a call.
         threads: numbers of worker threads to compare.
-        threshold: a detector's; None is the paper's.
+        threshold: a detector's; None is the paper's. A calibrated one takes a thread a core, whatever `threads` says.
 
     Returns:
         "max-tree HxW" of every scale; and, per number of threads, "energy" (latents to energies), "segmentation"
@@ -82,10 +83,10 @@ def steps(
     ['max-tree 6x6', 'energy', 'segmentation', 'log_nfa']
     """
     _check(shapes, batch, threads)
-    size = output_size(size)
-    latents = _normal_latents(shapes, batch)
-    energies = segmentation.energies(latents)
-    dof = [shape[0] for shape in shapes]
+    size, threshold = output_size(size), threshold or PaperThreshold()
+    latents, dof = _normal_latents(shapes, batch), [shape[0] for shape in shapes]
+    distances = _normal_distances(threshold, shapes, batch)
+    evidence = Evidence(segmentation.energies(latents), distances)
 
     def tree(image: Any) -> Callable[[], object]:
         return lambda: segmentation.max_tree(image)
@@ -94,16 +95,16 @@ def steps(
         return lambda: segmentation.energies(latents, count)
 
     def from_energies(count: int) -> Callable[[], object]:
-        return lambda: _log_nfa(energies, dof, size, threshold or PaperThreshold(), count)
+        return lambda: _log_nfa(threshold, evidence, dof, size, count)
 
     def whole(count: int) -> Callable[[], object]:
-        found = threshold or PaperThreshold()
-        return lambda: _log_nfa(segmentation.energies(latents, count), dof, size, found, count)
+        return lambda: _log_nfa(threshold, Evidence(segmentation.energies(latents, count), distances), dof, size, count)
 
-    found = [Step(f"max-tree {_times(e.shape[1:])}", 1, 1, tree(e[0]), e[0].size) for e in energies]
+    found = [Step(f"max-tree {_times(e.shape[1:])}", 1, 1, tree(e[0]), e[0].size) for e in evidence.energies]
     found += [Step("energy", count, batch, energy(count)) for count in threads]
-    found += [Step("segmentation", count, batch, from_energies(count)) for count in threads]
-    found += [Step("log_nfa", count, batch, whole(count)) for count in threads]
+    counts = threads if isinstance(threshold, PaperThreshold) else [cores()]
+    found += [Step("segmentation", count, batch, from_energies(count)) for count in counts]
+    found += [Step("log_nfa", count, batch, whole(count)) for count in counts]
     return found
 
 
@@ -130,21 +131,19 @@ def _normal_latents(shapes: Sequence[tuple[int, int, int]], batch: int) -> list[
         ) from None
 
 
-def _log_nfa(
-    energies: list[NDArray[np.float32]],
-    dof: Sequence[int],
-    size: tuple[int, int],
-    threshold: PaperThreshold | CalibratedThreshold,
-    threads: int,
-) -> NDArray[np.float32]:
-    """What `threshold.log_nfa` gives, before its shift, on so many threads."""
-    if isinstance(threshold, PaperThreshold):
-        tests = threshold.tail, threshold.n_tests
-        return segmentation.log_nfa_from_energies(energies, dof, size, *tests, threads=threads)
-    joint = segmentation.joint_energy(energies, threshold.backgrounds, threads)
-    return segmentation.log_nfa_from_energies(
-        [joint], [1], size, "exact", "by-area", threads=threads, background=[threshold.joint]
-    )
+def _normal_distances(threshold: Threshold, shapes: Sequence[tuple[int, int, int]], batch: int) -> list[Any]:
+    """As many distances to good images as a threshold asks for."""
+    count = len(threshold.weights.distances) if isinstance(threshold, CalibratedThreshold) else 0
+    rng = np.random.default_rng(1)
+    return [np.square(rng.standard_normal((batch, height, width), np.float32)) for _, height, width in shapes[:count]]
+
+
+def _log_nfa(threshold: Threshold, evidence: Evidence, dof: Sequence[int], size: tuple[int, int], threads: int) -> Any:
+    """What the threshold gives; the paper's on so many threads."""
+    if not isinstance(threshold, PaperThreshold):
+        return threshold.log_nfa(evidence, dof, size)
+    tests = threshold.tail, threshold.n_tests
+    return segmentation.log_nfa_from_energies(evidence.energies, dof, size, *tests, threads=threads)
 
 
 def measure(step: Step, repeats: int = 100) -> Measurement:
@@ -186,9 +185,9 @@ def end_to_end(
         raise ValueError("at least one image is needed")
     if min(batch, repeats) < 1:
         raise ValueError(f"the batch and the number of repeats must be at least 1, got {batch} and {repeats}")
-    predictor = getattr(predictor, "predictor", predictor)  # a Detector has one
+    own = predictor if isinstance(predictor, Predictor) else predictor.predictor
     source = itertools.cycle(images)
-    runs = [_phases(predictor, next(source), batch) for _ in range(repeats + 1)][1:]
+    runs = [_phases(own, next(source), batch) for _ in range(repeats + 1)][1:]
     for phase in runs[0]:
         yield _measurement(phase, None, np.array([run[phase] for run in runs]))
     yield _measurement("one image", None, np.array([sum(run.values()) for run in runs]))

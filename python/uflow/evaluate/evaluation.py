@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images import image_size, resize_mask
+from ..images import ImageLike, image_size, resize_mask
+from ..predictor import Predictor
+from ..progress import track
+from ..scoring import Evidence
 from . import metrics
-from .datasets import Sample
+from .samples import Dataset, Sample
 
-__all__ = ["PROTOCOLS", "Evaluation", "Judged", "evaluate"]
+if TYPE_CHECKING:  # an exported model needs neither
+    from rich.progress import Progress
+
+    from ..detector import Detector
+
+__all__ = ["PROTOCOLS", "Evaluation", "ImageOutput", "check_protocol", "evaluate", "evaluate_predictor"]
 
 PROTOCOLS = ("paper", "native")
 
 
 @dataclass(frozen=True)
-class Judged:
+class ImageOutput:
     """What a method says of one test image.
 
     Attributes:
@@ -51,6 +58,9 @@ class Evaluation:
             detected in, at the image's own size; empty for a method without a threshold.
         miou_fair: mIoU of ``anomaly_map >= fair_threshold``, the lowest threshold that leaves at most one false pixel
             an image on the normal training images: the paper's choice for methods that have none.
+        iou_defective: mean IoU of the automatic mask over the images with defective pixels alone. A mask that is empty
+            everywhere counts 1 for each good image in `miou`, and 0 here.
+        pixel_f1: F1 of the automatic mask over all pixels of the test set.
         protocol: "paper" or "native", see `evaluate`.
         images: per test image, in their order: path, defect, score, log_nfa (the lowest), flagged, iou (of the
             automatic mask).
@@ -65,11 +75,23 @@ class Evaluation:
     best_log_nfa: float | None
     flagged: dict[str, dict[str, float]]
     miou_fair: float | None = None
+    iou_defective: float | None = None
+    pixel_f1: float | None = None
     protocol: str = "paper"
     fair_threshold: float | None = None
     images: list[dict[str, Any]] = field(default_factory=list)
     roc: list[tuple[float, float]] = field(default_factory=list)
     pro: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def good_flagged(self) -> float | None:
+        """Share of the good images that a region is detected in; None where nothing says so."""
+        return _share([counts for kind, counts in self.flagged.items() if kind == "good"])
+
+    @property
+    def defective_flagged(self) -> float | None:
+        """Share of the defective images that a region is detected in; None where nothing says so."""
+        return _share([counts for kind, counts in self.flagged.items() if kind != "good"])
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -79,7 +101,7 @@ class Evaluation:
 
 def evaluate(
     samples: Sequence[Sample],
-    judged: Iterable[Judged],
+    outputs: Iterable[ImageOutput],
     protocol: str = "paper",
     size: int = 256,
     normal_maps: Iterable[np.ndarray] | None = None,
@@ -91,94 +113,187 @@ def evaluate(
 
     Args:
         samples: the test images.
-        judged: what the method says of each of them, in the same order.
+        outputs: what the method says of each of them, in the same order.
         protocol: "paper": maps of `size` x `size`, the truth resized to it bilinearly, then above one half; AUPRO to a
             false-positive rate of 0.3. "native": maps and truth at each image's own size.
         size: side of the maps for "paper".
         normal_maps: anomaly maps of the normal training images at the protocol's size, for the fair threshold; read
-            before `judged`.
+            before `outputs`.
 
     Raises:
-        ValueError: another protocol, a map of another size, NaN, or not as many judged as samples.
+        ValueError: another protocol, a map of another size, NaN, or not as many outputs as samples.
         What `Sample.truth` raises.
     """
+    check_protocol(protocol)
+    fixed_size = (size, size) if protocol == "paper" else None
+    fair_threshold = None if normal_maps is None else _fair_threshold(normal_maps, fixed_size)
+    comparison = _Comparison(protocol, fixed_size, fair_threshold)
+    for sample, output in _pairs(samples, outputs):
+        comparison.add(sample, output)
+    return comparison.evaluation()
+
+
+def check_protocol(protocol: str) -> None:
+    """Raise ValueError for a protocol that there is not."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
-    fixed = (size, size) if protocol == "paper" else None
-    fair_threshold = None if normal_maps is None else _fair_threshold(normal_maps, fixed)
-    pixels, best = metrics.PixelMetrics(), metrics.BestIoU()
-    ious: list[float] = []
-    fair_ious: list[float] = []
-    images: list[dict[str, Any]] = []
-    for sample, one in zip_longest(samples, judged):
-        if sample is None or one is None:
-            raise ValueError(f"{len(samples)} samples and {'more' if sample is None else len(images)} judged")
-        own = image_size(sample.path)
-        wanted = fixed or own
-        _check(sample, one, protocol, wanted)
-        if images and (one.log_nfa is None) != (images[0]["log_nfa"] is None):
-            raise ValueError(f"there is log_nfa of some images, not of all: {sample.path} differs from those before")
-        truth = sample.truth(own)
-        iou = None
-        if truth is not None:
-            if fixed:
-                truth = resize_mask(truth, fixed)
-            pixels.update(one.anomaly_map, truth)
-            if one.log_nfa is None:
-                best.update(one.anomaly_map, truth)
-            else:
-                best.update(-one.log_nfa, truth)
-                iou = metrics.iou(one.log_nfa < 0, truth)
-                ious.append(iou)
-            if fair_threshold is not None:
-                fair_ious.append(metrics.iou(one.anomaly_map >= fair_threshold, truth))
-        images.append(
+
+
+def evaluate_predictor(
+    predictor: Predictor | Detector,
+    dataset: Dataset,
+    *,
+    protocol: str = "paper",
+    size: int = 256,
+    fair: bool = False,
+    batch_size: int = 16,
+    progress: bool | Progress = False,
+) -> Evaluation:
+    """Measure a detector, or an exported one, on a test set with truth.
+
+    Args:
+        predictor: what `uflow.load` or `Detector.fit` gave.
+        dataset: one category, as `datasets.find_categories` found it.
+        protocol, size: see `evaluate`.
+        fair: also run over the training images, for mIoU at the "fair" threshold of the anomaly map.
+        batch_size: images that pass through the network together.
+        progress: show a progress bar; a `rich.progress.Progress` shows it among its own.
+
+    Raises:
+        ValueError, FileNotFoundError: an image or a mask cannot be used.
+    """
+    inner = predictor if isinstance(predictor, Predictor) else predictor.predictor
+    compared = _ComparedSize(inner, size if protocol == "paper" else None)
+    outputs = inner.run([sample.path for sample in dataset.test], compared.output, batch_size)
+    outputs_shown = track(outputs, "Evaluating", len(dataset.test), progress)
+    if not fair:
+        return evaluate(dataset.test, outputs_shown, protocol, size)
+    normal_maps = inner.run(dataset.train, compared.anomaly_map, batch_size)
+    normal_maps_shown = track(normal_maps, "Normal images", len(dataset.train), progress)
+    return evaluate(dataset.test, outputs_shown, protocol, size, normal_maps_shown)
+
+
+@dataclass(frozen=True)
+class _ComparedSize:
+    """What a predictor says at the size at which it is compared: a side, or None for each image's own."""
+
+    predictor: Predictor
+    side: int | None
+
+    def anomaly_map(self, _: ImageLike, image: NDArray[np.uint8], evidence: Evidence) -> NDArray[np.float32]:
+        return self.predictor.anomaly_map(evidence, self._size(image))
+
+    def output(self, source: ImageLike, image: NDArray[np.uint8], evidence: Evidence) -> ImageOutput:
+        anomaly_map = self.anomaly_map(source, image, evidence)
+        own_size = image.shape[0], image.shape[1]
+        own = log_nfa = self.predictor.log_nfa(evidence, own_size)
+        if self._size(image) != own_size:
+            log_nfa = self.predictor.log_nfa(evidence, self._size(image))
+        return ImageOutput(anomaly_map, float(anomaly_map.max()), log_nfa, bool(own.min() < 0))
+
+    def _size(self, image: NDArray[np.uint8]) -> tuple[int, int]:
+        return (image.shape[0], image.shape[1]) if self.side is None else (self.side, self.side)
+
+
+class _Comparison:
+    """The sums over a test set, and the figures they give."""
+
+    def __init__(self, protocol: str, fixed_size: tuple[int, int] | None, fair_threshold: float | None) -> None:
+        self.protocol, self.fixed_size, self.fair_threshold = protocol, fixed_size, fair_threshold
+        self.pixels, self.best = metrics.PixelMetrics(), metrics.BestIoU()
+        self.masks, self.fair_masks = metrics.MaskMetrics(), metrics.MaskMetrics()
+        self.images: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample, output: ImageOutput) -> None:
+        """Compare one image with its truth."""
+        own_size = image_size(sample.path)
+        self._check(sample, output, self.fixed_size or own_size)
+        truth = sample.truth(own_size)
+        if truth is not None and self.fixed_size:
+            truth = resize_mask(truth, self.fixed_size)
+        self.images.append(
             {
                 "path": str(sample.path),
                 "defect": sample.defect,
-                "score": float(one.score),
-                "log_nfa": None if one.log_nfa is None else float(one.log_nfa.min()),
-                "flagged": one.flagged,
-                "iou": iou,
+                "score": float(output.score),
+                "log_nfa": None if output.log_nfa is None else float(output.log_nfa.min()),
+                "flagged": output.flagged,
+                "iou": None if truth is None else self._add_truth(output, truth),
             }
         )
-    both = bool(pixels.normal and pixels.defective)
-    miou_best, best_threshold = best.best() if best.images else (None, None)
-    labels = np.array([sample.is_anomalous for sample in samples])
-    return Evaluation(
-        pixel_auroc=pixels.auroc() if both else None,
-        aupro=pixels.aupro() if both else None,
-        image_auroc=metrics.auroc([i["score"] for i in images], labels) if len(set(labels.tolist())) == 2 else None,
-        miou=float(np.mean(ious)) if ious else None,
-        miou_best=miou_best,
-        best_log_nfa=-best_threshold if ious and best_threshold is not None else None,
-        flagged=_flagged(images),
-        miou_fair=float(np.mean(fair_ious)) if fair_ious else None,
-        protocol=protocol,
-        fair_threshold=fair_threshold,
-        images=images,
-        roc=pixels.roc() if both else [],
-        pro=pixels.pro() if both else [],
-    )
+
+    def _add_truth(self, output: ImageOutput, truth: NDArray[np.bool_]) -> float | None:
+        """Compare the pixels; the IoU of the automatic mask, if there is one."""
+        self.pixels.update(output.anomaly_map, truth)
+        if self.fair_threshold is not None:
+            self.fair_masks.update(output.anomaly_map >= self.fair_threshold, truth)
+        if output.log_nfa is None:
+            self.best.update(output.anomaly_map, truth)
+            return None
+        self.best.update(-output.log_nfa, truth)
+        return self.masks.update(output.log_nfa < 0, truth)
+
+    def _check(self, sample: Sample, output: ImageOutput, size: tuple[int, int]) -> None:
+        """Here, where the image's name is known."""
+        for name, values in (("anomaly map", output.anomaly_map), ("log_nfa", output.log_nfa)):
+            if values is not None and values.shape != size:
+                raise ValueError(
+                    f"the {name} of {sample.path} is {values.shape}: protocol {self.protocol!r} wants {size}"
+                )
+            if values is not None and np.isnan(values.max()):
+                raise ValueError(f"the {name} of {sample.path} holds NaN")
+        if np.isnan(output.score):
+            raise ValueError(f"the score of {sample.path} is NaN")
+        if self.images and (output.log_nfa is None) != (self.images[0]["log_nfa"] is None):
+            raise ValueError(f"there is log_nfa of some images, not of all: {sample.path} differs from those before")
+
+    def evaluation(self) -> Evaluation:
+        """The figures of all images so far."""
+        has_curves = bool(self.pixels.normal and self.pixels.defective)
+        miou_best, best_threshold = self.best.best() if self.best.images else (None, None)
+        return Evaluation(
+            pixel_auroc=self.pixels.auroc() if has_curves else None,
+            aupro=self.pixels.aupro() if has_curves else None,
+            image_auroc=self._image_auroc(),
+            miou=self.masks.miou(),
+            miou_best=miou_best,
+            best_log_nfa=-best_threshold if self.masks.ious and best_threshold is not None else None,
+            flagged=_flagged(self.images),
+            miou_fair=self.fair_masks.miou(),
+            iou_defective=self.masks.iou_defective(),
+            pixel_f1=self.masks.pixel_f1(),
+            protocol=self.protocol,
+            fair_threshold=self.fair_threshold,
+            images=self.images,
+            roc=self.pixels.roc() if has_curves else [],
+            pro=self.pixels.pro() if has_curves else [],
+        )
+
+    def _image_auroc(self) -> float | None:
+        labels = [image["defect"] != "good" for image in self.images]
+        scores = [image["score"] for image in self.images]
+        return metrics.auroc(scores, labels) if len(set(labels)) == 2 else None
 
 
-def _check(sample: Sample, one: Judged, protocol: str, wanted: tuple[int, int]) -> None:
-    """Here, where the image's name is known."""
-    for name, values in (("anomaly map", one.anomaly_map), ("log_nfa", one.log_nfa)):
-        if values is not None and values.shape != wanted:
-            raise ValueError(f"the {name} of {sample.path} is {values.shape}: protocol {protocol!r} wants {wanted}")
-        if values is not None and np.isnan(values.max()):
-            raise ValueError(f"the {name} of {sample.path} holds NaN")
-    if np.isnan(one.score):
-        raise ValueError(f"the score of {sample.path} is NaN")
+def _pairs(samples: Sequence[Sample], outputs: Iterable[ImageOutput]) -> Iterator[tuple[Sample, ImageOutput]]:
+    """Each sample with its output, which nothing holds on to; ValueError where there are not as many."""
+    iterator = iter(outputs)
+    for count, sample in enumerate(samples):
+        output = next(iterator, None)
+        if output is None:
+            raise ValueError(f"{len(samples)} samples and {count} outputs")
+        yield sample, output
+        del output
+    if next(iterator, None) is not None:
+        raise ValueError(f"{len(samples)} samples and more outputs")
 
 
-def _fair_threshold(normal_maps: Iterable[NDArray[Any]], shape: tuple[int, int] | None) -> float | None:
-    """The lowest threshold that leaves a false pixel an image on average; shape: what all maps must have, if any."""
+def _fair_threshold(normal_maps: Iterable[NDArray[Any]], size: tuple[int, int] | None) -> float | None:
+    """The lowest threshold that leaves a false pixel an image on average; size: what all maps must have, if any."""
     pixels, count = metrics.PixelMetrics(), 0
     for normal_map in normal_maps:
-        if shape and normal_map.shape != shape:
-            raise ValueError(f"normal map {count} is {normal_map.shape}: protocol 'paper' wants {shape}")
+        if size and normal_map.shape != size:
+            raise ValueError(f"normal map {count} is {normal_map.shape}: protocol 'paper' wants {size}")
         pixels.update(normal_map, np.zeros(normal_map.shape, bool))
         count += 1
     return pixels.threshold(count) if count else None
@@ -192,3 +307,8 @@ def _flagged(images: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
             kinds.setdefault(image["defect"], []).append(image["flagged"])
     ordered = sorted(kinds.items(), key=lambda item: (item[0] != "good", item[0]))
     return {kind: {"images": len(flags), "share": float(np.mean(flags))} for kind, flags in ordered}
+
+
+def _share(counts: Sequence[dict[str, float]]) -> float | None:
+    images = sum(kind["images"] for kind in counts)
+    return sum(kind["images"] * kind["share"] for kind in counts) / images if images else None

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,9 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import atomic_write
-from ..predictor import Prediction, Predictor
-from .datasets import Dataset
+from ..prediction import Prediction
+from ..predictor import Predictor
 from .evaluation import Evaluation
+from .samples import Dataset
+
+if TYPE_CHECKING:  # an exported model needs no torch
+    from ..detector import Detector
 
 __all__ = ["Example", "write_category", "write_curves", "write_examples"]
 
@@ -44,13 +48,17 @@ TITLE = 0.36  # above each row
 HEADER = 1.1
 MAX_FPR = 0.3  # that AUPRO goes to
 
-MAP = (Normalize(0, 1), "inferno")
-LOG_NFA = (SymLogNorm(1, linscale=0.5, vmin=-1000, vmax=1000, base=10), "RdBu")
+# How values are coloured: the scale, and the name of the colours.
+MAP: tuple[Normalize, str] = (Normalize(0, 1), "inferno")
+LOG_NFA: tuple[Normalize, str] = (SymLogNorm(1, linscale=0.5, vmin=-1000, vmax=1000, base=10), "RdBu")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row of a picture: one image, its maps, mask and truth, shrunk to what a panel shows; see `Example.of`."""
+    """A row of a picture: one image, its maps, mask and truth, shrunk to what a panel shows.
+
+    See `Example.from_prediction`.
+    """
 
     title: str
     size: tuple[int, int]  # (H, W) of the whole image
@@ -61,7 +69,7 @@ class Example:
     truth: NDArray[np.bool_] | None
 
     @classmethod
-    def of(cls, title: str, prediction: Prediction, truth: NDArray[np.bool_] | None) -> Example:
+    def from_prediction(cls, title: str, prediction: Prediction, truth: NDArray[np.bool_] | None) -> Example:
         """Shrink a prediction and its truth, (H, W) bool or None where it is not known.
 
         A pixel of the small maps has the worst value of those it stands for: the smallest mask still shows.
@@ -89,7 +97,9 @@ def _shrink(worst: np.ufunc, values: NDArray[Any], step: int) -> NDArray[Any]:
 # Which images to show ---------------------------------------------------------------------------------------------
 
 
-def write_category(predictor: Predictor, dataset: Dataset, evaluation: Evaluation, folder: Path) -> list[Path]:
+def write_category(
+    predictor: Predictor | Detector, dataset: Dataset, evaluation: Evaluation, folder: Path
+) -> list[Path]:
     """Write `examples.png`, `misses.png`, `false_alarms.png` and `curves.png` into `folder`, and return their paths.
 
     A picture that has nothing to show (misses without a defective image, false alarms without a good one) is left
@@ -114,7 +124,7 @@ def write_category(predictor: Predictor, dataset: Dataset, evaluation: Evaluatio
     predictions = predictor.stream([samples[i].path for i in shown], batch_size=1)
     for i, prediction in zip(shown, predictions, strict=True):
         truth = samples[i].truth((prediction.mask.shape[0], prediction.mask.shape[1]))
-        examples[i] = Example.of(_title(images[i], truth), prediction, truth)
+        examples[i] = Example.from_prediction(_title(images[i], truth), prediction, truth)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, (indices, heading, below) in pictures.items():
@@ -167,16 +177,17 @@ def _false_alarms(images: Sequence[dict[str, Any]]) -> Choice:
 def _by_kind(images: Sequence[dict[str, Any]]) -> tuple[list[int], list[int]]:
     """The good and the defective images, each from the worst on."""
 
-    def badness(i: int) -> tuple[float, float]:
-        image = images[i]
-        if image["defect"] == "good":
-            return 0.0, image["log_nfa"]
-        iou = 1.0 if image["iou"] is None else image["iou"]
-        return (iou if image["flagged"] else 0.0), -image["log_nfa"]
-
-    ranked = sorted(range(len(images)), key=badness)
+    ranked = sorted(range(len(images)), key=lambda i: _badness(images[i]))
     good = [i for i in ranked if images[i]["defect"] == "good"]
     return good, [i for i in ranked if images[i]["defect"] != "good"]
+
+
+def _badness(image: dict[str, Any]) -> tuple[float, float]:
+    """A key that puts the worst image first: of good ones and of defective ones, which are not compared."""
+    if image["defect"] == "good":
+        return 0.0, image["log_nfa"]
+    iou = 1.0 if image["iou"] is None else image["iou"]
+    return (iou if image["flagged"] else 0.0), -image["log_nfa"]
 
 
 def _title(image: dict[str, Any], truth: NDArray[np.bool_] | None) -> str:
@@ -202,24 +213,12 @@ def write_examples(examples: Sequence[Example], path: Path, heading: str, below:
     sheet = figure.add_axes((0, 0, 1, 1))  # in inches from the upper left corner
     sheet.set_axis_off()
     lefts = [MARGIN + column * (PANEL + GAP) for column in range(4)]
-
-    def write(text: str, left: float, top: float, size: float, **options: Any) -> None:
-        sheet.text(left, top, text, fontsize=size, va="top", parse_math=False, **options)
-
-    write(heading, MARGIN, 0.12, 12, weight="bold")
-    write(below, MARGIN, 0.36, 9)
-    captions = ("image, truth outlined", "anomaly map", "log10 NFA", "mask: log10 NFA < 0")
-    for left, text in zip(lefts, captions, strict=True):
-        write(text, left + PANEL / 2, 0.68, 9, ha="center")
-    for left, (norm, cmap), ticks in ((lefts[1], MAP, [0, 0.5, 1]), (lefts[2], LOG_NFA, [-1000, -10, 0, 10, 1000])):
-        bar = figure.add_axes(((left + 0.1 * PANEL) / WIDTH, 1 - 0.95 / height, 0.8 * PANEL / WIDTH, 0.08 / height))
-        figure.colorbar(ScalarMappable(norm, cmap), cax=bar, orientation="horizontal")
-        bar.set_xticks(ticks, [f"≤ {tick}" if tick == -1000 else f"{tick:g}" for tick in ticks], fontsize=7)
-        bar.minorticks_off()
-        bar.tick_params(length=2, pad=1)
+    _draw_header(sheet, heading, below, lefts)
+    _draw_scale(figure, lefts[1], MAP, [0, 0.5, 1])
+    _draw_scale(figure, lefts[2], LOG_NFA, [-1000, -10, 0, 10, 1000])
     top = HEADER
     for example, slot in zip(examples, slots, strict=True):
-        write(example.title, MARGIN, top + TITLE - 0.17, 8)
+        _write(sheet, example.title, (MARGIN, top + TITLE - 0.17), 8)
         top += TITLE
         _draw_row(sheet, example, lefts, top, slot)
         top += slot
@@ -227,19 +226,44 @@ def write_examples(examples: Sequence[Example], path: Path, heading: str, below:
     _save(figure, path)
 
 
+def _write(sheet: Axes, text: str, place: tuple[float, float], size: float, **options: Any) -> None:
+    sheet.text(*place, text, fontsize=size, va="top", parse_math=False, **options)
+
+
+def _draw_header(sheet: Axes, heading: str, below: str, lefts: Sequence[float]) -> None:
+    """Heading, the line below it, and a caption above each column."""
+    _write(sheet, heading, (MARGIN, 0.12), 12, weight="bold")
+    _write(sheet, below, (MARGIN, 0.36), 9)
+    captions = ("image, truth outlined", "anomaly map", "log10 NFA", "mask: log10 NFA < 0")
+    for left, caption in zip(lefts, captions, strict=True):
+        _write(sheet, caption, (left + PANEL / 2, 0.68), 9, ha="center")
+
+
+def _draw_scale(figure: Figure, left: float, colours: tuple[Normalize, str], ticks: Sequence[float]) -> None:
+    """The bar that says which colour is which value."""
+    height = figure.get_figheight()
+    bar = figure.add_axes(((left + 0.1 * PANEL) / WIDTH, 1 - 0.95 / height, 0.8 * PANEL / WIDTH, 0.08 / height))
+    figure.colorbar(ScalarMappable(*colours), cax=bar, orientation="horizontal")
+    bar.set_xticks(ticks, [f"≤ {tick}" if tick == -1000 else f"{tick:g}" for tick in ticks], fontsize=7)
+    bar.minorticks_off()
+    bar.tick_params(length=2, pad=1)
+
+
 def _draw_row(sheet: Axes, example: Example, lefts: Sequence[float], top: float, slot: float) -> None:
     scale = min(PANEL / example.size[1], slot / example.size[0])
     height, width = example.size[0] * scale, example.size[1] * scale
     lefts = [left + (PANEL - width) / 2 for left in lefts]
 
-    def show(left: float, values: NDArray[Any], interpolation: str = "nearest", **options: Any) -> None:
-        sheet.imshow(values, extent=(left, left + width, top + height, top), interpolation=interpolation, **options)
+    panels: list[tuple[NDArray[Any], dict[str, Any]]] = [
+        (example.image, {"interpolation": "antialiased"}),
+        (example.anomaly_map, {"norm": MAP[0], "cmap": MAP[1]}),
+        (example.log_nfa, {"norm": LOG_NFA[0], "cmap": LOG_NFA[1]}),
+        (example.mask, {"cmap": "gray", "vmin": -0.15, "vmax": 1}),
+    ]
+    for left, (values, options) in zip(lefts, panels, strict=True):
+        place = (left, left + width, top + height, top)
+        sheet.imshow(values, extent=place, **{"interpolation": "nearest", **options})
         sheet.add_patch(Rectangle((left, top), width, height, fill=False, linewidth=0.5, color="0.5"))
-
-    show(lefts[0], example.image, "antialiased")
-    show(lefts[1], example.anomaly_map, norm=MAP[0], cmap=MAP[1])
-    show(lefts[2], example.log_nfa, norm=LOG_NFA[0], cmap=LOG_NFA[1])
-    show(lefts[3], example.mask, cmap="gray", vmin=-0.15, vmax=1)
     if example.truth is not None and example.truth.any():
         padded = np.pad(example.truth.astype(np.float32), 1)  # a line along the border of the picture too
         rows, columns = example.truth.shape

@@ -1,16 +1,8 @@
-"""U-Flow beside other methods: the same split, input size, frozen features and figures, each in a process of its own.
-
-A method is a function of the good images' files, the settings and a seed; it learns, and returns the (height, width) of
-the images it takes and what scores them. There are those named here, and any other as ``module:function``. The methods
-of anomalib come with its own training steps and optimizers, on our frozen backbone.
-"""
+"""U-Flow beside other methods: same split, input size, frozen features and figures, each in a process of its own."""
 
 from __future__ import annotations
 
-import csv
-import importlib
 import importlib.util
-import io
 import json
 import math
 import pickle
@@ -21,72 +13,40 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torchvision.transforms.functional import gaussian_blur
 
 from .. import __version__
 from ..backbones import create_backbone
 from ..detector import Detector
-from ..features import image_tensor
-from ..files import atomic_write
-from ..images import batches, read_image, resize_image
-from ..memory import greedy_coreset
-from ..training import TrainingSettings
-from . import evaluation, published
-from . import tables as report
-from .datasets import Dataset
-from .evaluation import Judged
+from ..recipe import TrainingSettings
+from . import published
+from .evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor
+from .rival_methods import (
+    ANOMALIB,
+    BATCH_SIZE,
+    METHODS,
+    SIZE,
+    Scorer,
+    Settings,
+    Size,
+    check_methods,
+    find_method,
+    read_images,
+)
+from .samples import Dataset
+from .tables import FIGURES, Table, figure_text, mean_figure, write_json, write_text
 
-__all__ = ["METHODS", "Method", "Result", "Settings", "compare", "markdown"]
+__all__ = ["METHODS", "Result", "Settings", "check_methods", "compare", "markdown"]
 
 PUBLISHED = "Tailanian et al., JMIV 2024"
-SIZE = 256  # of the maps and masks compared
-BATCH = 16  # images a training step
 STEPS = 200  # training steps of a trained rival, unless epochs are given
-VECTORS = 20_000  # neighbours: normal vectors kept, drawn at random
-SMOOTHING = 4.0  # neighbours: pixels of the map of SIZE
-CANDIDATES = 100_000  # patchcore: vectors that the coreset is chosen from, drawn at random where there are more
-
-Scorer = Callable[[Tensor], tuple[Tensor, Tensor]]  # images (B, 3, H, W) in [0, 1] -> maps (B, h, w), scores (B,)
-Size = tuple[int, int]
-Method = Callable[[Sequence[Path], "Settings", int], tuple[Size, Scorer]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all methods have in common.
-
-    Attributes:
-        backbone: name of the frozen features, see `backbones.create_backbone`.
-        image_size: side of the network's input; None is the backbone's own.
-        epochs: passes over the good images of the trained rivals; None is as many as make `STEPS` steps.
-
-    Raises:
-        ValueError: below 1.
-    """
-
-    backbone: str = "efficientnet_lite0"
-    image_size: int | None = None
-    epochs: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("image_size", "epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +55,8 @@ class Result:
 
     Attributes:
         epochs: passes over the good images; None for a method that learns in one.
-        pixel_auroc, aupro, image_auroc, miou, miou_fair, miou_best: as in `evaluation.Evaluation`.
+        pixel_auroc, ..., defective_flagged: as in `evaluation.Evaluation`; None for what needs a threshold of the
+            method's own, where it has none.
         fit_s, fit_cpu_s: seconds to learn, by the clock and of processors (which other programs do not lengthen).
         predict_ms, predict_cpu_ms: milliseconds for a test image from its file, also by the clock and of processors.
         memory_mb: the most memory that the process held, libraries included; None where the system does not say.
@@ -110,8 +71,12 @@ class Result:
     aupro: float | None = None
     image_auroc: float | None = None
     miou: float | None = None
+    iou_defective: float | None = None
+    pixel_f1: float | None = None
     miou_fair: float | None = None
     miou_best: float | None = None
+    good_flagged: float | None = None
+    defective_flagged: float | None = None
     fit_s: float | None = None
     fit_cpu_s: float | None = None
     predict_ms: float | None = None
@@ -174,17 +139,6 @@ def compare(
     return wanted
 
 
-def check_methods(methods: Sequence[str]) -> None:
-    """ValueError for a method that is not known, ImportError where one needs anomalib and it is not installed."""
-    unknown = [name for name in methods if name not in METHODS and ":" not in name]
-    if unknown:
-        known = ", ".join(METHODS)
-        raise ValueError(f"unknown method {unknown[0]!r}; known: {known}, and module:function for one of your own")
-    rivals = [name for name in methods if name in _ANOMALIB]
-    if rivals and importlib.util.find_spec("anomalib") is None:
-        raise ImportError(f'{", ".join(rivals)} need anomalib: pip install "uflow[compare]"')
-
-
 def _key(result: Result) -> tuple[str, str, int, int | None]:
     return result.category, result.method, result.seed, result.epochs
 
@@ -197,9 +151,9 @@ def _place(result: Result) -> tuple[Any, ...]:
 
 def _epochs(method: str, images: int, settings: Settings) -> int | None:
     """Passes over the images, or None for a method that is not trained by them."""
-    if method not in _ANOMALIB or not _ANOMALIB[method].trained:
+    if method not in ANOMALIB or not ANOMALIB[method].trained:
         return None
-    return settings.epochs or math.ceil(STEPS / max(images // BATCH, 1))
+    return settings.epochs or math.ceil(STEPS / max(images // BATCH_SIZE, 1))
 
 
 def _in_own_process(
@@ -209,7 +163,7 @@ def _in_own_process(
     logs.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="uflow-compare-") as folder:
         job, answer = Path(folder, "job"), Path(folder, "answer.json")
-        own = Settings(settings.backbone, settings.image_size, epochs)
+        own = replace(settings, epochs=epochs)
         job.write_bytes(pickle.dumps((category, method, seed, own, str(answer))))
         name = f"{category.name}-{method.replace(':', '.')}-{seed}.log"
         with (logs / name).open("w") as log:
@@ -249,26 +203,50 @@ def _work(job: str) -> None:
 
 def _measure(category: Dataset, method: str, seed: int, settings: Settings) -> dict[str, float | None]:
     paths = [sample.path for sample in category.test]
-    learn = _method(method)
+    settings = settings.for_images(category.train)
+    learn = find_method(method)
     clock = _Clock()
     if learn is None:
         found, fit, predict = _measure_uflow(category, seed, settings, clock)
     else:
         size, score = learn(category.train, settings, seed)
         fit = clock.lap()
-        judged = list(_judge(paths, size, score))
+        outputs = list(_outputs(paths, size, score))
         predict = clock.lap()
-        normal = (one.anomaly_map for one in _judge(category.train, size, score))
-        found = evaluation.evaluate(category.test, judged, size=SIZE, normal_maps=normal)
-    names = ("pixel_auroc", "aupro", "image_auroc", "miou", "miou_fair", "miou_best")
+        normal_maps = (output.anomaly_map for output in _outputs(category.train, size, score))
+        found = evaluate(category.test, outputs, size=SIZE, normal_maps=normal_maps)
     return {
-        **{name: getattr(found, name) for name in names},
+        **{name: getattr(found, name) for name in FIGURES},
         "fit_s": fit[0],
         "fit_cpu_s": fit[1],
         "predict_ms": 1e3 * predict[0] / len(paths),
         "predict_cpu_ms": 1e3 * predict[1] / len(paths),
         "memory_mb": _peak_memory(),
     }
+
+
+def _measure_uflow(
+    category: Dataset, seed: int, settings: Settings, clock: _Clock
+) -> tuple[Evaluation, tuple[float, float], tuple[float, float]]:
+    """U-Flow with its defaults, but for the input size, which is that of the others.
+
+    Learning includes the threshold; an image includes mask and regions at its own size.
+    """
+    image_size = create_backbone(settings.backbone, image_size=settings.image_size).image_size
+    clock.lap()
+    detector = Detector.fit(
+        category.train,
+        settings.backbone,
+        image_size=image_size,
+        settings=TrainingSettings(seed=seed),
+        device="cpu",
+        progress=False,
+    )
+    fit = clock.lap()
+    for _ in detector.stream([sample.path for sample in category.test]):
+        pass
+    predict = clock.lap()
+    return evaluate_predictor(detector, category, size=SIZE, fair=True), fit, predict
 
 
 class _Clock:
@@ -296,21 +274,14 @@ def _peak_memory() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _read_images(paths: Sequence[Path], size: Size) -> Iterator[Tensor]:
-    """The files in batches, (B, 3, height, width) float in [0, 1]."""
-    for batch in batches(paths, 8):
-        images = [resize_image(read_image(path), size) for path in batch]
-        yield image_tensor(np.stack(images))
-
-
-def _judge(paths: Sequence[Path], size: Size, score: Scorer) -> Iterator[Judged]:
-    for images in _read_images(paths, size):
+def _outputs(paths: Sequence[Path], size: Size, score: Scorer) -> Iterator[ImageOutput]:
+    for images in read_images(paths, size):
         with torch.inference_mode():
             maps, scores = score(images)
             if maps.shape[1:] != (SIZE, SIZE):
                 maps = F.interpolate(maps[:, None], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
-        for one_map, one_score in zip(maps.float().numpy(), scores.tolist(), strict=True):
-            yield Judged(one_map, one_score)
+        for anomaly_map, image_score in zip(maps.float().numpy(), scores.tolist(), strict=True):
+            yield ImageOutput(anomaly_map, image_score)
 
 
 # ---- files
@@ -327,24 +298,23 @@ def _read(path: Path, settings: Settings) -> list[Result]:
 
 
 def _common(settings: Settings) -> dict[str, Any]:
-    return {"backbone": settings.backbone, "image_size": settings.image_size}  # epochs are each result's own
+    size = settings.image_size or settings.quality
+    return {"backbone": settings.backbone, "image_size": size}  # epochs are each result's own
 
 
 def _write(results: Sequence[Result], settings: Settings, output: Path) -> None:
-    rows = io.StringIO()
-    table = csv.DictWriter(rows, [field.name for field in fields(Result)], lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(result) for result in results)
+    records = [asdict(result) for result in results]
     content = {
         "settings": _common(settings),
         "machine": _machine(),
-        "results": [asdict(result) for result in results],
+        "results": records,
         "published": {"source": PUBLISHED, "means": published.METHODS},
     }
-    files = {".json": json.dumps(content, indent=2) + "\n", ".csv": rows.getvalue(), ".md": markdown(results, settings)}
-    for suffix, text in files.items():
-        with atomic_write(output / f"comparison{suffix}") as temporary:
-            temporary.write_text(text)
+    write_json(content, output / "comparison.json")
+    write_text(
+        Table.from_records([field.name for field in fields(Result)], records).to_csv(), output / "comparison.csv"
+    )
+    write_text(markdown(results, settings), output / "comparison.md")
 
 
 def _machine() -> dict[str, str]:
@@ -358,313 +328,75 @@ def _machine() -> dict[str, str]:
     }
 
 
-_FIGURES = {
-    "pixel AUROC": "pixel_auroc",
-    "AUPRO": "aupro",
-    "image AUROC": "image_auroc",
-    "mIoU auto": "miou",
-    "mIoU fair": "miou_fair",
-    "mIoU best": "miou_best",
-}
-_COSTS = {"learning": ("fit_cpu_s", "s"), "an image": ("predict_cpu_ms", "ms"), "memory": ("memory_mb", "MB")}
+# ---- tables
+
+
+COSTS = {"fit_cpu_s": ("learning", "s"), "predict_cpu_ms": ("an image", "ms"), "memory_mb": ("memory", "MB")}
 
 
 def markdown(results: Sequence[Result], settings: Settings) -> str:
     """Two tables: means over the seeds of what was measured here, and what the literature says of other methods."""
-    size = f"{settings.image_size} pixels" if settings.image_size else "its own size"
+    size = f"{settings.image_size} pixels" if settings.image_size else f"quality {settings.quality}"
     lines = [
-        _measured(results),
+        _measured_table(results).to_markdown(),
         "",
         f"Means over the seeds, at {SIZE} x {SIZE}; frozen {settings.backbone} at {size}; bold: best of a category. "
-        "mIoU auto: at the method's own threshold; fair: at one false pixel a training image; best: at the threshold "
-        "that is best on the test set. Learning, and an image from its file: seconds and milliseconds of processors; "
-        "memory: the most that the process held.",
+        "mIoU auto: at the method's own threshold; defect IoU: the same over the images with a defect alone; pixel F1: "
+        "of those masks over all pixels; fair: at one false pixel a training image; best: at the threshold that is "
+        "best on the test set. Learning, and an image from its file: seconds and milliseconds of processors; memory: "
+        "the most that the process held.",
         "",
         f"{', '.join(f'{name} {value}' for name, value in _machine().items())}.",
         "",
         f"Published, not measured here: means over the 15 categories of MVTec AD, other backbones ({PUBLISHED}).",
         "",
-        _published(),
+        _published_table().to_markdown(),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _measured(results: Sequence[Result]) -> str:
-    header = ["category", "method", "epochs", "seeds", *_FIGURES, *_COSTS]
-    rows = []
+def _measured_table(results: Sequence[Result]) -> Table:
+    """A row a category, method and number of epochs; failures in rows of their own."""
+    header = ["category", "method", "epochs", "seeds", *FIGURES.values(), *(title for title, _ in COSTS.values())]
     groups: dict[tuple[str, str, int | None], list[Result]] = {}
     for result in results:
         groups.setdefault((result.category, result.method, result.epochs), []).append(result)
+    rows = []
     for (category, method, epochs), group in groups.items():
         done = [result for result in group if result.failure is None]
         passes = "-" if epochs is None else str(epochs)
         if done:
-            cells = [category, method, passes, " ".join(str(result.seed) for result in done)]
-            for name in _FIGURES.values():
-                rivals = [_mean(other, name) for (where, *_), other in groups.items() if where == category]
-                cells.append(_figure(_mean(done, name), max(value for value in (*rivals, 0.0) if value is not None)))
-            for name, unit in _COSTS.values():
-                cost = _mean(done, name)
-                cells.append("-" if cost is None else f"{cost:.0f} {unit}")
-            rows.append(cells)
+            others = [other for (where, *_), other in groups.items() if where == category]
+            seeds = " ".join(str(result.seed) for result in done)
+            rows.append([category, method, passes, seeds, *_measured_cells(done, others)])
         for result in group:
             if result.failure is not None:
                 cells = [category, method, passes, str(result.seed), f"failed: {result.failure}"]
                 rows.append([*cells, *[""] * (len(header) - len(cells))])
-    return report.markdown_table(header, rows, texts=2)
+    return Table(header, rows, texts=2)
 
 
-def _published() -> str:
-    columns = {name: key for name, key in _FIGURES.items() if key != "image_auroc"}
-    uflow = {key: float(np.mean([c[key] for c in published.MVTEC_AD.values()])) for key in published.METRICS}
-    methods = {"U-Flow, MS-CaiT": uflow, **published.METHODS}
-    rows = [[name, *(_figure(figures.get(key)) for key in columns.values())] for name, figures in methods.items()]
-    return report.markdown_table(["method (published)", *columns], rows)
+def _measured_cells(done: Sequence[Result], others: Sequence[Sequence[Result]]) -> list[str]:
+    """Figures, bold where no other group of the category has a better mean, and costs."""
+    cells = []
+    for name in FIGURES:
+        text = figure_text(_mean(done, name), name)
+        known = [value for value in (_mean(other, name) for other in others) if value is not None]
+        is_best = bool(known) and not name.endswith("flagged") and text == figure_text(max(known), name)
+        cells.append(f"**{text}**" if is_best else text)
+    for name, (_, unit) in COSTS.items():
+        cost = _mean(done, name)
+        cells.append("-" if cost is None else f"{cost:.0f} {unit}")
+    return cells
+
+
+def _published_table() -> Table:
+    names = ("pixel_auroc", "aupro", "miou", "miou_fair", "miou_best")
+    methods = {"U-Flow, MS-CaiT": published.CONTENT["mvtec"]["means"]["U-Flow"], **published.METHODS}
+    rows = [[name, *(figure_text(figures.get(key)) for key in names)] for name, figures in methods.items()]
+    return Table(["method (published)", *(FIGURES[name] for name in names)], rows)
 
 
 def _mean(group: Sequence[Result], name: str) -> float | None:
-    values = [getattr(result, name) for result in group]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _figure(value: float | None, best: float = 2.0) -> str:
-    """To three digits, bold where it is the best to three digits."""
-    text = "-" if value is None else f"{value:.3f}"
-    return f"**{text}**" if text == f"{best:.3f}" else text
-
-
-# ---- methods
-
-
-def _method(name: str) -> Method | None:
-    """What learns, imported; None for U-Flow, whose detector does more than score."""
-    if name in _ANOMALIB:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module("anomalib.models")
-    if name in METHODS:
-        return METHODS[name]
-    module, _, function = name.partition(":")
-    method: Method = getattr(importlib.import_module(module), function)
-    return method
-
-
-def _measure_uflow(
-    category: Dataset, seed: int, settings: Settings, clock: _Clock
-) -> tuple[evaluation.Evaluation, tuple[float, float], tuple[float, float]]:
-    """U-Flow with its defaults. Learning includes the threshold; an image includes mask and regions at its own size."""
-    detector = Detector.fit(
-        category.train,
-        settings.backbone,
-        image_size=settings.image_size,
-        settings=TrainingSettings(seed=seed),
-        device="cpu",
-        progress=False,
-    )
-    fit = clock.lap()
-    for _ in detector.stream([sample.path for sample in category.test]):
-        pass
-    predict = clock.lap()
-    return detector.evaluate(category, size=SIZE, fair=True), fit, predict
-
-
-def neighbours(images: Sequence[Path], settings: Settings, seed: int) -> tuple[Size, Scorer]:
-    """Distance of each cell's features to the nearest of `VECTORS` ones of good images.
-
-    Strides 8 and 16 resized to the finer grid and joined, 3 x 3 mean with zeros beyond the border, as PatchCore has it
-    (without the zeros it is much worse); the map of distances resized bilinearly and smoothed; the image's score is
-    its maximum.
-    """
-    backbone = create_backbone(settings.backbone, image_size=settings.image_size, strides=(8, 16))
-
-    def embed(batch: Tensor) -> Tensor:
-        fine, coarse = backbone(batch)
-        coarse = F.interpolate(coarse, fine.shape[2:], mode="bilinear", align_corners=False)
-        return F.avg_pool2d(torch.cat([fine, coarse], 1), 3, stride=1, padding=1).flatten(2).transpose(1, 2)
-
-    height, width = backbone.sizes[0]
-    kept = np.sort(np.random.default_rng(seed).permutation(len(images) * height * width)[:VECTORS])
-    parts, start = [], 0
-    for batch in _read_images(images, backbone.image_size):
-        cells = embed(batch).flatten(0, 1)
-        first, last = np.searchsorted(kept, (start, start + len(cells)))
-        parts.append(cells[torch.from_numpy(kept[first:last] - start)])
-        start += len(cells)
-    vectors = torch.cat(parts)
-    norms = vectors.square().sum(1)
-
-    def score(batch: Tensor) -> tuple[Tensor, Tensor]:
-        nearest = [  # |x|^2 is the same for all vectors and joins after the minimum
-            (cells.square().sum(1) + torch.addmm(norms, cells, vectors.T, alpha=-2).amin(1)).clamp(min=0)
-            for cells in embed(batch)
-        ]
-        distance = torch.stack(nearest).sqrt().view(-1, 1, height, width)
-        maps = F.interpolate(distance, (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
-        smooth = gaussian_blur(maps, 8 * round(SMOOTHING) + 1, SMOOTHING)
-        return smooth, smooth.amax((1, 2))
-
-    return backbone.image_size, score
-
-
-# ---- anomalib's methods
-
-
-@dataclass(frozen=True)
-class _Net:
-    """Our frozen net as anomalib's models are told of it: timm's name, its layers; (C, h, w) of each map."""
-
-    arch: str
-    layers: list[str]
-    shapes: list[tuple[int, int, int]]
-    image_size: Size
-    batch: int  # images of a training step
-    net: nn.Module
-
-
-class _Contiguous(nn.Module):
-    """The maps of our net, which come channels last, as anomalib's models can view them."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [m.contiguous() for m in self.net(images)]
-
-
-@dataclass(frozen=True)
-class _Anomalib:
-    """One of anomalib's methods, with its own defaults.
-
-    Attributes:
-        strides: of the maps it takes, those of its default backbone's default layers.
-        make: its Lightning module, on a net of these strides.
-        trained: by passes over the images, not in one.
-    """
-
-    strides: tuple[int, ...]
-    make: Callable[[Any, _Net], Any]
-    trained: bool = False
-
-    def __call__(self, images: Sequence[Path], settings: Settings, seed: int) -> tuple[Size, Scorer]:
-        """Train it, by its own steps, optimizer and schedule."""
-        import lightning
-        from anomalib.data import ImageBatch
-        from anomalib.models import image as models
-        from anomalib.models.components import TimmFeatureExtractor
-
-        backbone = create_backbone(settings.backbone, image_size=settings.image_size, strides=self.strides)
-        inner: Any = backbone.extractor
-        if len(inner.nets) != 1 or not hasattr(inner.nets[0], "feature_info"):
-            raise ValueError(f"anomalib's methods need one pyramid of feature maps, which {backbone.name} is not")
-        shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
-        frozen = _Contiguous(inner.nets[0])
-        layers, batch_size = inner.nets[0].feature_info.module_name(), min(BATCH, len(images))
-        net = _Net(inner.archs[0], layers, shapes, backbone.image_size, batch_size, frozen)
-        lightning.seed_everything(seed, verbose=False)
-        with _no_weights():
-            module = self.make(models, net)
-        for part in module.modules():
-            if isinstance(part, TimmFeatureExtractor) and not part.requires_grad:
-                part.feature_extractor = frozen
-
-        def normalise(batch: Tensor) -> Tensor:
-            return (batch - backbone.mean) / backbone.std
-
-        def collate(batch: list[Tensor]) -> Any:
-            good = torch.zeros(len(batch), dtype=torch.bool)
-            pixels = normalise(torch.stack(batch).float() / 255)
-            mask = torch.zeros(len(batch), *pixels.shape[2:], dtype=torch.bool)
-            return ImageBatch(image=pixels, gt_label=good, gt_mask=mask)
-
-        bytes_ = [(255 * batch).round().byte() for batch in _read_images(images, backbone.image_size)]
-        everything: Any = list(torch.cat(bytes_))
-        loader: Any = torch.utils.data.DataLoader(
-            everything, batch_size, shuffle=True, drop_last=self.trained, collate_fn=collate
-        )
-        options = {"max_epochs": settings.epochs or 1, **module.trainer_arguments}
-        for quiet in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"):
-            options[quiet] = False
-        lightning.Trainer(accelerator="cpu", **options).fit(module, loader)
-        module.eval()
-
-        def score(batch: Tensor) -> tuple[Tensor, Tensor]:
-            answer = module.model(normalise(batch))
-            return answer.anomaly_map.reshape(len(batch), *answer.anomaly_map.shape[-2:]), answer.pred_score.flatten()
-
-        return backbone.image_size, score
-
-
-@contextmanager
-def _no_weights() -> Iterator[None]:
-    """timm asks no hub for weights: anomalib does so for some models even where others are put in their place."""
-    create = timm.create_model
-    with mock.patch("timm.create_model", lambda *names, **options: create(*names, **{**options, "pretrained": False})):
-        yield
-
-
-_BARE = {"pre_processor": False, "post_processor": False, "evaluator": False, "visualizer": False}
-
-
-def _patchcore(models: Any, net: _Net) -> Any:
-    """Its coreset (10 %) chosen from at most `CANDIDATES` vectors: its own choice takes hours on a CPU.
-
-    By the same rule, but without its random projection, which for so few channels has more columns than they are.
-    """
-
-    class Patchcore(models.Patchcore):  # type: ignore[misc]
-        def fit(self) -> None:
-            everything = torch.vstack(self.model.embedding_store)
-            self.model.embedding_store.clear()
-            candidates = everything[torch.randperm(len(everything))[:CANDIDATES]]
-            first = int(torch.randint(len(candidates), ()))
-            self.model.memory_bank = candidates[greedy_coreset(candidates, int(0.1 * len(candidates)), first)]
-
-    return Patchcore(net.arch, net.layers, **_BARE)
-
-
-def _cflow(models: Any, net: _Net) -> Any:
-    """In steps of 256 cells, as far as a batch has them: its default of 64 takes several times as long."""
-    _, height, width = net.shapes[-1]
-    cells = min(256, net.batch * height * width)
-    return models.Cflow(net.arch, net.layers, fiber_batch_size=cells, **_BARE)
-
-
-def _fastflow(models: Any, net: _Net) -> Any:
-    """Its list of backbones is short: built for one of them, then given our net, and norms and flows for its maps."""
-    from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
-
-    class Fastflow(models.Fastflow):  # type: ignore[misc]
-        input_size = net.image_size
-
-    module = Fastflow("resnet18", **_BARE)
-    model, steps, ratio = module.model, module.flow_steps, module.hidden_ratio
-    model.feature_extractor = net.net
-    model.norms = nn.ModuleList(nn.LayerNorm(shape) for shape in net.shapes)
-    blocks = (create_fast_flow_block(list(shape), module.conv3x3_only, ratio, steps) for shape in net.shapes)
-    model.fast_flow_blocks = nn.ModuleList(blocks)
-    return module
-
-
-def _fre(models: Any, net: _Net) -> Any:
-    channels, height, width = net.shapes[0]
-    return models.Fre(net.arch, net.layers[0], input_dim=channels * (height // 2) * (width // 2), **_BARE)
-
-
-_ANOMALIB: dict[str, _Anomalib] = {
-    "patchcore": _Anomalib((8, 16), _patchcore),
-    "mh_patchcore": _Anomalib((8, 16), lambda models, net: models.MHPatchcore(net.arch, net.layers, **_BARE)),
-    # 100 channels kept at random are its default for the 448 of ResNet-18
-    "padim": _Anomalib((4, 8, 16), lambda models, net: models.Padim(net.arch, net.layers, n_features=100, **_BARE)),
-    "dfm": _Anomalib((16,), lambda models, net: models.Dfm(net.arch, net.layers[0], **_BARE)),
-    "fre": _Anomalib((16,), _fre, trained=True),
-    "cflow": _Anomalib((8, 16, 32), _cflow, trained=True),
-    "fastflow": _Anomalib((4, 8, 16), _fastflow, trained=True),
-    "stfpm": _Anomalib((4, 8, 16), lambda models, net: models.Stfpm(net.arch, net.layers, **_BARE), trained=True),
-    "supersimplenet": _Anomalib(
-        (8, 16), lambda models, net: models.Supersimplenet(backbone=net.arch, layers=net.layers, **_BARE), trained=True
-    ),
-}
-
-METHODS: dict[str, Method | None] = {"uflow": None, "neighbours": neighbours, **_ANOMALIB}
+    """Over the seeds that have it."""
+    return mean_figure([value for result in group if (value := getattr(result, name)) is not None])

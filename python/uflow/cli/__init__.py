@@ -1,0 +1,16 @@
+"""The `uflow` command: arguments in, library calls, results printed. One file a group of commands."""
+
+from .app import app, main
+
+# Each adds its commands; the help lists them in this order.
+# isort: off
+from . import train
+from . import predict
+from . import evaluate
+from . import calibrate
+from . import export
+from . import benchmark
+from . import demo
+# isort: on
+
+__all__ = ["app", "benchmark", "calibrate", "demo", "evaluate", "export", "main", "predict", "train"]

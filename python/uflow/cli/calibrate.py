@@ -1,0 +1,51 @@
+"""`uflow calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .common import check_new_file, say
+from .options import AlphaOption, DeviceOption, ModelArgument, WeightsOption
+
+
+@app.command(epilog="Example: uflow calibrate tile.uflow good_parts/ --alpha 0.02 --output tile_line2.uflow")
+def calibrate(
+    model: ModelArgument,
+    images: Annotated[
+        list[str], typer.Argument(help="good images that it was not trained on: files, folders, patterns")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="model file to write (default: MODEL_calibrated.uflow; a folder takes it itself)"
+        ),
+    ] = None,
+    alpha: AlphaOption = 0.05,
+    soft_clamp: Annotated[
+        str | None, typer.Option(help="of a .ckpt: tanh(r) or tanh(r/clamp), see docs/guide/checkpoints.md")
+    ] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Learn the threshold anew from good images, without training: another camera, a model made elsewhere."""
+    from .. import load
+    from ..deploy.exported import save_threshold
+    from ..images import list_images
+    from ..predictor import Predictor
+
+    if model.is_dir() and output is not None:
+        raise ValueError(f"{model} is an exported folder, which takes its new threshold itself: leave --output out")
+    output = model if model.is_dir() else output or Path(f"{model.stem}_calibrated.uflow")
+    if not model.is_dir():
+        check_new_file(output)
+    loaded = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
+    loaded.calibrate(list_images(images), alpha)
+    if isinstance(loaded, Predictor):
+        save_threshold(loaded)
+    else:
+        loaded.save(output)
+    say(f"Wrote {output}: calibrated for alpha {alpha:g}. Next: uflow predict {output} IMAGES")

@@ -1,0 +1,129 @@
+"""What several commands need: printing, reading texts, and looking at outputs before the work."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from ..detector import Detector
+    from ..evaluate.samples import Dataset
+    from ..predictor import Predictor
+
+__all__ = [
+    "check_new_file",
+    "check_output_folder",
+    "check_seed",
+    "find_datasets",
+    "load_model",
+    "parse_numbers",
+    "parse_size",
+    "say",
+]
+
+console = Console()
+
+
+def say(text: str, where: Console = console) -> None:
+    """Print a text as it is: no markup in it, and lines as long as they are."""
+    where.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+# Texts to values ------------------------------------------------------------------------------------------------------
+
+
+def parse_numbers(text: str, separator: str = ",") -> list[int]:
+    """The whole numbers in "8,16,32"; ValueError for anything else."""
+    try:
+        return [int(part) for part in text.split(separator)]
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of whole numbers with {separator!r} between them") from None
+
+
+def parse_size(text: str, option: str = "--image-size") -> int | tuple[int, int]:
+    """A side, or (height, width), of "256" or "256x320"."""
+    numbers = parse_numbers(text.lower(), "x")
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) != 2:
+        raise ValueError(f"{option} is a side or HEIGHTxWIDTH, such as 256 or 256x320; got {text!r}")
+    return numbers[0], numbers[1]
+
+
+def check_seed(seed: int, option: str = "--seed") -> None:
+    """Raise ValueError for a number that seeds nothing."""
+    if seed < 0:
+        raise ValueError(f"{option} is a whole number from 0 on, got {seed}")
+
+
+# Outputs, before the work whose results go there ----------------------------------------------------------------------
+
+
+def check_new_file(file: Path, option: str = "--output") -> None:
+    """Raise OSError, one line, where a file cannot be written."""
+    folder = file.resolve().parent
+    if file.is_dir():
+        raise IsADirectoryError(f"{option} {file} is a folder: name the file to write, such as {file / 'new'}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"cannot write {file}: there is no folder {folder}")
+    _try_to_write(folder, file)
+
+
+def check_output_folder(folder: Path, option: str = "--output") -> None:
+    """Make a folder for results if it is not there; OSError, one line, where nothing can be written into it."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{option} {folder} is a file, and a folder is needed: name another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{option} {folder} cannot be made: {error.strerror}") from error
+    _try_to_write(folder, folder)
+
+
+def _try_to_write(folder: Path, target: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write {target}: {error.strerror}") from error
+
+
+# Models and data ------------------------------------------------------------------------------------------------------
+
+
+def load_model(
+    path: Path,
+    device: str = "auto",
+    weights: Sequence[Path] | None = None,
+    runtime: str | None = None,
+    tile: bool | None = None,
+) -> tuple[Detector | Predictor, Predictor]:
+    """A model as `uflow.load` gives it, and the predictor that it is or has; `tile` None is as it was trained."""
+    from .. import load
+    from ..predictor import Predictor
+
+    model = load(path, device, weights, runtime)
+    predictor = model if isinstance(model, Predictor) else model.predictor
+    if tile is not None:
+        predictor.tile = tile
+    return model, predictor
+
+
+def find_datasets(root: Path, layout: str | None, categories: str | None) -> tuple[list[Dataset], dict[str, str]]:
+    """The categories of a data set, all or those named in "bottle,cable"; and why others cannot be read, by name."""
+    from ..evaluate.datasets import find_categories
+
+    failed: dict[str, str] = {}
+    datasets = find_categories(root, layout, failed)
+    if categories is None:
+        return datasets, failed
+    wanted = [name.strip() for name in categories.split(",")]
+    names = [*(dataset.name for dataset in datasets), *failed]
+    if unknown := [name for name in wanted if name not in names]:
+        raise ValueError(f"{root} has no category {', '.join(unknown)}: it has {', '.join(names)}")
+    chosen = [dataset for dataset in datasets if dataset.name in wanted]
+    return chosen, {name: reason for name, reason in failed.items() if name in wanted}

@@ -1,0 +1,206 @@
+"""`uflow evaluate`, `uflow study`, `uflow compare`: measuring on test sets with truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import rich
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .app import app
+from .common import check_new_file, check_output_folder, check_seed, find_datasets, load_model, parse_numbers, say
+from .options import (
+    CategoriesOption,
+    DeviceOption,
+    FiguresOption,
+    LayoutOption,
+    ModelArgument,
+    ProtocolOption,
+    RuntimeOption,
+    TileOption,
+    WeightsOption,
+    with_recipe,
+)
+
+if TYPE_CHECKING:
+    from ..evaluate.samples import Dataset
+    from ..evaluate.study import Models, Result
+    from ..recipe import Recipe
+
+RootArgument = Annotated[Path, typer.Argument(help="data set, or one category")]
+
+
+@app.command(epilog="Example: uflow evaluate tile.uflow data/tile")
+def evaluate(
+    model: ModelArgument,
+    root: RootArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="folder (default: results), or JSON file (default of one category: MODEL_evaluation)"
+        ),
+    ] = None,
+    categories: CategoriesOption = None,
+    layout: LayoutOption = None,
+    protocol: ProtocolOption = "paper",
+    figures: FiguresOption = False,
+    tile: TileOption = None,
+    runtime: RuntimeOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure one model on test sets with truth: AUROC, AUPRO, mIoU at log NFA = 0, images flagged.
+
+    Each category of ROOT is evaluated, unless its result is there: killed, the same command goes on.
+    """
+    from ..evaluate.study import Given
+
+    datasets, failed = find_datasets(root, layout, categories)
+    output = _evaluation_output(output, model, single=len(datasets) == 1 and not failed and not figures)
+    loaded, predictor = load_model(model, device, weights, runtime)
+    changed: dict[str, Any] = {} if runtime is None else {"runtime": runtime}
+    if tile is not None and tile != predictor.tile:
+        predictor.tile = changed["tile"] = tile
+    given = Given(model, loaded, changed)
+    if output.suffix == ".json":
+        _evaluate_into_file(given, datasets[0], root, output, protocol)
+    else:
+        _run(datasets, failed, output, given, protocol, figures)
+
+
+@app.command(epilog="Example: uflow study data/mvtec_ad --output results")
+@with_recipe
+def study(
+    root: RootArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for models, results and figures")] = Path(
+        "results"
+    ),
+    models: Annotated[Path | None, typer.Option(help="folder of CATEGORY.uflow (default: OUTPUT/models)")] = None,
+    categories: CategoriesOption = None,
+    layout: LayoutOption = None,
+    protocol: ProtocolOption = "paper",
+    figures: FiguresOption = False,
+    select_on_test: Annotated[
+        bool, typer.Option("--select-on-test", help="choose the epoch on the test set, to reproduce: no fair figure")
+    ] = False,
+    *,
+    recipe: Recipe,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train and evaluate a model for every category of a data set; the figures stand beside published ones.
+
+    A category whose model or result is there already, made with the same options, is not done again: killed, the same
+    command goes on.
+    """
+    from ..evaluate.study import Trained
+
+    check_output_folder(output)
+    datasets, failed = find_datasets(root, layout, categories)
+    if select_on_test:
+        say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
+    trained = Trained(models or output / "models", recipe, weights, device, select_on_test)
+    _run(datasets, failed, output, trained, protocol, figures)
+
+
+@app.command(epilog="Example: uflow compare data --methods uflow,patchcore,cflow --seeds 0,1,2 --output comparison")
+def compare(
+    root: RootArgument,
+    methods: Annotated[str | None, typer.Option(help="such as uflow,patchcore,module:function (default: all)")] = None,
+    seeds: Annotated[str, typer.Option(help="of all that is random: 0,1,2")] = "0",
+    categories: CategoriesOption = None,
+    layout: LayoutOption = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the tables and what was printed")] = Path(
+        "comparison"
+    ),
+    backbone: Annotated[str, typer.Option(help="frozen features of all methods")] = "efficientnet_lite0",
+    image_size: Annotated[int | None, typer.Option(help="side of the network's input (default: by --quality)")] = None,
+    quality: Annotated[str, typer.Option(help="pixels of the input: fast, balanced or fine")] = "balanced",
+    epochs: Annotated[
+        int | None, typer.Option(help="passes over the images of trained rivals (default: for 200 steps)")
+    ] = None,
+) -> None:
+    """Measure U-Flow and other methods: same split, input, frozen features and figures; time and memory.
+
+    Most need anomalib: pip install "uflow\\[compare]". Killed, or given more methods, the same command goes on.
+    """
+    from ..evaluate import rivals
+
+    numbers = parse_numbers(seeds)
+    check_seed(min(numbers), "--seeds")
+    datasets, failed = find_datasets(root, layout, categories)
+    if failed:
+        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    chosen = list(rivals.METHODS) if methods is None else [name.strip() for name in methods.split(",")]
+    settings = rivals.Settings(backbone, image_size, quality, epochs)  # type: ignore[arg-type]  # it checks
+    check_output_folder(output)
+    results = rivals.compare(datasets, chosen, numbers, output, settings, on_start=say)
+    say(rivals.markdown(results, settings))
+    say(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
+    if any(result.failure for result in results):
+        raise typer.Exit(1)
+
+
+def _evaluation_output(output: Path | None, model: Path, single: bool) -> Path:
+    """The JSON file or the folder that results go to, looked at before the work."""
+    output = output or Path(f"{model.stem}_evaluation.json" if single else "results")
+    if output.suffix != ".json":
+        check_output_folder(output)
+    elif not single:
+        raise ValueError(f"--output {output} is a file, for one category without --figures: give a folder")
+    else:
+        check_new_file(output)
+    return output
+
+
+def _evaluate_into_file(given: Models, dataset: Dataset, root: Path, output: Path, protocol: str) -> None:
+    """Measure a finished model on one category."""
+    from ..evaluate.study import Result, measure
+    from ..evaluate.tables import write_json
+
+    record = measure(dataset, given.load(dataset.name), given.path(dataset.name), protocol, progress=True)
+    write_json({"root": str(root), **record, **record["evaluation"], "evaluation": None}, output)
+    _print_results([Result(dataset.name, dataset.layout, record)])
+    say(f"Wrote {output}")
+
+
+def _run(
+    datasets: Sequence[Dataset],
+    failed: Mapping[str, str],
+    output: Path,
+    models: Models,
+    protocol: str,
+    figures: bool,
+) -> None:
+    """Run over the categories with a line for each, print and write the tables; exit code 1 where one failed."""
+    from ..evaluate import study as studies
+    from ..evaluate.summary import summarise, write_summary
+
+    studies.check(datasets, output, models, protocol)
+    results = [studies.Result(name, error=reason) for name, reason in failed.items()]
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, disable=not rich.get_console().is_terminal) as progress:
+        at_work = [*(f"Category {dataset.name}" for dataset in datasets), "Categories"]
+        bar = progress.add_task(at_work[0], total=len(datasets), visible=len(datasets) > 1)
+        for result in studies.run(datasets, output, models, protocol, figures, progress):
+            results.append(result)
+            progress.update(bar, advance=1, description=at_work[len(results) - len(failed)])
+            say(str(result), progress.console)
+    written = write_summary(summarise(results), output)
+    _print_results(results)
+    say(f"Wrote {', '.join(map(str, written))}")
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+def _print_results(results: Sequence[Result]) -> None:
+    """The table of all, and of a single category the images flagged by kind."""
+    from ..evaluate.summary import flagged_table, summarise, summary_text
+
+    summary = summarise(results)
+    say(summary_text(summary))
+    if len(results) == 1:
+        say(flagged_table(summary).to_text() + "\n")

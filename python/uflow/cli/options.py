@@ -1,0 +1,114 @@
+"""Options that several commands have in common, and those of a training, which build one `Recipe`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from .common import check_seed, parse_numbers, parse_size
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+__all__ = [
+    "AlphaOption",
+    "CategoriesOption",
+    "DeviceOption",
+    "FiguresOption",
+    "LayoutOption",
+    "ModelArgument",
+    "ProtocolOption",
+    "RuntimeOption",
+    "TileOption",
+    "WeightsOption",
+    "build_recipe",
+    "with_recipe",
+]
+
+ModelArgument = Annotated[
+    Path, typer.Argument(help="model file, exported folder, or checkpoint made elsewhere (.ckpt)")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps")]
+RuntimeOption = Annotated[
+    str | None, typer.Option(help="of an exported folder: onnxruntime, openvino or torch (default: what it is for)")
+]
+WeightsOption = Annotated[
+    list[Path] | None, typer.Option(help="file with the backbone's weights (twice for mcait: m48, s24)")
+]
+TileOption = Annotated[
+    bool | None, typer.Option(help="cut large images into tiles of the network's size (default: as trained)")
+]
+AlphaOption = Annotated[float, typer.Option(help="wished chance that a good image is flagged")]
+CategoriesOption = Annotated[str | None, typer.Option(help="only these: bottle,cable")]
+LayoutOption = Annotated[str | None, typer.Option(help="of the data set, such as visa (default: as it looks)")]
+ProtocolOption = Annotated[str, typer.Option(help="paper: at 256x256; native: at each image's own size")]
+FiguresOption = Annotated[bool, typer.Option("--figures", help="also draw the article's figures of each category")]
+
+
+def build_recipe(
+    backbone: Annotated[
+        str, typer.Option(help="efficientnet_lite0/1/2, mcait, resnet18, or any timm model")
+    ] = "efficientnet_lite0",
+    image_size: Annotated[
+        str, typer.Option(help="network input: 256, or 256x320 (height x width); auto: in the images' own shape")
+    ] = "auto",
+    quality: Annotated[
+        str, typer.Option(help="pixels of --image-size auto: fast (as 256x256), balanced (448x448), fine (640x640)")
+    ] = "balanced",
+    strides: Annotated[str | None, typer.Option(help="scales of the backbone, such as 8,16,32")] = None,
+    epochs: Annotated[int, typer.Option(help="passes over the images")] = 16,
+    batch_size: Annotated[int, typer.Option(help="images a step")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Adam's rate after warming up")] = 2e-3,
+    held_out: Annotated[float, typer.Option(help="share of images kept to select and calibrate by")] = 0.15,
+    hold_out: Annotated[
+        str, typer.Option(help="which images these are: random, last, groups (of like ones), or auto")
+    ] = "auto",
+    alpha: AlphaOption = 0.05,
+    tile: Annotated[bool, typer.Option(help="cut large images into tiles of the network's size")] = False,
+    paper_test: Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")] = False,
+    paper_map: Annotated[
+        bool, typer.Option("--paper-map", help="the published map: of the latents alone, learnt without turned copies")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="of the split, the flow and the order of images")] = 0,
+) -> Recipe:
+    """The recipe that the options of a training ask for; its parameters are those options."""
+    from ..recipe import Recipe, TrainingSettings
+
+    check_seed(seed)
+    latents_alone: dict[str, Any] = {"augment": False, "memory_size": 0} if paper_map else {}
+    return Recipe(
+        backbone,
+        image_size="auto" if image_size == "auto" else parse_size(image_size),
+        quality=quality,  # type: ignore[arg-type]  # a Recipe checks it
+        strides=None if strides is None else tuple(parse_numbers(strides)),
+        settings=TrainingSettings(epochs, batch_size, learning_rate, seed=seed, **latents_alone),
+        held_out=held_out,
+        hold_out=hold_out,  # type: ignore[arg-type]  # a Recipe checks it
+        alpha=None if paper_test else alpha,
+        tile=tile,
+    )
+
+
+def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of `build_recipe` in place of its parameter `recipe`, which they build."""
+    options = inspect.signature(build_recipe).parameters
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        asked = {name: values.pop(name) for name in options}
+        command(**values, recipe=build_recipe(**asked))
+
+    hints = get_type_hints(command, localns={"Recipe": object}, include_extras=True)
+    hints |= get_type_hints(build_recipe, localns={"Recipe": object}, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        parameters += options.values() if name == "recipe" else [parameter]
+    by_keyword = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in parameters]
+    call.__signature__ = inspect.Signature(by_keyword)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in by_keyword}
+    return call

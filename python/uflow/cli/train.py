@@ -1,0 +1,48 @@
+"""`uflow train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .app import app
+from .common import check_new_file, say
+from .options import DeviceOption, WeightsOption, with_recipe
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+
+@app.command(epilog="Example: uflow train data/tile/train/good --output tile.uflow")
+@with_recipe
+def train(
+    images: Annotated[str, typer.Argument(help="folder or pattern of good images")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="model file (default: CATEGORY.uflow)")] = None,
+    *,
+    recipe: Recipe,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Learn from a folder of good images; writes a model file.
+
+    Killed half-way, the same command goes on from the last whole epoch.
+    """
+    from ..detector import Detector
+
+    output = output or Path(f"{category_of(images)}.uflow")
+    check_new_file(output)
+    state_file = output.with_name(output.name + ".state")
+    if state_file.exists():
+        say(f"Going on with the training that {state_file} holds")
+    detector = Detector.fit_recipe(images, recipe, weights=weights, device=device, state_file=state_file)
+    detector.save(output)
+    state_file.unlink()
+    say(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
+
+
+def category_of(images: str) -> str:
+    """ "data/tile/train/good" is of the category tile; any other folder or pattern is called by its last name."""
+    parts = [part for part in Path(images).resolve().parts if not set(part) & set("*?[")]
+    return parts[-3] if len(parts) > 3 and parts[-2:] == ["train", "good"] else parts[-1]
