@@ -1,70 +1,68 @@
-"""Reprints the README's table of results: train on each category's good images, evaluate on its test images.
+"""How well the default finds defects: trains on each category's good images, evaluates on its test images.
 
 python benchmarks/accuracy.py data/magnetic_tile data/cookie data/hazelnut_toy
+
+It also says what the parts that the default adds to the paper's method cost in time.
 """
 
-import argparse
-import platform
-import statistics
+from __future__ import annotations
+
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import race
+import tables
+import trained
+from race import Contest, Pace
 
-import uflow
-from uflow.evaluate import tables as report
+from uflow.detector import Detector
+from uflow.evaluate.evaluation import evaluate_predictor
+from uflow.evaluate.tables import evaluations_table
+from uflow.network import TorchNetwork
+from uflow.predictor import Predictor
+from uflow.threshold import PaperThreshold
+
+CURVES = ("images", "roc", "pro")  # of an evaluation: not kept
 
 
-def distances_cost(detector: uflow.Detector, images: list[Path]) -> float:
-    """Time to predict some images over that without the distance to neighbours: median of 9 neighbouring rounds."""
-    neighbours, ratios = detector.neighbours, []
-    for _ in range(10):
-        taken = []
-        for used in (neighbours, None):
-            detector.neighbours = used
-            started = time.perf_counter()
-            detector.predict(images)
-            taken.append(time.perf_counter() - started)
-        ratios.append(taken[0] / taken[1])
-    detector.neighbours = neighbours
-    return statistics.median(ratios[1:])  # the first warms up
+def prediction_costs(detector: Detector, images: Sequence[Path], name: str) -> Contest:
+    """Files to regions: by the paper's method alone, and by the default, with a memory of good images too."""
+    network = detector.network
+    alone = TorchNetwork(network.backbone, network.flow, device=network.device)
+    paper = Predictor(alone, PaperThreshold(), tile=detector.predictor.tile)
+    contestants = {
+        "the paper's method": lambda: paper.predict(list(images)),
+        "the default": lambda: detector.predict(list(images)),
+    }
+    return Contest("prediction, files to regions", name, contestants, None)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("roots", nargs="+", type=Path, help="folders in the MVTec layout")
+    """Train, evaluate, print, write."""
+    parser = trained.options(__doc__, "accuracy.json")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/accuracy.json"))
     arguments = parser.parse_args()
-
-    evaluations, seconds, cost = {}, {}, {}
+    evaluations, seconds, races = {}, {}, []
     for root in arguments.roots:
-        started = time.perf_counter()
-        settings = uflow.training.TrainingSettings(seed=arguments.seed)
-        detector = uflow.Detector.fit(root / "train/good", settings=settings)
-        seconds[root.name] = round(time.perf_counter() - started)
-        evaluations[root.name] = detector.evaluate(root, progress=True)
-        cost[root.name] = distances_cost(detector, uflow.data.list_images(root / "train/good")[:8])
-
-    header, *rows = report.table(evaluations)
-    print("|", " | ".join([*header, "training"]), "|")
-    print("|", " | ".join(["---"] * (len(header) + 1)), "|")
-    for row in rows:
-        print("|", " | ".join([*row, f"{seconds[row[0]]} s" if row[0] in seconds else ""]), "|")
+        dataset, started = trained.category(root), time.perf_counter()
+        detector = trained.fit(dataset, arguments, arguments.seed)
+        seconds[dataset.name] = round(time.perf_counter() - started)
+        evaluations[dataset.name] = evaluate_predictor(detector, dataset, progress=True)
+        pace = race.pace_of(arguments, Pace(budget=30, most=9))
+        races.append(race.run(prediction_costs(detector, dataset.train[:8], dataset.name), pace))
+    print(evaluations_table(evaluations).to_markdown())
+    print("\ntraining:", ", ".join(f"{name} {took} s" for name, took in seconds.items()))
     for name, evaluation in evaluations.items():
         kinds = (f"{kind} {c['share']:.0%} of {c['images']}" for kind, c in evaluation.flagged.items())
         print(f"{name}: flagged {', '.join(kinds)}")
-    for name, ratio in cost.items():
-        print(f"{name}: the distance to neighbours makes prediction take {ratio:.2f} times as long (median of 9)")
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"uflow {uflow.__version__}, seed {arguments.seed}, {machine}")
-    content = {
-        name: {k: v for k, v in e.to_dict().items() if k not in ("images", "roc", "pro")}
+    print("\n" + tables.time_table(races, ("paper's", "changed")))
+    figures = {
+        name: {key: value for key, value in evaluation.to_dict().items() if key not in CURVES}
         | {"training_seconds": seconds[name]}
-        for name, e in evaluations.items()
+        for name, evaluation in evaluations.items()
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    report.write_json({"machine": machine, "seed": arguments.seed, "categories": content}, arguments.json)
+    trained.write(arguments, races, ("torch", "timm"), seed=arguments.seed, categories=figures)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-import pytest
 import scipy.ndimage
 import scipy.stats
 import torch
-from bench_log_nfa import LARGE, MSCAIT, SIZE, Shapes, latents_of, shapes_of
+from bench_log_nfa import LARGE, MSCAIT, SIZE, latents_of
 from numpy.typing import NDArray
+from race import Contest, agree_within, at_least
 
-from conftest import Race, at_least
-from uflow import segmentation
+from uflow.segmentation import log_nfa_block
+
+
+def contests(quick: bool) -> Iterator[Contest]:
+    """Small and large latents; one image is one thread."""
+    for name, shapes in (("MS-CaiT", MSCAIT), ("112x112", LARGE)):
+        yield block_test(latents_of(shapes, quick), name)
+
+
+def block_test(latents: list[NDArray[np.float32]], name: str) -> Contest:
+    """uflow resizes in float32, as other maps."""
+    claim = at_least(20, "block test: times faster than numpy and scipy")
+    contestants = {
+        "uflow": lambda: log_nfa_block(latents, SIZE),
+        "numpy, scipy, torch": lambda: scipy_block(latents, SIZE),
+    }
+    return Contest("block test", name, contestants, agree_within(1e-6), [claim])
 
 
 def scipy_block(latents: list[NDArray[np.float32]], size: int, window: int = 5, q: float = 0.9) -> NDArray[np.float64]:
+    """The definition, see `uflow.segmentation.log_nfa_block`."""
     tau = scipy.stats.chi2.ppf(q, 1)
     total = np.full((len(latents[0]), size, size), math.log10(sum(z.shape[2] * z.shape[3] for z in latents)))
     for scale, z in enumerate(latents):
@@ -25,25 +41,7 @@ def scipy_block(latents: list[NDArray[np.float32]], size: int, window: int = 5, 
         count = (z * z >= tau).sum(axis=1)
         mean = scipy.ndimage.uniform_filter(count.astype(float), (0, side, side), mode="mirror")  # of the window
         x = np.floor(np.rint(mean * side**2) / z.shape[1])
-        log_tail = scipy.stats.binom.logsf(x, side**2, 1 - q) / math.log(10)
-        total += torch.nn.functional.interpolate(
-            torch.from_numpy(log_tail)[:, None], size=(size, size), mode="bicubic", align_corners=True
-        )[:, 0].numpy()
+        log_tail = torch.from_numpy(scipy.stats.binom.logsf(x, side**2, 1 - q) / math.log(10))
+        bicubic = {"mode": "bicubic", "align_corners": True}
+        total += torch.nn.functional.interpolate(log_tail[:, None], (size, size), **bicubic)[:, 0].numpy()
     return total
-
-
-@pytest.mark.parametrize(("name", "shapes"), [("MS-CaiT", MSCAIT), ("112x112", LARGE)])
-def test_block(race: Race, quick: bool, name: str, shapes: Shapes) -> None:
-    latents = latents_of(shapes_of(shapes, quick))
-    # The lead's public function takes no number of threads: one image is one thread.
-    ours: Any = segmentation.log_nfa_block
-    expected = scipy_block(latents, SIZE)  # ours is resized in float32, as other maps are
-    np.testing.assert_allclose(ours(latents, SIZE), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
-    race(
-        lambda: ours(latents, SIZE),
-        lambda: scipy_block(latents, SIZE),
-        at_least(20, "block test: times faster than numpy and scipy"),
-        group=f"block test {name}",
-        library="numpy, scipy, torch",
-        kind=name,
-    )

@@ -1,97 +1,110 @@
-"""Reprints the figures of docs/inference.md on large images: whole against tiled, borders of tiles, memory.
+"""Large images: shrunk, whole or in tiles; what a tile's border does; memory.
 
 python benchmarks/tiles.py data/hazelnut_toy
 """
 
-import argparse
+from __future__ import annotations
+
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import race
+import tables
+import trained
+from numpy.typing import NDArray
 from PIL import Image
+from race import Contest, Pace
 
-import uflow
 from uflow.detector import Detector
-from uflow.evaluate import datasets
-from uflow.evaluate import tables as report
-from uflow.images import image_size, list_images, read_image
+from uflow.evaluate.evaluation import evaluate_predictor
+from uflow.evaluate.tables import evaluations_table
+from uflow.images import image_size, read_image
 
+Pixels = NDArray[np.uint8]
+# A process of its own, whose memory is that of predicting alone.
 LARGE = """
 import resource, sys, time, uflow
-from uflow.images import image_size, list_images, read_image
-folder, peak = sys.argv[1], lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-detector = uflow.load(folder + "/model.uflow", device="cpu")
-detector.predict(uflow.data.read_image(folder + "/large.bmp")[:512, :512])
+from uflow.images import read_image
+detector, path = uflow.load(sys.argv[1], device="cpu"), sys.argv[2]
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+image = read_image(path)
+detector.predict(image[: image.shape[0] // 4, : image.shape[1] // 16])
 before, started = peak(), time.perf_counter()
-result = detector.predict(folder + "/large.bmp")
-maps = sum(m.nbytes for m in (result.image, result.anomaly_map, result.log_nfa, result.mask)) / 2**20
-tiles = len(detector._tiling(result.image))
+result = detector.predict(path)
 seconds = time.perf_counter() - started
-print(f"8000x2000: {tiles} tiles, {seconds:.0f} s; peak memory {before:.0f} MB with a 512x512 image, {peak():.0f} MB",
-      f"with this one, of which the result is {maps:.0f}")
+maps = sum(m.nbytes for m in (result.image, result.anomaly_map, result.log_nfa, result.mask)) / 2**20
+print(f"{image.shape[1]}x{image.shape[0]}: {len(detector.predictor.tiling(image))} tiles, {seconds:.0f} s;",
+      f"peak memory {before:.0f} MB with a small image, {peak():.0f} MB with this one, {maps:.0f} MB of it the result")
 """
 
 
-def borders(detector: Detector, images: list[np.ndarray]) -> list[tuple[int, float]]:
+def border_effect(detector: Detector, images: Sequence[Pixels]) -> list[tuple[int, float]]:
     """How a cell's energy depends on its distance to the tile's border, in pixels.
 
-    Each image is cut at two places 64 pixels apart (twice the coarsest stride); the relative difference of the two
+    Each image is cut at two places, twice the coarsest stride apart or half a tile; the relative difference of the two
     energies of a cell of the finest scale, median over all cells and images, by the smaller of the two distances.
     """
-    height, width = detector.image_size
-    stride = detector.strides[0]
-    differences: dict[int, list[float]] = {}
+    network = detector.network
+    (height, width), stride = network.image_size, network.strides[0]
+    step = min(2 * network.strides[-1], width // 2)
+    found: dict[int, list[float]] = {}
     for image in images:
-        tiles = np.stack([image[:height, left : left + width] for left in (0, 64)])
-        first, second = detector._network(tiles)[0][:, :, :]
-        first, second = first[:, 64 // stride :], second[:, : (width - 64) // stride]
+        pair = np.stack([image[:height, left : left + width] for left in (0, step)])
+        first, second = network.evidence(pair).energies[0]
+        first, second = first[:, step // stride :], second[:, : (width - step) // stride]
         columns = np.arange(first.shape[1])
         distance = np.minimum(columns, columns[::-1]) * stride  # to the border that only one of the tiles has
         for column, pixels in enumerate(distance.tolist()):
-            relative = np.abs(first[:, column] - second[:, column]) / second[:, column]
-            differences.setdefault(pixels, []).extend(relative.tolist())
-    return [(pixels, float(np.median(d))) for pixels, d in sorted(differences.items())]
+            found.setdefault(pixels, []).extend((np.abs(first - second) / second)[:, column].tolist())
+    return [(pixels, float(np.median(values))) for pixels, values in sorted(found.items())]
+
+
+def large_image(detector: Detector, image: Pixels, size: tuple[int, int]) -> str:
+    """Time and memory of one that is put together from copies of `image`."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, path = Path(folder) / "model.uflow", Path(folder) / "large.bmp"
+        detector.save(model)
+        copies = (size[0] // image.shape[0] + 1, size[1] // image.shape[1] + 1, 1)
+        Image.fromarray(np.tile(image, copies)[: size[0], : size[1]]).save(path)
+        command = [sys.executable, "-c", LARGE, str(model), str(path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder in the MVTec layout, its images larger than 320 x 320")
-    arguments = parser.parse_args()
-    train = arguments.root / "train/good"
-    own = image_size(list_images(train)[0])
+    """Train three ways, evaluate, print, write."""
+    arguments = trained.options(__doc__, "tiles.json").parse_args()
+    (root,) = arguments.roots
+    dataset = trained.category(root)
+    images = [read_image(sample.path) for sample in dataset.test[:8]]
+    side = 64 if arguments.quick else 256
+    ways: dict[str, dict[str, Any]] = {
+        "shrunk": {"image_size": side},
+        "whole": {"image_size": image_size(dataset.train[0])},
+        "tiles": {"image_size": side, "tile": True},
+    }
+    detectors = {way: trained.fit(dataset, arguments, **recipe) for way, recipe in ways.items()}
+    names = {way: "{}, {}x{}".format(way, *d.network.image_size) for way, d in detectors.items()}
+    evaluations = {names[way]: evaluate_predictor(detector, dataset) for way, detector in detectors.items()}
+    print(evaluations_table(evaluations).to_markdown())
 
-    evaluations, seconds = {}, {}
-    for name, options in (
-        ("shrunk to 256x256", {}),
-        (f"whole, {own[0]}x{own[1]}", {"image_size": own}),
-        ("tiles of 256x256", {"tile": True}),
-    ):
-        detector = Detector.fit(train, **options)
-        images = [read_image(sample.path) for sample in datasets.read_mvtec(arguments.root).test]
-        started = time.perf_counter()
-        for image in images:
-            detector.predict(image)
-        seconds[name] = (time.perf_counter() - started) / len(images)
-        evaluations[name] = detector.evaluate(arguments.root)
-    header, *rows = report.table(evaluations)
-    print("|", " | ".join([*header, "s/image"]), "|")
-    print("|", " | ".join(["---"] * (len(header) + 1)), "|")
-    for row in rows:
-        if row[0] in seconds:
-            print("|", " | ".join([*row, f"{seconds[row[0]]:.3f}"]), "|")
+    contestants = {names[way]: lambda d=detector: d.predict(images) for way, detector in detectors.items()}
+    contest = Contest(f"{len(images)} images", dataset.name, contestants, None)
+    races = [race.run(contest, race.pace_of(arguments, Pace(budget=60, most=9)))]
+    print("\n" + tables.time_table(races, ("shrunk", "way")))
 
-    print("distance to the tile's border and relative difference of a cell's energy (median):")
-    print(", ".join(f"{pixels} px {difference:.1%}" for pixels, difference in borders(detector, images)))
-
-    with tempfile.TemporaryDirectory() as folder:  # a process of its own, whose memory is that of predicting alone
-        detector.save(Path(folder) / "model.uflow")
-        large = np.tile(images[0], (2000 // own[0] + 1, 8000 // own[1] + 1, 1))[:2000, :8000]
-        Image.fromarray(large).save(Path(folder) / "large.bmp")
-        print(subprocess.run([sys.executable, "-c", LARGE, folder], check=True, capture_output=True, text=True).stdout)
-    print(f"uflow {uflow.__version__}, {arguments.root.name}, {sys.platform}")
+    tiled = detectors["tiles"]
+    borders = border_effect(tiled, images)
+    print("\nA cell's energy in two tiles differs by, at so many pixels from the border of one of them (median):")
+    print(", ".join(f"{pixels} px {difference:.1%}" for pixels, difference in borders))
+    large = large_image(tiled, images[0], (200, 400) if arguments.quick else (2000, 8000))
+    print(large)
+    figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
+    trained.write(arguments, races, ("torch", "timm"), ways=figures, borders=borders, large=large)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,194 @@
+"""The automatic mask beside plain cuts of maps, on real and on made defects.
+
+python benchmarks/mask.py data/hazelnut_toy data/cookie --seeds 0,1,2 --patchcore
+
+A quarter of the good images is kept out of learning: on them the automatic threshold is calibrated, and on them the
+cuts get their level, so that a good image is flagged with the same promised probability. IoU is the mean over the
+defective images only; a defective image that is not flagged has IoU 0. "Best" is the one level that is best on the test
+images themselves: no fair figure, but the mark that a mask without a threshold is measured by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tables
+import torch
+import trained
+from numpy.typing import NDArray
+
+from uflow.detector import Detector
+from uflow.evaluate import metrics
+from uflow.evaluate.datasets import Dataset
+from uflow.evaluate.rival_methods import Scorer, Settings, find_method
+from uflow.images import read_image, resize_image, resize_mask
+
+SIZE = (256, 256)  # masks are compared as in the paper
+SHARE = 0.25  # of the good images, kept out to calibrate on
+
+Map = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Image = NDArray[np.uint8]
+
+
+@dataclass
+class Figures:
+    """What is known of one way to make masks on one kind of defects."""
+
+    ious: list[float] = field(default_factory=list)
+    flagged: dict[str, list[bool]] = field(default_factory=lambda: {"good": [], "defective": []})
+    scores: dict[str, list[float]] = field(default_factory=lambda: {"good": [], "defective": []})
+    best: metrics.BestIoU = field(default_factory=metrics.BestIoU)
+
+    def add(self, mask: Mask, values: Map, score: float, truth: Mask) -> None:
+        """An image: its mask, the map that the mask was made of, its score, and the truth."""
+        kind = "defective" if truth.any() else "good"
+        self.flagged[kind].append(bool(mask.any()))
+        self.scores[kind].append(score)
+        if truth.any():
+            self.ious.append(metrics.iou(mask, truth))
+            self.best.update(values, truth)
+
+    def row(self) -> dict[str, float]:
+        """The figures, ready for JSON."""
+        labels = [False] * len(self.scores["good"]) + [True] * len(self.scores["defective"])
+        return {
+            "iou_defective": float(np.mean(self.ious)),
+            "best_iou": self.best.best()[0],
+            "good_flagged": float(np.mean(self.flagged["good"])),
+            "defective_flagged": float(np.mean(self.flagged["defective"])),
+            "image_auroc": metrics.auroc([*self.scores["good"], *self.scores["defective"]], labels),
+        }
+
+
+def made_defect(image: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """A copy of a good image with a dot, a scratch, or a patch from elsewhere in it, and the pixels that changed.
+
+    Of 1 to 15 % of the shorter side, darker or lighter by a third of the range: defects that nobody chose by results.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width) * rng.uniform(0.01, 0.15)
+    row, column = rng.uniform(side, height - side), rng.uniform(side, width - side)
+    rows, columns = np.mgrid[:height, :width]
+    turn = rng.uniform(0, math.pi)
+    along = (rows - row) * math.sin(turn) + (columns - column) * math.cos(turn)
+    across = (rows - row) * math.cos(turn) - (columns - column) * math.sin(turn)
+    shape = int(rng.integers(3))
+    reach = (side / 2, side / 2) if shape != 1 else (2 * side, max(1.0, side / 10))
+    mask = (along / reach[0]) ** 2 + (across / reach[1]) ** 2 <= 1
+    mask[int(row), int(column)] = True
+    changed = image.astype(np.float32)
+    if shape == 2:
+        changed[mask] = np.roll(image, (height // 3, width // 3), (0, 1))[mask]
+    else:
+        changed[mask] += 85.0 * (1 if rng.random() < 0.5 else -1)
+    spoiled = changed.clip(0, 255).astype(np.uint8)
+    return spoiled, mask & (spoiled != image).any(axis=2)
+
+
+def test_images(dataset: Dataset, seed: int) -> Iterator[tuple[str, Image, Mask]]:
+    """("real" or "made", image, truth at `SIZE`): good test images count for both, and get a made defect each."""
+    rng = np.random.default_rng(seed)
+    for sample in dataset.test:
+        image = read_image(sample.path)
+        truth = sample.truth((image.shape[0], image.shape[1]))
+        if truth is None or (sample.is_anomalous and not truth.any()):
+            continue
+        yield "real", image, resize_mask(truth, SIZE)
+        if not sample.is_anomalous:
+            yield "made", image, resize_mask(truth, SIZE)
+            spoiled, changed = made_defect(image, rng)
+            if (small := resize_mask(changed, SIZE)).any():
+                yield "made", spoiled, small
+
+
+def level_of(maxima: Sequence[float], alpha: float) -> float:
+    """The lowest level that a good image's largest value exceeds with a probability of at most alpha (conformal)."""
+    allowed = max(math.floor(alpha * (len(maxima) + 1) - 1 + 1e-9), 0)
+    return float(np.sort(maxima)[::-1][min(allowed, len(maxima) - 1)])
+
+
+def patchcore_maps(learnt: Sequence[Path], detector: Detector, seed: int) -> Callable[[Image], Map]:
+    """PatchCore (anomalib) on the same features and input size, learnt from the same images."""
+    method = find_method("patchcore")
+    assert method is not None
+    size = detector.network.image_size
+    _, scorer = method(learnt, Settings(image_size=size), seed)
+
+    def values(image: Image) -> Map:
+        return _scored(scorer, resize_image(image, size))
+
+    return values
+
+
+@torch.inference_mode()
+def _scored(scorer: Scorer, image: Image) -> Map:
+    maps, _ = scorer(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+    resized = torch.nn.functional.interpolate(maps[:, None].float(), SIZE, mode="bilinear", align_corners=False)
+    return np.asarray(resized[0, 0])
+
+
+def measure(dataset: Dataset, seed: int, arguments: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures of each way to make masks, for real and for made defects."""
+    order = np.random.default_rng(seed).permutation(len(dataset.train))
+    count = max(math.ceil(SHARE * len(order)), 2)
+    kept_out, learnt = ([dataset.train[i] for i in part] for part in (order[:count], order[count:]))
+    recipe = {} if arguments.quick else {"quality": arguments.quality}
+    detector = trained.fit(Dataset(dataset.name, learnt, dataset.test), arguments, seed, alpha=None, **recipe)
+    detector.calibrate(kept_out, arguments.alpha)
+    rival = patchcore_maps(learnt, detector, seed) if arguments.patchcore else None
+    level = level_of([float(p.anomaly_map.max()) for p in detector.stream(kept_out)], arguments.alpha)
+    rival_level = (
+        0.0 if rival is None else level_of([float(rival(read_image(p)).max()) for p in kept_out], arguments.alpha)
+    )
+    ways = {kind: {name: Figures() for name in ("automatic", "cut", "patchcore")} for kind in ("real", "made")}
+    for kind, image, truth in test_images(dataset, seed):
+        (evidence,) = detector.predictor.evidence([image], 1)
+        values, log_nfa = (f(evidence, SIZE) for f in (detector.predictor.anomaly_map, detector.predictor.log_nfa))
+        ways[kind]["automatic"].add(log_nfa < 0, values, -float(log_nfa.min()), truth)
+        ways[kind]["cut"].add(values > level, values, float(values.max()), truth)
+        if rival is not None:
+            values = rival(image)
+            ways[kind]["patchcore"].add(values > rival_level, values, float(values.max()), truth)
+    return {kind: {name: f.row() for name, f in named.items() if f.ious} for kind, named in ways.items()}
+
+
+def table(found: dict[str, list[dict[str, dict[str, dict[str, float]]]]], kind: str) -> str:
+    """A row a category and way: means over the seeds, with the spread of the first figure."""
+    rows = [["category", "mask", "IoU", "spread", "best IoU", "good flagged", "defective flagged", "image AUROC"]]
+    for category, runs in found.items():
+        for way in runs[0][kind]:
+            entries = [run[kind][way] for run in runs]
+            mean = {name: float(np.mean([entry[name] for entry in entries])) for name in entries[0]}
+            spread = np.ptp([entry["iou_defective"] for entry in entries])
+            flags = [f"{mean[name]:.1%}" for name in ("good_flagged", "defective_flagged")]
+            figures = [f"{mean['iou_defective']:.3f}", f"{spread:.3f}", f"{mean['best_iou']:.3f}", *flags]
+            rows.append([category, way, *figures, f"{mean['image_auroc']:.3f}"])
+    return tables.markdown(rows, texts=2)
+
+
+def main() -> None:
+    """Train, calibrate, make masks, print, write."""
+    parser = trained.options(__doc__, "mask.json")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--alpha", type=float, default=0.05)
+    parser.add_argument("--quality", default="balanced")
+    parser.add_argument("--patchcore", action="store_true", help="also PatchCore's map, cut the same way")
+    arguments = parser.parse_args()
+    found = {}
+    for root in arguments.roots:
+        dataset = trained.category(root)
+        found[dataset.name] = [measure(dataset, int(seed), arguments) for seed in arguments.seeds.split(",")]
+        print(f"{dataset.name}: {found[dataset.name]}", flush=True)
+    for kind in ("real", "made"):
+        print(f"\n{kind} defects, alpha {arguments.alpha:g}, seeds {arguments.seeds}\n\n{table(found, kind)}")
+    trained.write(arguments, [], ("torch", "timm"), seeds=arguments.seeds, alpha=arguments.alpha, categories=found)
+
+
+if __name__ == "__main__":
+    main()
