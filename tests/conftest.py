@@ -42,7 +42,7 @@ def detector(dataset: Path):
     import uflow
     from uflow.training import TrainingSettings
 
-    settings = TrainingSettings(epochs=6, batch_size=4, augment=False)
+    settings = TrainingSettings(epochs=6, batch_size=4, augment=False, memory_size=2000)
     return uflow.Detector.fit(
         dataset / "train/good", image_size=128, settings=settings, alpha=0.2, device="cpu", progress=False
     )

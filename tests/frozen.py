@@ -86,7 +86,10 @@ def write_comparison(folder: Path) -> Path:
     """The file of `uflow compare`, of made figures: its processes take long."""
     from uflow.evaluate import rivals as compare
 
-    done = compare.Result("tile", "uflow", 0, 2, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 2.0, 1.0, 4.0, 3.0, 500.0)
+    figures = ("pixel_auroc", "aupro", "image_auroc", "miou", "iou_defective", "pixel_f1", "miou_fair", "miou_best")
+    costs = ("good_flagged", "defective_flagged", "fit_s", "fit_cpu_s", "predict_ms", "predict_cpu_ms", "memory_mb")
+    numbers = {name: 0.5 + i for i, name in enumerate((*figures, *costs))}
+    done = compare.Result("tile", "uflow", 0, 2, **numbers)
     failed = compare.Result("tile", "fre", 0, None, failure="KeyError: made")
     compare._write([done, failed], compare.Settings("efficientnet_lite0"), folder)
     return folder / "comparison.json"
@@ -285,7 +288,7 @@ def make(folder: Path) -> None:
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _models(root: Path, frozen: Frozen) -> dict[str, list[Any]]:
+def _models(root: Path, frozen: Frozen) -> dict[str, list[Any]]:  # noqa: PLR0915 (a list of what is frozen)
     """Fit, predict, export, evaluate; the JSONs that were written."""
     data = make_data(root / "grain")
     train, tests = data / "train/good", sorted(data.glob("test/*/*.png"))
@@ -295,7 +298,7 @@ def _models(root: Path, frozen: Frozen) -> dict[str, list[Any]]:
 
     state = root / "training.state"
     detector = fit(train, 2, {}, state_file=state)
-    paper = fit(train, 2, {"augment": False, "neighbours": 0}, alpha=None)
+    paper = fit(train, 2, {"augment": False, "memory_size": 0}, alpha=None)
     variants = {"default": detector, "tile": fit(train, 1, {}, alpha=0.3, tile=True), "paper": paper}
     for name, one in variants.items():
         save(one, root / f"{name}.uflow")

@@ -2,6 +2,7 @@
 
 import mpmath
 import numpy as np
+import scipy.ndimage
 import scipy.special
 
 
@@ -50,7 +51,7 @@ def children_of(nodes):
     return children
 
 
-def prune_and_merge(children, value):
+def prune_and_merge(children, value):  # noqa: C901 (method.md's words, one by one)
     """Final regions by method.md's words: prune, merge, repeat until nothing changes, take the leaves."""
     children = {node: list(kids) for node, kids in children.items()}
 
@@ -104,14 +105,17 @@ def log10_binomial_sf(k, n, p):
         return float(mpmath.log10(mpmath.fsum(terms)))
 
 
-def node_log_p(component, level, tail, dof, scale=1.0, nu=None, area=1.0, exceedances=None, p=0.1):
+def node_log_p(  # noqa: PLR0913 (the test's own parameters)
+    component, level, tail, dof, scale=1.0, nu=None, area=1.0, exceedances=None, p=0.1, effective=None
+):
     nu = dof if nu is None else nu
+    cells = len(component) if effective is None else effective[len(component)]
     if tail == "exact":
-        log_p = len(component) * log10_chi2_sf(level / scale, nu)
+        log_p = cells * log10_chi2_sf(level / scale, nu)
     elif tail == "binomial":
         log_p = log10_binomial_sf(sum(int(exceedances[c]) for c in component), len(component) * dof, p)
     else:
-        log_p = len(component) * log10_chernoff(level / (scale * nu), nu, tail == "chernoff")
+        log_p = cells * log10_chernoff(level / (scale * nu), nu, tail == "chernoff")
     return log_p / area
 
 
@@ -119,14 +123,16 @@ def log10_by_area(r, cells, scales):
     return np.log10(scales * float(cells) ** 2 * 0.316915 / r) + r * np.log10(4.062570)
 
 
-def log_pfa(energy, dof, tail, by_area_scales=0, **model):
-    """(H, W) float64: log10 P (by area: plus log10 N(r)) of the final region of each cell."""
+def log_pfa(energy, dof, tail, by_area_scales=0, log_tests=None, **model):
+    """(H, W) float64: log10 P (by area: plus log10 N(r), or log_tests[r]) of the final region of each cell."""
     nodes = max_tree(energy)
     value = {node: node_log_p(node, level, tail, dof, **model) for node, level in nodes.items()}
     outside = 0.0
+    if by_area_scales and log_tests is None:
+        log_tests = [0.0] + [log10_by_area(r, energy.size, by_area_scales) for r in range(1, energy.size + 1)]
     if by_area_scales:
-        outside = log10_by_area(1, energy.size, by_area_scales)
-        value = {node: v + log10_by_area(len(node), energy.size, by_area_scales) for node, v in value.items()}
+        outside = log_tests[1]
+        value = {node: v + log_tests[len(node)] for node, v in value.items()}
     result = np.full(energy.shape, outside)
     for node in prune_and_merge(children_of(nodes), value):
         result[tuple(np.array(sorted(node)).T)] = value[node]
@@ -168,3 +174,68 @@ def log10_block_tail(count, n, channels, p):
     """log10 P(Bin(n, p) > floor(count / channels)), by the regularised incomplete beta function."""
     k = count // channels
     return float(np.log10(scipy.special.betainc(k + 1, n - k, p)))
+
+
+# Exact twins of uflow.evaluate.metrics: all scores in memory, in their own precision -------------------------------
+
+
+def auroc(scores, labels):
+    """The Mann-Whitney U statistic with mid-ranks, counted in integers."""
+    scores, labels = np.asarray(scores).ravel(), np.asarray(labels, bool).ravel()
+    anomalous, normal = scores[labels], np.sort(scores[~labels])
+    wins = int(np.searchsorted(normal, anomalous, "left").sum()) + int(
+        np.searchsorted(normal, anomalous, "right").sum()
+    )
+    return wins / (2 * anomalous.size * normal.size)
+
+
+def aupro(maps, masks, max_fpr=0.3):
+    """Without a curve: a defective pixel of a component of n pixels gives 1/n of the part of [0, max_fpr] it is in.
+
+    Detection rises linearly from 0 to 1 between the false-positive rates just above its score and at it.
+    """
+    normal = np.sort(np.concatenate([scores[~mask] for scores, mask in zip(maps, masks, strict=True)]))
+    area, count = 0.0, 0
+    for scores, mask in zip(maps, masks, strict=True):
+        labels, found = scipy.ndimage.label(mask, np.ones((3, 3)))
+        count += found
+        defects, inside = scores[mask], labels[mask]
+        before, at = (1 - np.searchsorted(normal, defects, side) / normal.size for side in ("right", "left"))
+        step = at - before
+        rise = np.clip(max_fpr - before, 0, step)
+        ramp = np.divide(rise * rise / 2, step, out=np.zeros_like(rise), where=step > 0)
+        area += ((ramp + np.clip(max_fpr - at, 0, None)) / np.bincount(inside)[inside]).sum()
+    return area / count / max_fpr
+
+
+def iou(mask, truth):
+    union = np.count_nonzero(mask | truth)
+    return np.count_nonzero(mask & truth) / union if union else 1.0
+
+
+def mean_iou(masks, truths):
+    return float(np.mean([iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)]))
+
+
+def best_iou(maps, masks):
+    """The best mean IoU of one threshold: all scores of defective pixels are tried at once, and "above everything"."""
+    candidates = np.unique(np.concatenate([scores[mask] for scores, mask in zip(maps, masks, strict=True)]))
+    totals = np.zeros(candidates.size + 1)
+    for scores, mask in zip(maps, masks, strict=True):
+        ranked, defects = np.sort(scores, axis=None), np.sort(scores[mask])
+        found = ranked.size - np.searchsorted(ranked, candidates)
+        true = defects.size - np.searchsorted(defects, candidates)
+        totals += np.append(true / np.maximum(found + defects.size - true, 1), not defects.size)
+        if not defects.size:
+            totals[:-1] += found == 0  # nothing found where nothing is
+    return totals.max() / len(maps)
+
+
+def pixel_f1(masks, truths):
+    """From precision and recall over all pixels."""
+    found, true = (np.concatenate([each.ravel() for each in images]) for images in (masks, truths))
+    hits = np.count_nonzero(found & true)
+    if not hits:
+        return 0.0
+    precision, recall = hits / np.count_nonzero(found), hits / np.count_nonzero(true)
+    return 2 * precision * recall / (precision + recall)

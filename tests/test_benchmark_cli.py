@@ -11,6 +11,9 @@ import pytest
 from uflow import benchmark, cli
 from uflow.evaluate import tables as report
 from uflow.images import list_images, read_image
+from uflow.predictor import Predictor
+from uflow.scoring import Evidence
+from uflow.threshold import CalibratedThreshold
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_latents_and_test_of_a_model(run, detector, tmp_path: Path) -> None:
     code, _, err = run("--model", "grating.uflow", "--repeats", 1, "--batch", 1, "--json", "speed.json")
     assert code == 0, err
     shapes = json.loads((tmp_path / "speed.json").read_text())["shapes"]
-    flow = detector.flow
+    flow = detector.network.flow
     assert shapes == [[c, *size] for c, size in zip(flow.latent_channels, flow.sizes, strict=True)]
 
 
@@ -138,11 +141,14 @@ def test_measure_times_every_call() -> None:
         benchmark.measure(benchmark.Step("step", 1, 2, function), repeats=0)
 
 
-def test_steps_of_a_calibrated_test_run() -> None:
-    background = [benchmark.Background(1.2, 18.0, 2.0)]
-    steps = benchmark.steps([(20, 6, 6)], 12, 3, (1, 2), "exact", "by-area", background)
+def test_steps_of_a_calibrated_threshold_run() -> None:
+    rng = np.random.default_rng(0)
+    energies, distances = rng.chisquare(20, (2, 9, 1, 6, 6)).astype(np.float32)
+    evidence = [Evidence([e], [d]) for e, d in zip(energies, distances, strict=True)]
+    threshold = CalibratedThreshold.from_good_images(evidence, alpha=0.2)
+    steps = benchmark.steps([(20, 6, 6)], 12, 3, (1, 2), threshold)
     maps = [step.function() for step in steps if step.phase in ("segmentation", "log_nfa")]
-    assert len(maps) == 4
+    assert len(maps) == 2  # its threads are its own business
     for log_nfa in maps:
         assert log_nfa.shape == (3, 12, 12)
         np.testing.assert_array_equal(log_nfa, maps[0])
@@ -166,13 +172,11 @@ def test_end_to_end_by_phase(run, detector, dataset: Path, tmp_path: Path) -> No
 
 def test_phases_of_tiles_add_up(detector, dataset: Path) -> None:
     images = [np.tile(read_image(path), (3, 2, 1)) for path in list_images(dataset / "test/good")[:1]]
-    detector.tile = True
-    try:
-        measured = {m.phase: m for m in benchmark.end_to_end(detector, images, batch=4, repeats=2)}
-    finally:
-        detector.tile = False
+    own = detector.predictor
+    tiled = Predictor(own.network, own.threshold, own.blend, tile=True)
+    measured = {m.phase: m for m in benchmark.end_to_end(tiled, images, batch=4, repeats=2)}
     assert measured["flow"].ms_median < measured["one image"].ms_median
     with pytest.raises(ValueError, match="at least one image is needed"):
-        next(benchmark.end_to_end(detector, []))
+        next(benchmark.end_to_end(tiled, []))
     with pytest.raises(ValueError, match="must be at least 1, got 0 and 3"):
-        next(benchmark.end_to_end(detector, images, batch=0, repeats=3))
+        next(benchmark.end_to_end(tiled, images, batch=0, repeats=3))

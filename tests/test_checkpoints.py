@@ -20,11 +20,14 @@ import uflow
 from test_flow import freia_uflow
 from uflow import backbones, scoring, weights
 from uflow.detector import Detector
+from uflow.features import image_tensor
 from uflow.flow import UFlow
+from uflow.images import read_image
 from uflow.interop import checkpoint
 from uflow.interop.checkpoint import Foreign, load_foreign
 from uflow.interop.freia import convert_freia, to_freia
 from uflow.predictor import UNCALIBRATED
+from uflow.threshold import PaperThreshold
 from uflow.weights import WeightsNotFound
 
 GOLDEN = Path(__file__).parent / "golden" / "freia_flow.npz"
@@ -161,16 +164,16 @@ def test_both_soft_clamps(clamp):
 
 
 def test_good_images_tell_the_right_soft_clamp(detector: Detector, dataset: Path):
-    """What docs/checkpoints.md says: the flow's own form gives them the larger likelihood."""
-    images = [uflow.data.read_image(path) for path in sorted((dataset / "test/good").iterdir())]
-    images = [part for image in images for part in detector._tiling(image).cut(image)]
-    features = detector._features(np.stack(images))
+    """What docs/guide/checkpoints.md says: the flow's own form gives them the larger likelihood."""
+    images = [read_image(path) for path in sorted((dataset / "test/good").iterdir())]
+    images = [part for image in images for part in detector.predictor.tiling(image).cut(image)]
+    net, own = detector.network.backbone, detector.network.flow
+    features = net.normalised(net(image_tensor(np.stack(images))))
     nll = {}
     for form in ("tanh(r)", "tanh(r/clamp)"):
-        flow = UFlow(detector.flow.channels, detector.flow.sizes, affine=True)
+        flow = UFlow(own.channels, own.sizes, affine=True)
         flow.load_state_dict(
-            convert_freia(to_freia(detector.flow), form)
-            | {f"affines.{k}": v for k, v in detector.flow.affines.state_dict().items()}
+            convert_freia(to_freia(own), form) | {f"affines.{k}": v for k, v in own.affines.state_dict().items()}
         )
         with torch.inference_mode():
             nll[form] = flow.nll(*flow(features)).mean().item()
@@ -288,6 +291,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(path, content, images, latents)
 
 
+@torch.inference_mode()
+def latents_of(detector: Detector, images: np.ndarray) -> list[Tensor]:
+    network = detector.network
+    latents, _ = network.flow(network.backbone.normalised(network.features(images)))
+    return latents
+
+
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No caches and no hub: whatever this machine holds, tests see nothing."""
@@ -306,17 +316,12 @@ def test_a_checkpoint_predicts_what_its_parts_compute(made: Made, offline, caplo
     )
     assert "anomalib trains latents smaller" in advice
     assert "use detector.calibrate(good_images)" in advice
-    assert (detector.background, detector.n_tests, detector.tail, detector.shift) == (
-        "gaussian",
-        "total",
-        "chernoff",
-        0,
-    )
-    with torch.no_grad():
-        latents, _ = detector.flow(detector._features(made.images))
+    assert detector.threshold == PaperThreshold("chernoff", "total")
+    assert (detector.network.memory, detector.predictor.blend) == (None, None)
+    latents = latents_of(detector, made.images)
     torch.testing.assert_close(latents, made.latents, rtol=0, atol=1e-3)
     energies = [z.square().sum(dim=1).numpy() for z in made.latents]
-    maps = scoring.anomaly_map_from_energies(energies, detector.latent_channels, (64, 64))
+    maps = scoring.anomaly_map_from_energies(energies, detector.network.latent_channels, (64, 64))
     for image, expected in zip(made.images, maps, strict=True):
         np.testing.assert_allclose(detector.predict(image).anomaly_map, expected, atol=1e-4)
 
@@ -353,7 +358,8 @@ def test_calibrated_and_saved(made: Made, offline, tmp_path: Path):
     detector.calibrate(list(good), alpha=0.2)
     detector.save(tmp_path / "category.uflow")
     again = uflow.load(tmp_path / "category.uflow", device="cpu", weights=made.path)
-    assert again.shift == detector.shift != 0
+    assert again.threshold == detector.threshold
+    assert again.threshold.alpha == 0.2
     np.testing.assert_array_equal(again.predict(good[0]).log_nfa, detector.predict(good[0]).log_nfa)
 
 
@@ -390,17 +396,16 @@ def test_half_precision_and_index_permutations(made: Made, offline, tmp_path: Pa
             state[key] = tensor[:, :, 0, 0].argmax(dim=1)
     torch.save({"state_dict": state}, tmp_path / "half.ckpt")
     detector = uflow.load(tmp_path / "half.ckpt", device="cpu")
-    assert all(p.dtype == torch.float32 for p in detector.flow.parameters())
-    with torch.no_grad():
-        latents, _ = detector.flow(detector._features(made.images))
+    assert all(p.dtype == torch.float32 for p in detector.network.flow.parameters())
+    latents = latents_of(detector, made.images)
     torch.testing.assert_close(latents, made.latents, rtol=0.1, atol=0.1)
 
 
 def test_our_own_written_in_their_layout(made: Made, offline, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     detector = uflow.load(made.path, device="cpu")
-    torch.save({"state_dict": to_freia(detector.flow)}, tmp_path / "ours.ckpt")
+    torch.save({"state_dict": to_freia(detector.network.flow)}, tmp_path / "ours.ckpt")
     found = load_foreign(tmp_path / "ours.ckpt")
-    torch.testing.assert_close(found.flow, dict(detector.flow.state_dict()), rtol=0, atol=0)
+    torch.testing.assert_close(found.flow, dict(detector.network.flow.state_dict()), rtol=0, atol=0)
     assert found.nets == []
     with pytest.raises(WeightsNotFound, match="no weights for backbone 'resnet18'"):
         uflow.load(tmp_path / "ours.ckpt", device="cpu")
@@ -413,7 +418,7 @@ def test_our_own_written_in_their_layout(made: Made, offline, tmp_path: Path, ca
     }
     torch.save({k: v for k, v in net.items() if k.startswith(("conv1", "bn1", "layer"))}, tmp_path / "resnet18.pth")
     by_timm = uflow.load(tmp_path / "ours.ckpt", device="cpu", weights=tmp_path / "resnet18.pth")
-    assert by_timm.backbone.weights_sha256 == detector.backbone.weights_sha256
+    assert by_timm.network.backbone.weights_sha256 == detector.network.backbone.weights_sha256
 
 
 # MS-CaiT: by its names, and with smaller nets -------------------------------------------------------------------------
@@ -449,10 +454,11 @@ def test_mcait_of_smaller_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "is a U-Flow of the authors: mcait at 64x64 (weights: in the file), 2 scales of 1 steps" in caplog.text
     assert f"not calibrated: {UNCALIBRATED}" in caplog.text
     net = backbones.create_backbone("mcait", weights=nets)
-    assert detector.backbone.weights_sha256 == net.weights_sha256
+    assert detector.network.backbone.weights_sha256 == net.weights_sha256
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(detector.flow(detector.backbone(images))[0], flow(net(images))[0], rtol=0, atol=0)
+        found, expected = detector.network.flow(detector.network.backbone(images))[0], flow(net(images))[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 # Files that cannot be used --------------------------------------------------------------------------------------------

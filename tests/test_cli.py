@@ -2,20 +2,27 @@
 
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import uflow
 from uflow import cli
+from uflow.cli.options import build_recipe
+from uflow.cli.predict import output_names
+from uflow.cli.train import train
 from uflow.detector import Detector, load
-from uflow.training import TrainingSettings
+from uflow.evaluate.evaluation import Evaluation
+from uflow.recipe import Recipe, TrainingSettings
 
 
 def read_png(path: str | Path) -> np.ndarray:
@@ -60,8 +67,8 @@ def test_paper_map_is_of_the_latents_alone(run, dataset: Path, tmp_path: Path) -
     )
     assert code == 0, err
     detector = load(tmp_path / "grating.uflow", device="cpu")
-    assert detector.neighbours is None
-    assert detector.trained_with["settings"]["augment"] is False
+    assert detector.network.memory is None
+    assert detector.record["settings"]["augment"] is False
 
 
 def test_exported_folder_predicts_like_the_model(run, model: Path, dataset: Path, tmp_path: Path) -> None:
@@ -149,8 +156,10 @@ def test_evaluate_prints_a_table_and_saves_json(run, model: Path, dataset: Path,
     assert saved["image_auroc"] == 1.0
     assert (saved["model"], saved["root"], saved["protocol"]) == (str(model), str(dataset), "paper")
     assert len(saved["images"]) == 8
-    for name in ("AUROC", "AUPRO", "mIoU", "auto", "fair", "best", "square"):
+    for name in ("AUROC", "AUPRO", "mIoU", "auto", "fair", "best", "defect", "F1", "square"):
         assert name in out
+    assert 0 < saved["iou_defective"] < 1
+    assert 0 < saved["pixel_f1"] < 1
     assert f"{saved['pixel_auroc']:.3f}" in out
     assert "Wrote grating_evaluation.json" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grating.uflow", "grating_evaluation.json"]
@@ -173,11 +182,11 @@ def test_evaluate_a_model_into_a_folder(run, model: Path, dataset: Path, tmp_pat
     assert "grating.json was made with tile None, not True: give another --output, or delete it" in err
 
 
-def test_evaluate_trains_and_goes_on(run, dataset: Path, tmp_path: Path) -> None:
+def test_study_trains_and_goes_on(run, dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(dataset, tmp_path / "data/grating")
     shutil.copytree(dataset, tmp_path / "data/nut")
     (tmp_path / "data/nut/train/good/03.png").write_bytes(b"no image")
-    arguments = ("evaluate", "data", "--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
+    arguments = ("study", "data", "--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
     code, out, err = run(*arguments)
     assert code == 1
     assert "grating: trained, evaluated; pixel AUROC" in err
@@ -199,27 +208,41 @@ def test_evaluate_trains_and_goes_on(run, dataset: Path, tmp_path: Path) -> None
 
 
 def test_evaluate_refuses_what_does_not_go_together(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shutil.copytree(dataset, tmp_path / "data/grating")
+    shutil.copytree(dataset, tmp_path / "data/nut")
+    before = sorted(tmp_path.rglob("*"))
     for arguments, message in [
-        ((model, dataset, "--epochs", 3), "--epochs is for training, and"),
-        ((model, dataset, "--select-on-test"), "--select-on-test is for training, and"),
-        ((dataset, "--runtime", "torch"), "--runtime is for an exported MODEL"),
-        ((dataset, "--output", "a.json"), "--output a.json is a file, for one MODEL on one category without --figures"),
-        ((model, dataset, "--output", "a.json", "--figures"), "without --figures: give a folder"),
-        ((model, dataset, dataset), "one folder for all categories; got 3 paths"),
-        ((model, dataset, "--output", "no/such/a.json"), "cannot write no/such/a.json: there is no folder"),
-        ((model, dataset, "--layout", "mvtek"), "there is no layout 'mvtek'"),
-        ((model, dataset, "--protocol", "own"), "protocol must be one of paper, native, not 'own'"),
-        ((dataset, "--backbone", "resnet1"), "resnet1"),
+        (
+            ("evaluate", model, "data", "--output", "a.json"),
+            "--output a.json is a file, for one category without",
+        ),
+        (("evaluate", model, dataset, "--output", "a.json", "--figures"), "without --figures: give a folder"),
+        (("evaluate", model, dataset, "--output", "no/such/a.json"), "cannot write no/such/a.json: there is no folder"),
+        (("evaluate", model, dataset, "--output", "file"), "--output file is a file, and a folder is needed"),
+        (("evaluate", model, dataset, "--layout", "mvtek"), "there is no layout 'mvtek'"),
+        (("evaluate", model, dataset, "--protocol", "own"), "protocol must be one of paper, native, not 'own'"),
+        (("evaluate", model, "data", "--categories", "bolt"), "data has no category bolt: it has grating, nut"),
+        (("evaluate", dataset, dataset), "is not an exported model"),
+        (("study", dataset, "--output", "file"), "--output file is a file, and a folder is needed"),
     ]:
-        code, _, err = run("evaluate", *arguments)
+        code, _, err = run(*arguments)
         assert (code, err.count("\n")) == (1, 1), err
         assert message in err
-    assert list(tmp_path.iterdir()) == [model]
+    assert sorted(tmp_path.rglob("*")) == before
+    for arguments, message in [
+        (("study", dataset, "--protocol", "own"), "protocol must be one of paper, native, not 'own'"),
+        (("study", dataset, "--backbone", "resnet1"), "resnet1"),
+    ]:
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (1, 1), err
+        assert message in err
+    assert not list(tmp_path.glob("results/*"))
 
 
 def test_a_model_chosen_on_the_test_set_is_no_fair_one(run, dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = ("--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
-    code, out, err = run("evaluate", dataset, "--select-on-test", *options)
+    code, out, err = run("study", dataset, "--select-on-test", *options)
     assert code == 0, err
     assert out.startswith("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
     assert "NOT A FAIR FIGURE: each epoch chosen by pixel AUROC on the test set" in out
@@ -232,23 +255,46 @@ def test_a_model_chosen_on_the_test_set_is_no_fair_one(run, dataset: Path, caplo
     assert "chosen on its test set: its figures there are not fair" in caplog.text
 
 
-@pytest.mark.parametrize("command", [cli.train, cli.evaluate])
-def test_defaults_shown_are_those_of_the_library(command) -> None:
-    shown = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
-    used = asdict(TrainingSettings())
-    assert {name: shown[name] for name in shown.keys() & used.keys()} == {
-        name: used[name] for name in ("epochs", "batch_size", "learning_rate", "seed")
-    }
-    library = inspect.signature(Detector.fit).parameters
-    for name in ("backbone", "held_out", "alpha", "device"):
-        assert shown[name] == library[name].default
+def test_defaults_shown_are_those_of_the_library() -> None:
+    assert build_recipe() == Recipe()
+    for command in (train, cli.evaluate.study):
+        shown = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+        options = inspect.signature(build_recipe).parameters
+        assert {name: shown[name] for name in options} == {name: option.default for name, option in options.items()}
+        assert shown["device"] == inspect.signature(Detector.fit).parameters["device"].default
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "demo"])
+def test_options_of_a_training_build_its_recipe() -> None:
+    settings = TrainingSettings(3, 8, 1e-3, seed=5, augment=False, memory_size=0)
+    recipe = build_recipe("resnet18", "64x96", strides="8,16", epochs=3, batch_size=8, learning_rate=1e-3, held_out=0.2,
+                          tile=True, paper_test=True, paper_map=True, seed=5)  # fmt: skip
+    assert recipe == Recipe(
+        "resnet18", (64, 96), strides=(8, 16), settings=settings, held_out=0.2, alpha=None, tile=True
+    )
+
+
+COMMANDS = ["train", "predict", "evaluate", "study", "compare", "calibrate", "export", "benchmark", "demo"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_a_runnable_example(run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"Example: uflow {command}" in out
+
+
+def test_help_lists_the_commands_in_order_and_imports_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from uflow.cli import main; sys.argv = ['uflow', '--help']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    places = [re.search(rf"^\W*{command} ", done.stdout, re.MULTILINE) for command in COMMANDS]
+    assert all(places)
+    starts = [place.start() for place in places if place]
+    assert starts == sorted(starts)
+
+
+def test_python_m_uflow_says_its_version() -> None:
+    done = subprocess.run([sys.executable, "-m", "uflow", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"uflow {uflow.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -262,6 +308,23 @@ def test_help_shows_a_runnable_example(run, command: str) -> None:
         (["predict", "absent.uflow", "DATA"], "there is no model file absent.uflow"),
         (["predict", "text.uflow", "DATA"], "text.uflow is not a uflow model file"),
         (["evaluate", "MODEL", "empty"], "empty"),
+        (
+            ["train", "DATA", "--output", "empty"],
+            "--output empty is a folder: name the file to write",
+        ),
+        (["train", "DATA", "--seed", "-1"], "--seed is a whole number from 0 on, got -1"),
+        (["train", "DATA", "--quality", "best"], "quality must be one of fast, balanced, fine, got 'best'"),
+        (["study", "DATA", "--seed", "-1"], "--seed is a whole number from 0 on, got -1"),
+        (["compare", "DATA", "--seeds", "0,-1"], "--seeds is a whole number from 0 on, got -1"),
+        (["demo", "--seed", "-1"], "--seed is a whole number from 0 on, got -1"),
+        (["demo", "--output", "text.uflow"], "--output text.uflow is a file, and a folder is needed: name another"),
+        (
+            ["predict", "MODEL", "DATA", "--output", "text.uflow"],
+            "--output text.uflow is a file, and a folder is needed",
+        ),
+        (["calibrate", "MODEL", "DATA", "--output", "empty"], "--output empty is a folder: name the file to write"),
+        (["export", "MODEL", "--output", "text.uflow"], "--output text.uflow is a file, and a folder is needed"),
+        (["benchmark", "--json", "empty"], "--json empty is a folder: name the file to write"),
     ],
 )
 def test_bad_input_is_one_line(run, model: Path, dataset: Path, tmp_path: Path, arguments, message: str) -> None:
@@ -309,3 +372,50 @@ def test_messages_leave_standard_output_to_json(model: Path, dataset: Path, tmp_
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["image"].endswith("palette.png")
     assert "palette image" in " ".join(done.stderr.split())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder_is_noticed_before_the_training(run, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, err = run("train", dataset / "train/good", "--output", "locked/a.uflow")
+    assert (code, err) == (1, "uflow: error: cannot write locked/a.uflow: Permission denied\n")
+
+
+def test_a_full_disk_is_noticed_before_the_training(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    code, _, err = run("train", dataset / "train/good", "--output", "a.uflow")
+    assert (code, err) == (1, "uflow: error: cannot write a.uflow: No space left on device\n")
+
+
+def test_names_of_files_are_no_markup(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    name = "[red]part[/]"
+    shutil.copytree(dataset / "test/good", tmp_path / name)
+    code, out, err = run("calibrate", model, name, "--alpha", 0.3, "--output", f"{name}.uflow")
+    assert code == 0, err
+    assert f"Wrote {name}.uflow: calibrated" in out
+    code, _, err = run("predict", model, name, "--output", f"{name}_out")
+    assert code == 0, err
+    assert f"pictures and predictions.jsonl in {name}_out" in err
+
+
+def test_names_of_many_outputs_take_no_time() -> None:
+    paths = [Path(f"parts/{i}.png") for i in range(20_000)] + [Path("parts/7.bmp")]
+    started = time.perf_counter()
+    names = output_names(paths)
+    assert time.perf_counter() - started < 5  # seconds; with a look at all others for each it took minutes
+    assert [name.as_posix() for name in (names[6], names[7], names[-1])] == ["6", "7.png", "7.bmp"]
+
+
+def test_demo_prints_its_whole_table(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    evaluation = Evaluation(0.9, 0.8, 0.7, 0.6, 0.5, -2.0, {"good": {"images": 4, "share": 0.25}})
+    monkeypatch.setattr("uflow.demo.run", lambda output, seed, device: {"brick": evaluation, "grass": evaluation})
+    monkeypatch.setenv("COLUMNS", "40")  # narrower than the table: its lines are as long as they are
+    code, out, err = run("demo")
+    assert code == 0, err
+    assert [line.split() for line in out.splitlines()[3:5]] == [
+        ["brick", "0.900", "0.800", "0.700", "0.600", "0.500", "25.0%"],
+        ["grass", "0.900", "0.800", "0.700", "0.600", "0.500", "25.0%"],
+    ]

@@ -1,14 +1,13 @@
 """The compiled core: max-tree, component tree, selection, resizing; against definitions, scikit-image, Higra, torch."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from skimage.morphology import max_tree as skimage_max_tree
 
 import reference
-import uflow
-from uflow import _core
+from uflow import _core, _core_testing
+from uflow.outline import Drawing, draw_regions
+from uflow.scoring import Evidence, EvidenceWeights
 
 higra = pytest.importorskip("higra", reason="Higra, a test dependency, is not installed")
 
@@ -42,7 +41,7 @@ def test_hand_worked_image():
     assert order.tolist() == [12, 6, 7, 8, 9, 11, 13, 14, 15, 1, 4, 5, 10, 2, 3, 0]
     assert parent.ravel().tolist() == [1, 6, 1, 2, 1, 1, 12, 6, 6, 6, 6, 6, 12, 6, 6, 6]
     counts = np.array([[8, 2, 6, 5], [3, 1, 0, 0], [0, 0, 4, 0], [0, 0, 1, 0]], np.int32)
-    tree = _core.component_tree(HAND, 4, counts)
+    tree = _core_testing.component_tree(HAND, 4, counts)
     assert tree["level"].tolist() == [0, 1, 3, 5, 7, 9]
     assert tree["parent"].tolist() == [0, 0, 1, 1, 2, 2]
     assert tree["area"].tolist() == [16, 15, 6, 1, 2, 1]
@@ -56,7 +55,7 @@ def test_hand_worked_image():
 def test_component_tree_equals_definition(shape, kind, connectivity, dtype):
     image = image_of(shape, kind, dtype)
     counts = np.random.default_rng(1).integers(0, 9, shape).astype(np.int32)
-    tree = _core.component_tree(image, connectivity, counts)
+    tree = _core_testing.component_tree(image, connectivity, counts)
     nodes = reference.max_tree(image, connectivity)
     sets = [frozenset(s) for s in node_sets(tree["node_of"], tree["parent"])]
     assert dict(zip(sets, tree["level"].tolist(), strict=True)) == nodes
@@ -97,7 +96,7 @@ def test_component_tree_equals_higra(kind, connectivity):
     graph = getattr(higra, f"get_{connectivity}_adjacency_implicit_graph")(image.shape)
     theirs, altitudes = higra.component_tree_max_tree(graph, image)
     inner = slice(theirs.num_leaves(), None)
-    tree = _core.component_tree(image, connectivity)
+    tree = _core_testing.component_tree(image, connectivity)
 
     def rows(level, area, parent_level):
         return sorted(zip(level.tolist(), area.tolist(), parent_level.tolist(), strict=True))
@@ -119,7 +118,7 @@ def test_selection_equals_prune_and_merge(nodes, values):
         rng = np.random.default_rng(seed)
         parent = random_tree(rng, nodes)
         value = -rng.integers(0, 4, nodes).astype(float) if values == "few" else -rng.random(nodes)
-        region = _core.select_regions(parent, value)
+        region = _core_testing.select_regions(parent, value)
         children = {i: [int(j) for j in range(1, nodes) if parent[j] == i] for i in range(nodes)}
         final = set(reference.prune_and_merge(children, value.tolist()))
         for node in range(nodes):
@@ -144,6 +143,40 @@ def test_resizing_equals_torch(shape, size):
             np.testing.assert_allclose(one, reference.bilinear(image.astype(float), *size), rtol=0, atol=1e-6)
     for threads in (2, 0):
         assert _core.resize_bilinear(maps, *size, threads).tobytes() == resized.tobytes()
+
+
+@pytest.mark.parametrize("sources", [0, 1, 2])
+@pytest.mark.parametrize("shapes", [[(9, 11)], [(14, 18), (7, 9), (4, 5)], [(1, 1), (3, 3)]])
+def test_field_equals_python(shapes, sources):
+    rng = np.random.default_rng(sources)
+    energies = [rng.chisquare(20, (3, *shape)).astype(np.float32) for shape in shapes]
+    energies[0][0, 0, 0] = 1e6  # unlikely beyond float32
+    distances = [rng.gamma(2, size=(3, *shape)).astype(np.float32) for shape in (shapes[0], (4, 5))[:sources]]
+    evidence = Evidence(energies, distances)
+    weights = EvidenceWeights((20.0, 21.0, 22.0)[: len(shapes)], 0.7, (0.3, 0.45)[:sources])
+    field, drawing = _core_testing.evidence_field(
+        energies, distances, weights.energy_means, weights.latents, weights.distances
+    )
+    np.testing.assert_allclose(field, weights.field(evidence), rtol=1e-6, atol=1e-6)  # the logarithms round otherwise
+    if distances:
+        assert drawing.tobytes() == weights.drawing(evidence).tobytes()
+    else:
+        assert drawing.tobytes() == field.tobytes()
+
+
+@pytest.mark.parametrize("size", [(14, 18), (56, 72), (61, 80), (10, 33)])
+@pytest.mark.parametrize("quiet", [0.5, 1.2, 2.5])
+def test_outlines_equal_python(size, quiet):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        values = rng.normal(size=(14, 18)).astype(np.float32)
+        for _ in range(4):
+            top, left = rng.integers(0, 12), rng.integers(0, 14)
+            values[top : top + rng.integers(1, 7), left : left + rng.integers(1, 7)] += np.float32(rng.uniform(0, 4))
+        found = (values > rng.uniform(1, 3)) | (rng.random(values.shape) < 0.01)
+        expected = draw_regions(values, found, Drawing(0.25, quiet), size)
+        assert expected.any()
+        assert _core_testing.draw_regions(values, found, 0.25, quiet, *size).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 3), np.int32), np.zeros((4, 4), np.float32)[:, ::2], [[1.0, 2.0]]])
@@ -183,17 +216,19 @@ def test_core_checks_what_it_would_index_with():
     with pytest.raises(ValueError, match="got 99"):
         _core.log_nfa_block([counts + 99], [4], 4, 4, 1, 0.1, False, 1)
     with pytest.raises(ValueError, match="a parent must come before"):
-        _core.select_regions(np.array([0, 2, 0], np.int32), np.zeros(3))
+        _core_testing.select_regions(np.array([0, 2, 0], np.int32), np.zeros(3))
     with pytest.raises(ValueError, match="output size must be positive"):
         _core.resize_bilinear(np.zeros((1, 2, 2), np.float32), 0, 3, 1)
     with pytest.raises(ValueError, match="maps needs 3 dimensions"):
         _core.resize_bilinear(np.zeros((2, 2), np.float32), 3, 3, 1)
     with pytest.raises(TypeError):
         _core.resize_bilinear(np.zeros((1, 2, 2)), 3, 3, 1)
-    with pytest.raises(ValueError, match="one background per scale"):
-        _core.joint_energy([energy], [], 1)
+    with pytest.raises(ValueError, match=r"not finite, at flat index 0 of shape \(1, 2, 2\)"):
+        _core.anomaly_map([energy * np.float32(np.nan)], [4.0], 4, 4, 1)
+    with pytest.raises(ValueError, match="one mean per scale"):
+        _core.anomaly_map([energy], [4.0, 4.0], 4, 4, 1)
     with pytest.raises(ValueError, match="one batch size"):
-        _core.joint_energy([energy, np.ones((2, 1, 1), np.float32)], [model, model], 1)
+        _core.anomaly_map([energy, np.ones((2, 1, 1), np.float32)], [4.0, 4.0], 4, 4, 1)
     with pytest.raises(ValueError, match="positive and finite"):
         _core.anomaly_map([energy], [0.0], 4, 4, 1)
     with pytest.raises(ValueError, match="output size must be positive"):
@@ -214,9 +249,3 @@ def test_zeros_of_both_signs_are_one_level(dtype):
     parent, order = _core.max_tree(np.array([[0.0, -0.0, 0.0, -0.0]], dtype), 4)
     assert parent.tolist() == [[0, 0, 0, 0]]
     assert order.tolist() == [0, 1, 2, 3]
-
-
-def test_only_segmentation_imports_the_extension():
-    folder = Path(uflow.__file__).parent
-    importers = {path.name for path in folder.glob("*.py") if "import _core" in path.read_text()}
-    assert importers == {"segmentation.py"}

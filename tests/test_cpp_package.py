@@ -1,21 +1,28 @@
 """The C++ package: cmake --install, find_package(uflow), the example programs, and that they find what Python finds."""
 
-import json
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import uflow
 from uflow import segmentation
-from uflow import threshold as calibration
+from uflow.deploy import exported
+from uflow.prediction import Prediction
+from uflow.predictor import Predictor
+from uflow.scoring import Blend, Evidence
+from uflow.threshold import CalibratedThreshold
 
 ROOT = Path(__file__).parent.parent
+GUIDE = ROOT / "docs/guide/cpp.md"
 SCALES = [(48, 14, 18), (64, 7, 9)]  # channels, height, width
 SIZE = 64
 
@@ -118,89 +125,190 @@ def says(program: Path, args: list[str], message: str) -> None:
     assert message in line
 
 
-@pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray], np.ndarray]:
-    """A model.json, (2, h, w) energies that it is for, of which the first are good, and their log NFA."""
+# The calibrated test --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported folder, loaded, whose network gives the evidence of image i for an image of the value i."""
+
+    folder: Path
+    predictor: Predictor
+    evidence: Evidence
+
+    def predict(self, size: tuple[int, int]) -> list[Prediction]:
+        """What Python says of each image, at some size."""
+        images = [np.full((*size, 3), i, np.uint8) for i in range(len(self.evidence.energies[0]))]
+        return [self.predictor.predict(image) for image in images]
+
+    def arguments(self, workplace: Path, size: tuple[int, int], maps: list[np.ndarray] | None = None) -> list[str]:
+        """The program's, with the numbers that the Python of docs/guide/cpp.md prints; maps are written as files."""
+        (source,) = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.M | re.S)
+        printed = io.StringIO()
+        with redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder.parent)
+            patch.setattr(exported, "open_network", lambda *_: None)
+            exec(compile(source, str(GUIDE), "exec"), {})
+        (workplace / "numbers.txt").write_text(printed.getvalue())
+        files = [workplace / f"{i}.npy" for i in range(len(self.evidence.maps if maps is None else maps))]
+        for file, values in zip(files, self.evidence.maps if maps is None else maps, strict=True):
+            np.save(file, values)
+        return [str(workplace / "map.npy"), *map(str, size), str(workplace / "numbers.txt"), *map(str, files)]
+
+
+@pytest.fixture(scope="module", params=[2, 1, 0], ids=["two distances", "one distance", "latents alone"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A threshold learnt from made evidence, and evidence of good and of defective images, the first good."""
     rng = np.random.default_rng(3)
     shapes = [(14, 18), (7, 9), (4, 5)]
-    good = [(1.3 * rng.chisquare(40, (21, *shape))).astype(np.float32) for shape in shapes]
-    background, joint, minima = calibration.fit([e[1:] for e in good], [(60, 80)] * 20)
-    shift = calibration.conformal_shift(minima, 0.05) + 3
-    energies = [np.stack([e[0], e[1]]) for e in good]
-    energies[0][1, 3:8, 4:9] *= 6
-    saved = {
-        "background": [asdict(b) for b in background],
-        "joint": asdict(joint),
-        "shift": shift,
-    }
-    path = tmp_path_factory.mktemp("exported") / "model.json"
-    path.write_text(json.dumps({"version": 1, "segmentation": saved}))
-    return path, energies, calibration.log_nfa(energies, background, joint, (60, 80), shift)
+
+    def made(count: int) -> Evidence:
+        """Neighbouring cells are alike, as in real evidence."""
+        common = rng.gamma(20, 1 / 20, (count, 7, 9)).repeat(2, 1).repeat(2, 2)
+        fields = [common[:, :: 14 // h, :: 18 // w][:, :h, :w] for h, w in shapes]
+        energies = [field * rng.chisquare(40, field.shape) for field in fields]
+        distances = [field * rng.gamma(4, size=field.shape) for field in (fields[0], fields[0])[: request.param]]
+        return Evidence([e.astype(np.float32) for e in energies], [d.astype(np.float32) for d in distances])
+
+    def defect(image: int, rows: slice, columns: slice, energy: float, distance: float) -> None:
+        for values, (height, width) in zip(bad.energies, shapes, strict=True):  # the cells that it touches
+            down = slice(rows.start * height // 14, -(-rows.stop * height // 14))
+            across = slice(columns.start * width // 18, -(-columns.stop * width // 18))
+            values[image, down, across] *= energy
+        for k, values in enumerate(bad.distances):
+            values[image, rows, columns] *= distance * (1 + 0.1 * k)
+
+    good, bad = [made(1) for _ in range(24)], made(8)
+    ring = [(slice(3, 5), slice(3, 12)), (slice(8, 10), slice(3, 12)), (slice(3, 10), slice(3, 5))]
+    for rows, columns in [*ring, (slice(3, 10), slice(10, 12))]:
+        defect(1, rows, columns, 5, 6)  # closed: its hole is filled
+    defect(2, slice(6, 9), slice(7, 11), 9, 0.01)  # the latents alone see it
+    defect(3, slice(6, 7), slice(2, 16), 4, 8)  # a scratch
+    defect(4, slice(0, 4), slice(0, 4), 6, 9)  # two at the border, and a faint one beside a strong one
+    defect(4, slice(10, 14), slice(14, 18), 4, 5)
+    defect(5, slice(2, 12), slice(2, 9), 2, 2.5)
+    defect(5, slice(5, 8), slice(11, 15), 9, 20)
+    defect(6, slice(0, 14), slice(0, 18), 5, 8)  # all of the image
+    defect(7, slice(9, 10), slice(9, 10), 1e4, 30)  # beyond what the anomaly map can tell in float32
+    threshold = CalibratedThreshold.from_good_images(good, 0.1)
+    assert 0.1 < threshold.exponent < 0.9
+    settings = {"blend": Blend.from_good_images(good).to_dict(), "tile": False, "selected_on_test": False}
+    folder = tmp_path_factory.mktemp("exported") / "tile.uflow"
+    folder.mkdir()
+    metadata = {"kind": "uflow export", "version": exported.FORMAT_VERSION, "format": "onnx", "files": {}}
+    metadata |= {"outputs": [""] * (len(bad.maps) + 1), "image_size": [56, 72], "strides": [4, 8, 16]}
+    metadata |= {"latent_channels": [40, 40, 40], "predictor": {"threshold": threshold.to_dict(), **settings}}
+    exported.write_metadata(folder, metadata)
+    unused = np.zeros((1, 1, 1), np.float32)  # the network's own anomaly map
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        return [*(values[images[:, 0, 0, 0]] for values in bad.maps), unused]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exported, "open_network", lambda *_: run)
+        predictor = uflow.load(folder)
+    assert isinstance(predictor, Predictor)
+    return Exported(folder, predictor, bad)
 
 
-def exported_arguments(model: Path, energies: list[np.ndarray], folder: Path) -> list[str]:
-    """The arguments for energies written into `folder`, with the numbers that the command of docs/cpp.md prints."""
-    command = re.search(r"python3 -c '(.*)' exported/model.json", (ROOT / "docs/cpp.md").read_text())
-    assert command
-    done = subprocess.run([sys.executable, "-c", command[1], model], capture_output=True, text=True, check=True)
-    for i, energy in enumerate(energies):
-        np.save(folder / f"{i}.npy", energy)
-    files = [str(folder / f"{i}.npy") for i in range(len(energies))]
-    return [str(folder / "map.npy"), "60", "80", *done.stdout.split(), *files]
+def run_exported(examples: Path, args: list[str]) -> tuple[np.ndarray, str]:
+    done = subprocess.run([examples / "exported", *args], capture_output=True, text=True, check=True)
+    return np.load(args[0]), done.stdout
 
 
-def test_exported_equals_python(examples: Path, calibrated, tmp_path: Path) -> None:
-    model, energies, expected = calibrated
-    done = subprocess.run(
-        [examples / "exported", *exported_arguments(model, energies, tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = np.load(tmp_path / "map.npy")
+@pytest.mark.parametrize("size", [(56, 72), (60, 80), (33, 47), (14, 18), (131, 90)])
+def test_exported_equals_python(examples: Path, model: Exported, size: tuple[int, int], tmp_path: Path) -> None:
+    predictions = model.predict(size)
+    found, printed = run_exported(examples, model.arguments(tmp_path, size))
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(found < 0, expected < 0)
-    assert [(image < 0).any() for image in expected] == [False, True]
-    words = re.fullmatch(r"lowest log10 NFA (\S+), (\d+) pixels\n", done.stdout)
+    assert found.shape == (len(predictions), *size)
+    for image, prediction in zip(found, predictions, strict=True):
+        np.testing.assert_array_equal(image < 0, prediction.mask)
+        # numpy's logarithm of float32 rounds otherwise: measured 2e-6
+        np.testing.assert_allclose(image, prediction.log_nfa, rtol=1e-6, atol=5e-6)
+    assert [prediction.is_anomalous for prediction in predictions] == [False] + [True] * (len(predictions) - 1)
+    words = re.fullmatch(r"lowest log10 NFA (\S+), (\d+) pixels\n", printed)
     assert words
-    assert float(words[1]) == pytest.approx(expected.min(), rel=1e-5)
-    assert int(words[2]) == (expected < 0).sum()
-    # A batch of one, and a map without a batch, give the same
-    for one in ([e[1:] for e in energies], [e[1] for e in energies]):
-        subprocess.run(
-            [examples / "exported", *exported_arguments(model, one, tmp_path)], capture_output=True, check=True
-        )
-        assert np.load(tmp_path / "map.npy").tobytes() == found[1:].tobytes()
+    assert float(words[1]) == pytest.approx(min(p.log_nfa.min() for p in predictions), rel=1e-5)
+    assert int(words[2]) == sum(np.count_nonzero(p.mask) for p in predictions)
 
 
-def test_exported_says_what_is_wrong(examples: Path, calibrated, tmp_path: Path) -> None:
-    model, energies, _ = calibrated
-    args = exported_arguments(model, energies, tmp_path)
+def test_one_image_is_as_in_a_batch(examples: Path, model: Exported, tmp_path: Path) -> None:
+    found, _ = run_exported(examples, model.arguments(tmp_path, (60, 80)))
+    for one in ([e[1:2] for e in model.evidence.maps], [e[1] for e in model.evidence.maps]):  # with and without a batch
+        alone, _ = run_exported(examples, model.arguments(tmp_path, (60, 80), one))
+        assert alone.tobytes() == found[1:2].tobytes()
+
+
+def test_exported_says_what_is_wrong(examples: Path, model: Exported, tmp_path: Path) -> None:
+    maps = model.evidence.maps
+    args = model.arguments(tmp_path, (60, 80))
     for position, value, message in [
-        (1, "none", "not a number for its place: none"),
-        (2, "-3", "not a number for its place: -3"),
-        (3, "nan", "not a number for its place: nan"),
-        (4, "0", "not a number for its place: 0"),
-        (5, "3x", "not a number for its place: 3x"),
+        (1, "none", "not a size from 1 to 9999: none"),
+        (2, "-3", "not a size from 1 to 9999: -3"),
+        (3, str(tmp_path / "nowhere.txt"), "nowhere.txt is not four lines of numbers"),
         (0, str(tmp_path / "no" / "map.npy"), "cannot write"),
         (-1, str(tmp_path / "nowhere.npy"), "nowhere.npy is not a .npy file"),
     ]:
         changed = list(args)
         changed[position] = value
         says(examples / "exported", changed, message)
-    says(examples / "exported", args[:-1], "usage:")
+    says(examples / "exported", args[:-1], "one file is needed for each number")
+    says(examples / "exported", [*args, args[-1]], "one file is needed for each number")
+    says(examples / "exported", args[:4], "usage:")
     says(examples / "exported", [], "usage:")
     for wrong, message in [
-        (energies[2].astype(np.float64), "2.npy is not a .npy file (1.0) of float32"),
-        (np.asfortranarray(energies[2]), "2.npy is not a .npy file"),
-        (energies[2][0, 0], "2.npy is not a .npy file"),
-        (energies[2][:, :0], "2.npy is not a .npy file"),
-        (energies[2][:1], "2.npy is of another batch size"),
-        (energies[2] * np.float32(np.nan), "an energy is not finite"),
+        (maps[-1].astype(np.float64), ".npy is not a .npy file (1.0) of float32"),
+        (np.asfortranarray(maps[-1]), ".npy is not a .npy file"),
+        (maps[-1][0, 0], ".npy is not a .npy file"),
+        (maps[-1][:, :0], ".npy is not a .npy file"),
+        (maps[-1][:1], ".npy is of another batch size"),
+        (maps[-1] * np.float32(np.nan), ".npy holds a value that is not finite"),
     ]:
-        says(examples / "exported", exported_arguments(model, [*energies[:2], wrong], tmp_path), message)
+        changed = model.arguments(tmp_path, (60, 80), [*maps[:-1], wrong])
+        says(examples / "exported", changed, f"{len(maps) - 1}{message}")
     whole = (tmp_path / "0.npy").read_bytes()
     for part in (whole[:-4], whole + b"0000", whole[:9], b"", whole[1:]):
         (tmp_path / "0.npy").write_bytes(part)
         says(examples / "exported", args, "0.npy is not a .npy file")
+
+
+def test_exported_reads_no_other_numbers(examples: Path, model: Exported, tmp_path: Path) -> None:
+    args = model.arguments(tmp_path, (60, 80))
+    numbers = tmp_path / "numbers.txt"
+    lines = [line.split() for line in numbers.read_text().splitlines()]
+    for row, column, value, message in [
+        (0, 0, "nan", "is not four lines of numbers"),
+        (0, 1, "3x", "is not four lines of numbers"),
+        (0, 1, "0", "out of range"),
+        (0, 2, "-1", "out of range"),
+        (0, 3, "1.01", "out of range"),
+        (1, 2, "0", "out of range"),
+        (2, 1, "-2", "out of range"),
+        (1, 0, "", "does not hold 4, 3, 1 or more"),
+        (0, 0, "1 2", "does not hold 4, 3, 1 or more"),
+    ]:
+        changed = [list(line) for line in lines]
+        changed[row][column] = value
+        numbers.write_text("".join(" ".join(line) + "\n" for line in changed))
+        says(examples / "exported", args, message)
+    numbers.write_text("1 2\n")
+    says(examples / "exported", args, "is not four lines of numbers")
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_program() -> None:
+    page = GUIDE.read_text().partition("## From an exported model")[2].partition("\n## ")[0]
+    program = "\n".join(line.strip() for line in (ROOT / "examples/exported.cpp").read_text().splitlines())
+    blocks = re.findall(r"^```cpp\n(.*?)^```", page, re.M | re.S)
+    assert len(blocks) == 2
+    for part in "\n\n".join(block.rstrip() for block in blocks).split("\n\n"):
+        assert "\n".join(line.strip() for line in part.splitlines()) in program
+
+
+def test_the_page_names_each_header_once() -> None:
+    table = re.findall(r"^\| `.*", GUIDE.read_text(), re.M)
+    named = [name for row in table for name in re.findall(r"`(\w+\.hpp)`", row.split("|")[1])]
+    assert sorted(named) == sorted(path.name for path in (ROOT / "csrc/include/uflow").glob("*.hpp"))

@@ -16,14 +16,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import uflow
-from uflow import backbones, scoring
+from conftest import texture
+from uflow import backbones
 from uflow.deploy import exported as runtime
 from uflow.deploy.export import export
+from uflow.deploy.exported import save_threshold
 from uflow.detector import Detector
+from uflow.evaluate.datasets import find_categories
+from uflow.evaluate.evaluation import evaluate_predictor
 from uflow.files import sha256
 from uflow.flow import UFlow
 from uflow.images import list_images, read_image, resize_image
-from uflow.predictor import Prediction
+from uflow.network import TorchNetwork
+from uflow.prediction import Prediction
+from uflow.predictor import Predictor
+from uflow.scoring import Evidence
+from uflow.threshold import PaperThreshold
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,7 +58,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Detector:
     torch.manual_seed(0)
     save_file(timm.create_model("resnet18").state_dict(), weights)
     net = backbones.create_backbone("resnet18", 64, strides=(4, 8), weights=weights)
-    return Detector(net, UFlow(net.channels, net.sizes, steps=1, affine=True), device="cpu")
+    return Detector(TorchNetwork(net, UFlow(net.channels, net.sizes, steps=1, affine=True), device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +84,9 @@ def changed(folder: Path, to: Path, **metadata: Any) -> Path:
     return to
 
 
-def paper(detector: Detector, **test: Any) -> Detector:
-    near = {"neighbours": detector.neighbours, "blend": detector.blend}
-    return Detector(detector.backbone, detector.flow, device="cpu", **near, **test)
+def papers(detector: Detector, **options: Any) -> Predictor:
+    """The same network, judged by the paper's test."""
+    return Predictor(detector.network, PaperThreshold(), detector.predictor.blend, **options)
 
 
 # Equal to torch -------------------------------------------------------------------------------------------------------
@@ -90,38 +98,57 @@ def test_predictions_equal_torch(
     name: str, batch_size: int, folder: Path, detector: Detector, images: list[np.ndarray]
 ) -> None:
     exported = runtime.load(folder, name, threads=1)
-    assert exported.runtime == name
+    assert exported.network.runtime == name
     wanted = list(detector.predict(images))
     assert {p.is_anomalous for p in wanted} == {True, False}
     same(list(exported.predict(images, batch_size)), wanted)
-    batch = np.stack([resize_image(image, detector.image_size) for image in images])[:batch_size]
-    for found, own in zip(exported._network(batch), detector._network(batch), strict=True):
-        np.testing.assert_allclose(found, own, rtol=1e-3)
+    batch = np.stack([resize_image(image, detector.network.image_size) for image in images])[:batch_size]
+    found, own = exported.network.evidence(batch), detector.network.evidence(batch)
+    assert len(found.distances) == len(own.distances) > 0
+    for a, b in zip(found.maps, own.maps, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
 def test_tiles_and_the_papers_test_equal_torch(
     folder: Path, detector: Detector, images: list[np.ndarray], tmp_path: Path
 ) -> None:
     large = [np.tile(image, (3, 3, 1)) for image in images[::3]]
-    tiled = paper(detector, tile=True)
-    exported = runtime.load(changed(folder, tmp_path / "tiled", segmentation=tiled._test_config()))
+    tiled = papers(detector, tile=True)
+    exported = runtime.load(changed(folder, tmp_path / "tiled", predictor=tiled.to_dict()))
     assert exported.tile
     same(list(exported.predict(large)), list(tiled.predict(large)))
 
 
 def test_calibration_is_kept(folder: Path, detector: Detector, dataset: Path, tmp_path: Path) -> None:
     exported = runtime.load(changed(folder, tmp_path / "copy"))
-    assert exported._test_config() == detector._test_config()
+    assert exported.to_dict() == detector.predictor.to_dict()
     same(list(exported.predict(dataset / "test")), list(detector.predict(dataset / "test")))
     exported.calibrate([])
-    assert runtime.load(tmp_path / "copy")._test_config() == detector._test_config()  # not yet saved
-    exported.save_test()
+    assert runtime.load(tmp_path / "copy").threshold == detector.threshold  # not yet saved
+    save_threshold(exported)
     again = uflow.load(tmp_path / "copy")
-    assert again.alpha is None
-    same(list(again.predict(dataset / "test")), list(paper(detector).predict(dataset / "test")))
-    own = paper(detector).calibrate(dataset / "train/good", alpha=0.1)
-    again.calibrate(dataset / "train/good", alpha=0.1)
-    assert again.shift == pytest.approx(own.shift, abs=1e-2)
+    assert again.threshold == PaperThreshold()
+    same(list(again.predict(dataset / "test")), list(papers(detector).predict(dataset / "test")))
+    own = papers(detector)
+    rng = np.random.default_rng(1)
+    unseen = [texture(rng) for _ in range(12)]
+    own.calibrate(unseen, alpha=0.1)
+    again.calibrate(unseen, alpha=0.1)
+    assert again.threshold.shift == pytest.approx(own.threshold.shift, abs=1e-2)
+
+
+def test_only_exported_models_have_a_folder_for_their_threshold(detector: Detector) -> None:
+    with pytest.raises(TypeError, match="only an exported model has a folder to write to, not a TorchNetwork"):
+        save_threshold(detector.predictor)
+
+
+def test_parts_of_an_exported_network(folder: Path, images: list[np.ndarray]) -> None:
+    network = runtime.load(folder).network
+    ((name, part),) = network.phases()
+    batch = np.stack([resize_image(images[0], network.image_size)])
+    assert name == "network"
+    for a, b in zip(part(batch).maps, network.evidence(batch).maps, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_what_the_network_takes_and_gives(folder: Path, detector: Detector, images: list[np.ndarray]) -> None:
@@ -136,7 +163,7 @@ def test_what_the_network_takes_and_gives(folder: Path, detector: Detector, imag
     batch = np.stack([resize_image(image, (128, 128)) for image in images])
     *energies, anomaly_map = session.run(None, {"image": batch})
     assert [e.shape for e in energies] == [(8, 16, 16), (8, 8, 8), (8, 4, 4), (8, 16, 16), (8, 8, 8)]
-    wanted = scoring.anomaly_map_with_neighbours(energies, detector.latent_channels, 128, detector.blend)
+    wanted = detector.predictor.blend.anomaly_map(Evidence(energies[:3], energies[3:]), 128)
     assert {x.dtype for x in (anomaly_map, *energies)} == {np.dtype(np.float32)}
     np.testing.assert_allclose(anomaly_map, wanted, atol=1e-4)  # scores near 1 are rounded
 
@@ -145,9 +172,9 @@ def test_what_the_metadata_says(folder: Path, detector: Detector) -> None:
     metadata = json.loads((folder / "model.json").read_text())
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "network.onnx"]
     assert metadata["files"] == {"network.onnx": sha256(folder / "network.onnx")}
-    assert metadata["segmentation"] == json.loads(json.dumps(detector._test_config()))
-    assert metadata["backbone"]["weights_sha256"] == detector.backbone.weights_sha256
-    assert metadata["latent_channels"] == list(detector.latent_channels)
+    assert metadata["predictor"] == json.loads(json.dumps(detector.predictor.to_dict()))
+    assert metadata["backbone"]["weights_sha256"] == detector.network.backbone.weights_sha256
+    assert metadata["latent_channels"] == list(detector.network.latent_channels)
     assert (metadata["int8"], metadata["dynamic_size"], metadata["opset"]) == (None, False, 18)
 
 
@@ -159,9 +186,9 @@ def test_any_size_in_openvino_and_onnx(small: Detector, tmp_path: Path) -> None:
     export(small, tmp_path / "any", "openvino", dynamic_size=True)
     assert sorted(path.name for path in (tmp_path / "any").iterdir()) == ["model.json", "network.bin", "network.xml"]
     exported = runtime.load(tmp_path / "any")
-    assert exported.runtime == "openvino"
+    assert exported.network.runtime == "openvino"
     same(list(exported.predict([image])), [wanted])
-    anomaly_map = exported._run_network(np.stack([image, image]))[-1]
+    anomaly_map = exported.network.run(np.stack([image, image]))[-1]
     assert anomaly_map.shape == (2, 128, 160)
     np.testing.assert_allclose(anomaly_map[1], wanted.anomaly_map, atol=1e-3)
 
@@ -171,7 +198,7 @@ def test_int8_stays_close(small: Detector, tmp_path: Path) -> None:
     images = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(6)]
     export(small, tmp_path / "int8", int8=images)
     exported = runtime.load(tmp_path / "int8")
-    assert exported.metadata["int8"]["images"] == 6
+    assert exported.network.metadata["int8"]["images"] == 6
     operators = (tmp_path / "int8/network.onnx").read_bytes()
     assert operators.count(b"QuantizeLinear") > 8
     errors = [
@@ -179,7 +206,7 @@ def test_int8_stays_close(small: Detector, tmp_path: Path) -> None:
         for a, b in zip(exported.predict(images), small.predict(images), strict=True)
     ]
     assert 1e-6 < max(errors) < 0.02
-    assert max(errors) == pytest.approx(exported.metadata["int8"]["map_difference"], abs=1e-4)
+    assert max(errors) == pytest.approx(exported.network.metadata["int8"]["map_difference"], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -187,8 +214,9 @@ def test_mcait(name: str, tiny_mcait: tuple[Detector, Path]) -> None:
     detector, folder = tiny_mcait
     images = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
     exported = runtime.load(folder, name)
-    assert (exported.strides, exported.latent_channels) == (detector.strides, detector.latent_channels)
-    for found, own in zip(exported._network(images), detector._network(images), strict=True):
+    theirs, ours = exported.network, detector.network
+    assert (theirs.strides, theirs.latent_channels) == (ours.strides, ours.latent_channels)
+    for found, own in zip(theirs.evidence(images).maps, ours.evidence(images).maps, strict=True):
         np.testing.assert_allclose(found, own, rtol=1e-4)
     same(list(exported.predict(list(images))), list(detector.predict(list(images))))
 
@@ -206,11 +234,23 @@ def tiny_mcait(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(backbones._KNOWN, "mcait", entry)
         net = backbones.create_backbone("mcait", 64, weights=files)
-    detector = Detector(net, UFlow(net.channels, net.sizes, steps=2), device="cpu")
+    detector = Detector(TorchNetwork(net, UFlow(net.channels, net.sizes, steps=2), device="cpu"))
     export(detector, root / "onnx")
     return detector, root / "onnx"
 
 
+def evaluate_alike(exported: Predictor, detector: Detector, root: Path) -> None:
+    (test_set,) = find_categories(root)
+    own, found = evaluate_predictor(detector, test_set), evaluate_predictor(exported, test_set)
+    assert found.flagged == own.flagged
+    assert found.pixel_auroc == pytest.approx(own.pixel_auroc, abs=1e-5)
+
+
+def test_evaluates_like_the_detector(folder: Path, detector: Detector, dataset: Path) -> None:
+    evaluate_alike(runtime.load(folder), detector, dataset)
+
+
+@pytest.mark.slow  # test_predictions_equal_torch and test_evaluates_like_the_detector do it with a tiny data set
 def test_real_images(real_images: Path, tmp_path: Path) -> None:
     """hazelnut_toy, two epochs: the same decisions on all of its test images."""
     settings = uflow.training.TrainingSettings(epochs=2)
@@ -221,9 +261,7 @@ def test_real_images(real_images: Path, tmp_path: Path) -> None:
     for name in ("onnxruntime", "openvino"):
         exported = runtime.load(tmp_path / "hazelnut", name)
         same(list(exported.predict(root / "test")), list(detector.predict(root / "test")))
-    own, found = detector.evaluate(root), exported.evaluate(root)
-    assert found.flagged == own.flagged
-    assert found.pixel_auroc == pytest.approx(own.pixel_auroc, abs=1e-5)
+        evaluate_alike(exported, detector, root)
 
 
 # Without what it does not need ----------------------------------------------------------------------------------------
@@ -239,7 +277,7 @@ from uflow.files import sha256
 model = uflow.load(sys.argv[1], runtime=sys.argv[4])
 (result,) = model.predict([np.load(sys.argv[2])])
 np.save(sys.argv[2], result.anomaly_map)
-print(model.runtime, result.is_anomalous)
+print(model.network.runtime, result.is_anomalous)
 """
 
 
@@ -276,7 +314,7 @@ def test_torch_format_needs_no_backbone(small: Detector, images: list[np.ndarray
 def test_missing_runtimes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = runtime.importlib.util.find_spec
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name == "openvino" or None)
-    assert runtime.load(folder).runtime == "openvino"
+    assert runtime.load(folder).network.runtime == "openvino"
     monkeypatch.setattr(runtime.importlib.util, "find_spec", find_spec)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModuleNotFoundError, match=r"^.*onnx needs onnxruntime: pip install onnxruntime$"):
@@ -345,6 +383,10 @@ def test_bad_calls_write_nothing(small: Detector, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+def open_wrong_network(path: Path, outputs: int, threads: int | None) -> runtime.Run:
+    return lambda images: [np.zeros((3, n, n), np.float32) for n in (16, 8, 64)]
+
+
 def test_replaced_whole_or_not_at_all(small: Detector, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     target = changed(folder, tmp_path / "model")
     (target / "old.txt").write_text("of the old one")
@@ -359,11 +401,8 @@ def test_replaced_whole_or_not_at_all(small: Detector, folder: Path, tmp_path: P
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def wrong(path: Path, outputs: int, threads: int | None) -> runtime.Run:
-        return lambda images: [np.zeros((3, n, n), np.float32) for n in (16, 8, 64)]
-
     with monkeypatch.context() as patch:
-        patch.setitem(runtime._OPEN, "torch", wrong)
+        patch.setitem(runtime._OPEN, "torch", open_wrong_network)
         with pytest.raises(RuntimeError, match=r"the exported network differs from torch by .*, more than 0\.001"):
             export(small, target, "torch")
     assert sorted(path.name for path in target.iterdir()) == before

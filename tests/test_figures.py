@@ -12,7 +12,7 @@ from PIL import Image
 from uflow.evaluate import figures
 from uflow.evaluate.datasets import Dataset, Sample
 from uflow.images import read_image
-from uflow.predictor import Prediction
+from uflow.prediction import Prediction
 
 YELLOW = (255, 232, 0)
 
@@ -179,7 +179,7 @@ def test_images_keep_their_proportions(shape: tuple[int, int], tmp_path: Path) -
     log_nfa = np.full(shape, 5, np.float32)
     mask = np.zeros(shape, bool)
     prediction = Prediction(0.0, False, np.zeros(shape, np.float32), log_nfa, mask, [], image)
-    example = figures.Example.of("$\\no{$ formula" * 30, prediction, None)
+    example = figures.Example.from_prediction("$\\no{$ formula" * 30, prediction, None)
     assert max(example.image.shape) <= 3 * figures.DPI * figures.TALLEST
     figures.write_examples([example], tmp_path / "a.png", "heading")
     picture = read_image(tmp_path / "a.png")
@@ -197,7 +197,7 @@ def test_one_defective_pixel_of_a_large_image_shows(tmp_path: Path) -> None:
     anomaly_map = truth.astype(np.float32)
     log_nfa = np.where(truth, -7, 3).astype(np.float32)
     prediction = Prediction(1.0, True, anomaly_map, log_nfa, truth, [], np.zeros((*shape, 3), np.uint8))
-    example = figures.Example.of("tiny", prediction, truth)
+    example = figures.Example.from_prediction("tiny", prediction, truth)
     assert example.mask.sum() == example.truth.sum() == 1
     assert (example.anomaly_map.max(), example.log_nfa.min()) == (1, -7)
     figures.write_examples([example], tmp_path / "a.png", "heading")

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uflow.fast.folded_flow import FoldedFlow
-from uflow.fast.winograd import WinogradConv2d
 from uflow.flow import Affine, CouplingStep, Split, UFlow, Upsample
 from uflow.interop.freia import convert_freia
 
@@ -204,67 +202,6 @@ def test_mcait_geometry():
     with torch.no_grad():
         latents, _ = flow([torch.zeros(1, 768, 28, 28), torch.zeros(1, 384, 14, 14)])
     assert [tuple(z.shape) for z in latents] == [(1, 816, 28, 28), (1, 192, 14, 14)]
-
-
-FOLDED = [*GEOMETRIES, ((260,), ((15, 14),))]  # the last by Winograd
-
-
-@pytest.mark.parametrize("winograd", [True, False], ids=["winograd", "plain"])
-@pytest.mark.parametrize("affine", [False, True], ids=["no-affine", "affine"])
-@pytest.mark.parametrize(("channels", "sizes"), FOLDED, ids=str)
-def test_folded_flow_gives_the_flow_s_latents(channels, sizes, affine, winograd):
-    flow = randomise(UFlow(channels, sizes, steps=3, affine=affine))
-    folded = FoldedFlow(flow, winograd)
-    assert any(isinstance(m, WinogradConv2d) for m in folded.modules()) == (winograd and channels == (260,))
-    features = [randn(3, c, *size, seed=c) for c, size in zip(channels, sizes, strict=True)]
-    latents = folded(features)
-    torch.testing.assert_close(latents, flow(features)[0], rtol=1e-9, atol=1e-9)
-    assert all(z.is_contiguous() and not z.requires_grad for z in latents)
-
-
-def test_folded_flow_in_float32_is_as_exact_as_the_flow():
-    channels, sizes = (256, 320), ((28, 28), (14, 14))
-    flow = UFlow(channels, sizes, affine=True)
-    features = [randn(2, c, *size, seed=c) for c, size in zip(channels, sizes, strict=True)]
-    single = [x.float() for x in features]
-    latents, folded = flow(single)[0], FoldedFlow(flow)
-    assert sum(isinstance(m, WinogradConv2d) for m in folded.modules()) == 8
-    for exact, plain, fast in zip(flow.double()(features)[0], latents, folded(single), strict=True):
-        assert (fast - exact).abs().max() < 1e-5
-        assert (fast - exact).square().mean() < 9 * (plain - exact).square().mean()
-
-
-def test_folded_flow_keeps_its_own_weights():
-    flow = randomise(UFlow((4, 8), ((4, 4), (2, 2)), affine=True))
-    features = [randn(1, 4, 4, 4), randn(1, 8, 2, 2)]
-    copies = [x.clone() for x in features]
-    folded = FoldedFlow(flow)
-    before = folded(features)
-    randomise(flow, seed=1)
-    assert all(map(torch.equal, folded(features), before))
-    assert not torch.equal(flow(features)[0][0], before[0])
-    assert all(map(torch.equal, features, copies))
-    with pytest.raises(ValueError, match="expected features of shapes"):
-        folded(features[::-1])
-
-
-def test_folded_flow_can_be_exported_with_any_batch():
-    flow = UFlow((8, 16), ((4, 4), (2, 2)), affine=True)
-    features = [randn(2, 8, 4, 4).float(), randn(2, 16, 2, 2).float()]
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(
-        FoldedFlow(flow, winograd=False), (features,), dynamic_shapes=([{0: batch}, {0: batch}],)
-    )
-    torch.testing.assert_close(program.module()([x[:1] for x in features]), [z[:1] for z in flow(features)[0]])
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 4), (4, 9), (8, 6)], ids=str)
-def test_winograd_convolution(size):
-    conv = nn.Conv2d(5, 7, 3, padding=1).double()
-    x = randn(2, 5, *size)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        y = WinogradConv2d(conv)(x.contiguous(memory_format=layout))
-        torch.testing.assert_close(y, conv(x), rtol=0, atol=1e-12)
 
 
 def test_nll_is_minus_the_log_density_without_its_constant():

@@ -1,6 +1,5 @@
-"""data.py: every kind of image file and array, and files written whole or not at all."""
+"""Every kind of image file and array is read right, or refused in one line; masks; sizes; digests."""
 
-import errno
 import io
 import logging
 import os
@@ -14,8 +13,17 @@ from PIL import Image, ImageFile
 
 from uflow import images
 from uflow.features import image_tensor
-from uflow.files import atomic_write
-from uflow.images import image_size, list_images, read_image, read_mask, resize_image, resize_mask
+from uflow.images import (
+    batches,
+    digest,
+    image_size,
+    list_images,
+    list_sources,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -37,15 +45,6 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
     text = str(error.value)
     assert "\n" not in text
     return text
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
 
 
 # ---- finding images
@@ -357,7 +356,7 @@ def test_resize_errors() -> None:
         resize_mask(GREY, (2, 2))
 
 
-# ---- masks and the MVTec layout
+# ---- masks
 
 
 def test_read_mask(tmp_path: Path) -> None:
@@ -375,69 +374,36 @@ def test_read_mask(tmp_path: Path) -> None:
         read_mask(save(tmp_path / "ones.png", values // 255))
 
 
-# ---- writing files
+# ---- lists, batches, digests
 
 
-def test_atomic_write_replaces_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "model.uflow"
-    path.write_text("old")
-    with atomic_write(path) as temporary:
-        assert temporary.parent == path.parent
-        assert temporary.suffix == path.suffix
-        temporary.write_text("new")
-        reader = path.open()
-    with reader:
-        assert reader.read() == "old"  # who was reading it reads it to its end: the old file was not written over
-    assert path.read_text() == "new"
-    assert files_in(tmp_path) == ["model.uflow"]
+def test_sources_are_the_files_of_a_folder_or_what_a_list_holds(tree: Path) -> None:
+    assert list_sources(tree) == list_images(tree)
+    assert list_sources(str(tree / "*")) == list_images(tree)
+    given = ["x.png", tree / "b.png", "x.png"]
+    assert list_sources(given) == given  # in their order, each as often as it is there
+    assert list_sources([]) == []
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        list_sources("nowhere")
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("no"), KeyboardInterrupt()])
-def test_atomic_write_keeps_the_old_file_when_the_writer_fails(tmp_path: Path, failure: BaseException) -> None:
-    path = tmp_path / "model.uflow"
-    path.write_text("old")
-    with pytest.raises(type(failure)), atomic_write(path) as temporary:  # noqa: PT012
-        temporary.write_text("half of the n")
-        raise failure
-    assert path.read_text() == "old"
-    assert files_in(tmp_path) == ["model.uflow"]
+def test_batches_read_no_further_than_they_must() -> None:
+    taken: list[int] = []
+    source = (taken.append(i) or i for i in range(7))
+    found = batches(source, 3)
+    assert next(found) == [0, 1, 2]
+    assert taken == [0, 1, 2]
+    assert list(found) == [[3, 4, 5], [6]]
+    assert list(batches([], 3)) == []
 
 
-def test_atomic_write_on_a_full_disk(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk: the write really stops half-way."""
-    resource = pytest.importorskip("resource")
-    path = tmp_path / "model.uflow"
-    path.write_text("old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(OSError, match=rf"^cannot write {path}: File too large$") as error:
-            write(path, bytes(20_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert error.value.errno == errno.EFBIG
-    one_line(error)
-    assert path.read_text() == "old"
-    assert files_in(tmp_path) == ["model.uflow"]
-
-
-def test_atomic_write_where_it_cannot(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"^cannot write .*x\.json: No such file or directory$"):
-        write(tmp_path / "gone" / "x.json", b"{}")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match=r"^cannot write .*folder: ") as error:
-        write(tmp_path / "folder", b"{}")
-    one_line(error)
-    with pytest.raises(OSError, match=r"cannot write .*x\.txt: No such file"), atomic_write(tmp_path / "x.txt"):
-        pass  # a writer that wrote nothing
-    assert files_in(tmp_path) == ["folder"]
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_atomic_write_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(OSError, match=r"cannot write .*x\.txt: Permission denied"):
-            write(tmp_path / "x.txt", b"x")
-    finally:
-        tmp_path.chmod(0o700)
+def test_digests_tell_contents_and_order_and_not_places(tmp_path: Path) -> None:
+    first, second = save(tmp_path / "a.png", RGB), save(tmp_path / "b.png", 255 - RGB)
+    copies = [tmp_path / "other" / path.name for path in (first, second)]
+    for path, twin in zip((first, second), copies, strict=True):
+        twin.parent.mkdir(exist_ok=True)
+        twin.write_bytes(path.read_bytes())
+    assert digest([first, str(second)]) == digest(copies)
+    assert digest(copies[::-1]) != digest(copies)
+    assert digest(copies).startswith("2 ")
+    assert digest([RGB]) == digest([Image.fromarray(RGB)]) != digest([first])  # pixels, and not a file's bytes

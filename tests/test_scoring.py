@@ -1,11 +1,22 @@
 """The anomaly map equals its formula, for arrays and tensors, any size."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from uflow.scoring import Blend, anomaly_map, anomaly_map_from_energies, anomaly_map_with_neighbours
+from uflow.scoring import (
+    Blend,
+    Evidence,
+    EvidenceWeights,
+    anomaly_map,
+    anomaly_map_from_energies,
+    squash,
+    weights_from_dict,
+)
 
 
 @pytest.mark.parametrize("size", [16, (16, 24), (5, 7)])
@@ -52,66 +63,126 @@ def test_same_bytes_whatever_the_threads() -> None:
         assert anomaly_map_from_energies(energies, [8, 8], (20, 31), threads=threads).tobytes() == one
 
 
-def with_distances(rng: np.random.Generator) -> list[np.ndarray]:
-    energies = [c * rng.uniform(0.5, 1.5, (2, h, 2 * h)).astype(np.float32) for c, h in ((6, 8), (9, 4))]
-    distances = [rng.uniform(0.5, 2, (2, h, 2 * h)).astype(np.float32) for h in (8, 4)]
-    distances[1][1, 3, 5] = 20
-    return [*energies, *distances]
+# All evidence: one field ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("blend", [None, Blend(map_share=0.7, score_share=0.2), Blend(0, 1), Blend(1, 0)])
-def test_neighbours_join_the_map_and_the_blend_says_how_much(blend: Blend | None) -> None:
-    given = with_distances(np.random.default_rng(0))
-    p = anomaly_map_from_energies(given[:2], [6, 9], (20, 30))
-    np.testing.assert_array_equal(anomaly_map_with_neighbours(given[:2], [6, 9], (20, 30), blend), p)
-    found = anomaly_map_with_neighbours(given, [6, 9], (20, 30), blend)
-    assert (found.shape, found.dtype) == ((2, 20, 30), np.float32)
-
-    maps = [torch.from_numpy(d).double()[:, None] for d in given[2:]]
-    q = 1 - np.exp(-sum(F.interpolate(m, (20, 30), mode="bilinear")[:, 0].numpy() for m in maps) / 4)
-    w, s = (0.5, 0.5) if blend is None else (blend.map_share, blend.score_share)
-    both = (1 - w) * p + w * q
-    score = ((1 - s) * p + s * q).max((1, 2))
-    np.testing.assert_allclose(found.max((1, 2)), score, rtol=1e-6)
-    np.testing.assert_allclose(found, both * (score / both.max((1, 2)))[:, None, None], rtol=1e-5)
-    if w > 0:
-        assert np.unravel_index(found[1].argmax(), (20, 30))[0] > 14
+def good_evidence(count: int, seed: int = 0) -> list[Evidence]:
+    """Two scales of energies over 6 and 9 channels, one of distances."""
+    rng = np.random.default_rng(seed)
+    return [
+        Evidence(
+            [rng.chisquare(6, (1, 8, 12)).astype(np.float32), rng.chisquare(9, (1, 4, 6)).astype(np.float32)],
+            [(50 + 7 * rng.normal(size=(1, 8, 12))).astype(np.float32)],
+        )
+        for _ in range(count)
+    ]
 
 
-def test_a_map_of_zeros_stays_one() -> None:
-    zeros = np.zeros((1, 2, 2), np.float32)
-    assert (anomaly_map_with_neighbours([zeros, zeros], [4], 4, Blend(0.7, 0.2)) == 0).all()
+def test_evidence_is_told_apart_again() -> None:
+    evidence = good_evidence(1)[0]
+    doubled = evidence.with_maps([2 * x for x in evidence.maps])
+    assert (len(doubled.energies), len(doubled.distances)) == (2, 1)
+    np.testing.assert_array_equal(doubled.distances[0], 2 * evidence.distances[0])
 
 
-def test_the_blend_counts_each_by_how_much_it_rises() -> None:
-    """Two images of one scale whose energies, over 5 channels, rise by 1 in their areas and their distances by 3."""
-    areas = np.zeros((2, 4, 6), bool)
-    areas[0, :2, :2] = areas[1, 2:, 4:] = True
-    latent, near = np.full((2, 4, 6), 0.5, np.float32), np.full((2, 4, 6), 2, np.float32)
-    latent[0, 3, 3] = 1.0
-    near[:, 1, 5] = 3
-    good = [5 * latent, near]
-    changed = [5 * (latent + areas), near + 3 * areas]
-    blend = Blend.of(good, changed, areas, [5])
-    assert blend.map_share == pytest.approx(3 * 3 / (1 + 3 * 3), rel=1e-5)
-    assert blend.score_share == pytest.approx(2 / (0.75 + 2), rel=1e-5)
-    fallen = Blend.of(good, [changed[0], near - areas], areas, [5])
-    assert (fallen.map_share, fallen.score_share) == pytest.approx((0, 0), abs=1e-5)
-    assert Blend.of(good, good, areas, [5]) == Blend(0.5, 0.5)  # nothing rises
+def test_each_source_counts_by_how_far_it_reaches_on_good_images() -> None:
+    evidence = good_evidence(41)
+    weights = EvidenceWeights.from_good_images(evidence)
+    assert weights.energy_means == pytest.approx((6, 9), rel=0.03)
+    latents = EvidenceWeights(weights.energy_means, weights.latents)
+    largest = [latents.field(Evidence(image.energies)).max() for image in evidence]
+    assert np.median(largest) == pytest.approx(1, rel=1e-5)
+    largest = [weights.distances[0] * image.distances[0].max() for image in evidence]
+    assert np.median(largest) == pytest.approx(1, rel=1e-5)
 
 
-def test_bad_distances_are_one_line() -> None:
-    energies, distances = np.ones((1, 2, 2), np.float32), np.ones((2, 2, 2), np.float32)
-    with pytest.raises(ValueError, match="energies are of 1 images and distances of 2"):
-        anomaly_map_with_neighbours([energies, distances], [4], 4)
+def test_a_distance_of_two_scales_counts_twice() -> None:
+    evidence = [
+        Evidence(image.energies, [*image.distances, image.distances[0][:, ::2, ::2]]) for image in good_evidence(9)
+    ]
+    weights = EvidenceWeights.from_good_images(evidence)
+    for k, weight in enumerate(weights.distances):
+        assert np.median([weight * image.distances[k].max() for image in evidence]) == pytest.approx(k + 1, rel=1e-5)
+
+
+def test_one_odd_image_does_not_decide_the_weights() -> None:
+    evidence = good_evidence(15)
+    before = EvidenceWeights.from_good_images(evidence)
+    evidence[3] = evidence[3].with_maps([100 * x for x in evidence[3].maps])
+    after = EvidenceWeights.from_good_images(evidence)
+    for found, wanted in zip(asdict(after).values(), asdict(before).values(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0.1)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (20, 31)])
+def test_the_map_is_the_field_squashed(size: tuple[int, int]) -> None:
+    evidence, weights = good_evidence(1)[0], EvidenceWeights((5.0, 10.0), 0.5, (0.25,))
+    fine, coarse, distance = (torch.from_numpy(x).double()[:, None] for x in evidence.maps)
+    likely = [torch.exp(-fine / 10), F.interpolate(torch.exp(-coarse / 20), (8, 12), mode="bilinear")]
+    field = -torch.log(sum(likely) / 2) + 0.25 * distance
+    np.testing.assert_allclose(weights.field(evidence), field[:, 0], rtol=1e-4)
+    wanted = F.interpolate(field, size, mode="bilinear")[:, 0].numpy()
+    found = Blend(weights, reference=30.0).anomaly_map(evidence, size)
+    assert (found.shape, found.dtype) == ((1, *size), np.float32)
+    np.testing.assert_allclose(found, wanted / (wanted + 30), rtol=1e-4)
+
+
+def test_with_the_means_of_standard_normals_the_field_is_the_papers_map() -> None:
+    evidence = good_evidence(1)[0]
+    field = EvidenceWeights((6.0, 9.0), 1.0).field(Evidence(evidence.energies))
+    np.testing.assert_allclose(
+        1 - np.exp(-field / 2), anomaly_map_from_energies(evidence.energies, [6, 9], (8, 12)), atol=1e-5
+    )
+
+
+def test_outlines_are_drawn_on_the_distances_where_there_are_any() -> None:
+    evidence, weights = good_evidence(1)[0], EvidenceWeights((5.0, 10.0), 0.5, (0.25,))
+    np.testing.assert_allclose(weights.drawing(evidence), 0.25 * evidence.distances[0], rtol=1e-6)
+    latents = Evidence(evidence.energies)
+    alone = EvidenceWeights((5.0, 10.0), 0.5)
+    np.testing.assert_array_equal(alone.drawing(latents), alone.field(latents))
+
+
+def test_a_typical_good_image_has_a_score_of_one_half() -> None:
+    evidence = good_evidence(41)
+    blend = Blend.from_good_images(evidence)
+    scores = [blend.anomaly_map(image, (8, 12)).max() for image in evidence]
+    assert np.median(scores) == pytest.approx(0.5, abs=1e-6)
+    assert len(set(scores)) == 41
+
+
+def test_order_is_kept_however_large() -> None:
+    values = np.array([0, 1, 1e3, 1e4, 1e5], np.float32)
+    assert (np.diff(squash(values, 5.0)) > 0).all()
+    assert squash(np.float32(0), 5.0) == 0
+    torch.testing.assert_close(squash(torch.tensor([5.0]), 5.0), torch.tensor([0.5]))
+
+
+def test_a_blend_survives_json() -> None:
+    blend = Blend.from_good_images(good_evidence(5))
+    assert Blend.from_dict(json.loads(json.dumps(blend.to_dict()))) == blend
+
+
+def test_bad_evidence_is_one_line() -> None:
+    good = good_evidence(3)
+    weights = EvidenceWeights.from_good_images(good)
     with pytest.raises(ValueError, match="not finite"):
-        anomaly_map_with_neighbours([energies, energies * np.nan], [4], 4)
-    with pytest.raises(ValueError, match="at least one scale, got 0 scales"):
-        Blend.of([energies], [energies], energies > 0, [4])
-    both = [energies, energies]
-    for changed, areas in ((both, energies < 0), (both, distances > 0), ([distances] * 2, energies > 0)):
-        with pytest.raises(ValueError, match="areas that were changed in as many images"):
-            Blend.of(both, changed, areas, [4])
-    for share in (-0.1, 1.1, np.nan):
-        with pytest.raises(ValueError, match="score_share is a share between 0 and 1"):
-            Blend(0.5, share)
+        weights.field(good[0].with_maps([x * np.nan for x in good[0].maps]))
+    with pytest.raises(ValueError, match="1 distances are weighed, and the evidence has 0"):
+        weights.field(Evidence(good[0].energies))
+    for factor in (0, np.nan):
+        with pytest.raises(ValueError, match="good images' evidence is nought, or is not finite"):
+            EvidenceWeights.from_good_images([image.with_maps([factor * x for x in image.maps]) for image in good])
+    for number in (0.0, -1.0, np.nan, np.inf):
+        for arguments in (((1.0, number), 1.0), ((1.0,), number), ((1.0,), 1.0, (number,))):
+            with pytest.raises(ValueError, match="means and weights of evidence must be positive and finite"):
+                EvidenceWeights(*arguments)
+        with pytest.raises(ValueError, match="the map's reference must be positive and finite"):
+            Blend(weights, number)
+    whole = asdict(weights)
+    for damaged in (None, {}, {**whole, "more": 1}, {**whole, "latents": None}, {**whole, "distances": 3}):
+        with pytest.raises(ValueError, match="the weights of evidence are damaged"):
+            weights_from_dict(damaged)
+    for content in (None, {}, {"weights": whole}, {"weights": whole, "reference": None}):
+        with pytest.raises(ValueError, match="the blend is damaged"):
+            Blend.from_dict(content)

@@ -11,7 +11,7 @@ import scipy.stats
 
 import reference
 from uflow import _core, segmentation
-from uflow.segmentation import Background
+from uflow.segmentation import AreaLaw, Background, nfa
 
 GOLDEN = Path(__file__).parent / "golden"
 TAILS = ["exact", "chernoff", "chernoff-unguarded", "binomial"]
@@ -84,6 +84,98 @@ def test_log_nfa_equals_twin(background, tail, n_tests):
         one = [e[b] for e in energies]
         expected = reference.log_nfa(one, [6, 4], (9, 12), tail, n_tests == "by-area", twin)
         np.testing.assert_allclose(result[b], expected, rtol=2e-6, atol=2e-6)
+
+
+def core_log_nfa(energies, dof, size, tail="exact", n_tests="by-area", *, background=None, counts=None, **law):
+    """The core's own function: it takes any law of the area for each scale, with any tail."""
+    models = nfa._models(background, dof, 0.1)
+    laws = law.get("effective_area"), law.get("log_tests")
+    size = (size, size) if isinstance(size, int) else size
+    by_area, threads = n_tests == "by-area", law.get("threads", 0)
+    return _core.log_nfa(energies, counts, models, *size, nfa._TAILS[tail], by_area, threads, *laws)
+
+
+@pytest.mark.parametrize("n_tests", ["total", "by-area"])
+@pytest.mark.parametrize("tail", [t for t in TAILS if t != "binomial"])
+def test_any_law_of_the_area_equals_twin(tail, n_tests):
+    energies = segmentation.energies(latents_of())
+    rng = np.random.default_rng(4)
+    area = [np.arange(e[0].size + 1.0) for e in energies]
+    laws = {
+        "a power": ([a**0.7 for a in area], [0.3 * a + 2 for a in area]),
+        "full after 5 cells": ([np.minimum(a, 5.0) for a in area], [np.where(a > 8, 40.0, 1.5) for a in area]),
+        "any numbers": ([rng.uniform(0.1, 9, len(a)) for a in area], [rng.normal(0, 5, len(a)) for a in area]),
+    }
+    found = []
+    for effective, tests in laws.values():
+        by_area = n_tests == "by-area"
+        result = core_log_nfa(
+            energies, [6, 4], (9, 12), tail, n_tests, effective_area=effective, log_tests=tests if by_area else None
+        )
+        found.append(result)
+        models = [
+            {"effective": f, **({"log_tests": t} if by_area else {})} for f, t in zip(effective, tests, strict=True)
+        ]
+        for b in range(2):
+            expected = reference.log_nfa([e[b] for e in energies], [6, 4], (9, 12), tail, by_area, models)
+            np.testing.assert_allclose(result[b], expected, rtol=2e-6, atol=2e-6)
+    assert len({r.tobytes() for r in found}) == len(laws)
+
+
+@pytest.mark.parametrize("tail", [t for t in TAILS if t != "binomial"])
+def test_the_area_itself_and_todays_number_of_tests_change_no_bit(tail):
+    rng = np.random.default_rng(0)
+    shapes = [(28, 28), (14, 9)]
+    energies = [rng.chisquare(40, (3, *shape)).astype(np.float32) for shape in shapes]
+    area = [np.arange(e[0].size + 1.0) for e in energies]
+    tests = [_core.log10_number_of_tests_by_area(e[0].size, 2) for e in energies]
+    background = [Background(1.1, 37.0, 2.5), Background(0.9, 44.0, 1.0)]
+    for n_tests in ("total", "by-area"):
+        for threads in (1, 2):
+            arguments = energies, [40, 40], (50, 31), tail, n_tests
+            today = segmentation.log_nfa_from_energies(*arguments, threads=threads, background=background)
+            law = core_log_nfa(
+                *arguments,
+                background=background,
+                effective_area=area,
+                log_tests=tests if n_tests == "by-area" else None,
+                threads=threads,
+            )
+            assert law.tobytes() == today.tobytes()
+
+
+def test_bad_laws_of_the_area():
+    energies, area = [np.ones((1, 2, 3), np.float32)], np.arange(7.0)
+    for law, message in [
+        ({"effective_area": [area[1:]]}, "every area from 0 to that of the map, 7, got shape \\(6,\\)"),
+        ({"effective_area": [area, area]}, "one table per scale"),
+        ({"effective_area": [area - 1]}, "must be positive"),
+        ({"effective_area": [area * np.nan]}, "not finite"),
+        ({"log_tests": [area[None]]}, "every area"),
+        ({"log_tests": [np.full(7, np.inf)]}, "not finite"),
+        ({"log_tests": [area], "n_tests": "total"}, "by area"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            core_log_nfa(energies, [4], 3, **law)
+    with pytest.raises(ValueError, match="not the binomial"):
+        core_log_nfa(energies, [4], 3, "binomial", counts=[np.ones((1, 2, 3), np.int32)], effective_area=[area])
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
+def test_a_field_is_judged_by_a_power_of_the_area(exponent):
+    field = np.random.default_rng(1).chisquare(9, (2, 6, 8)).astype(np.float32)
+    background, law = Background(1.2, 8.0, 1.0), AreaLaw.power(48, exponent)
+    np.testing.assert_allclose(law.effective_area[1:], np.arange(1, 49) ** exponent)
+    if exponent == 1:  # independent cells: the paper's number by area
+        np.testing.assert_allclose(law.log_tests[1:], _core.log10_number_of_tests_by_area(48, 1)[1:], rtol=1e-5)
+    if exponent == 0:
+        assert len(set(law.log_tests)) == 1
+    result = segmentation.log_nfa_of_field(field, background, law, (9, 12))
+    twin = [{"scale": 1.2, "nu": 8.0, "effective": law.effective_area, "log_tests": law.log_tests}]
+    for found, image in zip(result, field, strict=True):
+        expected = reference.log_nfa([image], [1], (9, 12), "exact", True, twin)
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+    assert segmentation.log_nfa_of_field(field, background, law, (9, 12), threads=1).tobytes() == result.tobytes()
 
 
 @pytest.mark.parametrize("size", [(9, 12), (3, 85)])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from uflow import _core, segmentation
+from uflow import _core, _core_testing, segmentation
 
 Array = NDArray[np.float64]
 TOLERANCE = 1e-10
@@ -33,7 +33,7 @@ def chi2(x, dof) -> Array:
 def chernoff(t, dof, guarded) -> Array:
     t, dof = np.broadcast_arrays(np.asarray(t, float), np.asarray(dof, float))
     t, dof = np.ascontiguousarray(np.atleast_1d(t)), np.ascontiguousarray(np.atleast_1d(dof))
-    return _core.log10_chi2_chernoff(t, dof, guarded)
+    return _core_testing.log10_chi2_chernoff(t, dof, guarded)
 
 
 def binomial(k, n, p) -> Array:
@@ -304,19 +304,56 @@ def test_number_of_tests(cells: list[int], expected: float, digits: int) -> None
     assert relative_error(value, mpmath.log10(total)) <= 1e-14
 
 
+def log10_chi2_sf_of_few(x: float, dof: float) -> mpmath.mpf:
+    """By the power series of P (DLMF 8.7.1) or the continued fraction of Q (8.9.2), with digits for 1 - P."""
+    with mpmath.workdps(750):
+        a, y = mpmath.mpf(dof) / 2, mpmath.mpf(x) / 2
+        if y < 30:
+            term, series = mpmath.mpf(1), 1 / a
+            for n in range(1, 1000):
+                term *= -y / n
+                series += term / (a + n)
+                if abs(term) < mpmath.mpf(10) ** -740:
+                    break
+            return mpmath.log10(1 - y**a * series / mpmath.gamma(a))
+    with mpmath.workdps(40):
+        below = y + 401 - a
+        for n in range(200, 0, -1):
+            below = y + 2 * n - 1 - a - n * (n - a) / below
+        return (a * mpmath.log(y) - y - mpmath.log(below) - mpmath.loggamma(a)) / mpmath.log(10)
+
+
+@pytest.mark.parametrize("dof", [5e-324, 1e-310, 1e-100, 1e-31, 1e-10, 1e-3, 0.01, 0.05, 0.07, 0.1, 0.2499999, 0.25])
+def test_chi2_of_few_degrees(dof: float) -> None:
+    x = np.array([1e-300, 1e-100, 1e-5, 0.1, 0.9, 1.9, 1.967, 2.0, 2.1, 2.9999, 3.0001, 4.0, 59.0, 1e3, 1e10, 1e300])
+    if dof < 0.25:
+        x = np.append(x, [5e-324, 1e-310])
+    found = chi2(x, np.full(len(x), dof))
+    for value, at in zip(found, x.tolist(), strict=True):
+        assert relative_error(value, log10_chi2_sf_of_few(at, dof)) <= 1e-11, at
+    assert chi2([0.0, -1.0, np.inf], [dof] * 3).tolist() == [0.0, 0.0, -np.inf]
+
+
+def test_chi2_falls_with_x_and_grows_with_few_degrees() -> None:
+    for dof in (1e-300, 1e-9, 1e-3, 0.1, 0.2499999, 0.25):
+        values = chi2(np.geomspace(1e-300, 1e4, 20001), np.full(20001, dof))
+        assert (np.diff(values) <= 0).all()
+        assert (values <= 0).all()
+    for x in (1e-9, 0.5, 1.9, 2.0, 2.9, 3.0, 3.1, 40.0):
+        assert (np.diff(chi2(np.full(20001, x), np.geomspace(1e-6, 1, 20001))) > 0).all()
+
+
 def test_number_of_tests_by_area() -> None:
-    r = np.array([1.0, 2.0, 100.0, 784.0])
     a, b = mpmath.mpf("0.316915"), mpmath.mpf("4.062570")
-    polyominoes, by_area = _core.log10_polyominoes(r), _core.log10_number_of_tests_by_area(r, 784, 2)
-    for i, area in enumerate(r):
-        count = a * b ** int(area) / int(area)
-        assert relative_error(polyominoes[i], mpmath.log10(count)) <= 1e-14
-        assert relative_error(by_area[i], mpmath.log10(2 * 784**2 * count)) <= 1e-14
+    table = _core.log10_number_of_tests_by_area(784, 2)
+    assert table.shape == (785,)
+    for area in (1, 2, 100, 784):
+        assert relative_error(table[area], mpmath.log10(2 * 784**2 * a * b**area / area)) <= 1e-14
 
 
 @pytest.mark.parametrize(("n", "channels", "p"), [(9, 1, 1 - 0.9), (25, 4, 1 - 0.9), (25, 48, 0.3), (121, 3, 0.01)])
 def test_block_table_against_scipy(n: int, channels: int, p: float) -> None:
-    table = _core.block_tail_table(n, channels, p, False)
+    table = _core_testing.block_tail_table(n, channels, p, False)
     assert table.shape == (n * channels + 1,)
     x = np.arange(n * channels) // channels
     np.testing.assert_allclose(table[:-1], scipy.stats.binom.logsf(x, n, p) / np.log(10), rtol=TOLERANCE, atol=1e-15)
@@ -327,7 +364,7 @@ def test_block_table_against_scipy(n: int, channels: int, p: float) -> None:
 
 @pytest.mark.parametrize(("n", "channels", "p"), [(9, 1, 1 - 0.9), (25, 4, 1 - 0.9), (25, 48, 0.3), (49, 2, 0.999)])
 def test_continuous_block_table_against_mpmath(n: int, channels: int, p: float) -> None:
-    table = _core.block_tail_table(n, channels, p, True)
+    table = _core_testing.block_tail_table(n, channels, p, True)
     assert table.shape == (n * channels + 1,)
     assert table[-1] == table[-2]
     p_ = mpmath.mpf(p)
@@ -348,7 +385,7 @@ def test_continuous_block_table_against_mpmath(n: int, channels: int, p: float) 
 
 def test_block_table_is_finite_far_below_the_smallest_double() -> None:
     for continuous in (False, True):
-        table = _core.block_tail_table(400, 2, 1e-3, continuous)
+        table = _core_testing.block_tail_table(400, 2, 1e-3, continuous)
         assert np.all(np.isfinite(table))
         assert table[-1] < -1190
 

@@ -1,15 +1,15 @@
 """The training loop: it learns, selects by held-out images, resumes as if never broken, and stops clearly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from uflow import training
-from uflow.features import FeatureCache, channel_moments, turned_copies
+from uflow.features import FeatureCache, TrainingFeatures, channel_moments
 from uflow.flow import UFlow
-from uflow.training import TrainingError, TrainingSettings, TrainingState, train
+from uflow.training import TrainingError, TrainingSettings, TrainingState, learning_rate, train
 
 SHAPES = [(4, 8, 8), (8, 4, 4)]
 TRAIN, HELD_OUT = list(range(24)), list(range(24, 32))
@@ -39,9 +39,15 @@ def make_flow() -> UFlow:
     return UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, seed=1)
 
 
+def learnt(
+    features: FeatureCache, indices: Sequence[int] = TRAIN, held_out: Sequence[int] = HELD_OUT, **options: Any
+) -> TrainingFeatures:
+    return TrainingFeatures(features, indices, held_out, **options)
+
+
 def test_learns_and_keeps_the_epoch_best_on_held_out_images(features: FeatureCache) -> None:
     flow = make_flow()
-    state = train(flow, features, TRAIN, HELD_OUT, TrainingSettings(epochs=15, batch_size=8, learning_rate=0.01))
+    state = train(flow, learnt(features), TrainingSettings(epochs=15, batch_size=8, learning_rate=0.01))
     held_out = [epoch["held_out_nll"] for epoch in state.history]
     assert held_out[-1] < held_out[0] - 1
     assert state.best_epoch == 1 + int(np.argmin(held_out))
@@ -55,45 +61,40 @@ def test_learns_and_keeps_the_epoch_best_on_held_out_images(features: FeatureCac
 
 def test_rate_warms_up_and_decays_linearly(features: FeatureCache) -> None:
     settings = TrainingSettings(epochs=4, batch_size=24, learning_rate=1e-3, final_rate=0.4, warm_up=0.5)
-    state = train(make_flow(), features, TRAIN, HELD_OUT, settings)
+    state = train(make_flow(), learnt(features), settings)
     assert [e["learning_rate"] for e in state.history] == pytest.approx([5e-4, 8.5e-4, 7e-4, 5.5e-4])
+    rates = [learning_rate(settings, epoch, 0, steps_per_epoch=1) for epoch in range(4)]
+    assert rates == pytest.approx([5e-4, 8.5e-4, 7e-4, 5.5e-4])
     paper = TrainingSettings(epochs=2, batch_size=24, learning_rate=1e-3, final_rate=0.4, warm_up=0)
-    state = train(make_flow(), features, TRAIN, HELD_OUT, paper)
+    state = train(make_flow(), learnt(features), paper)
     assert [e["learning_rate"] for e in state.history] == pytest.approx([1e-3, 7e-4])
+
+
+def learn_from_copies(features: FeatureCache, spoiled: int | None) -> list[float]:
+    """Likelihoods of images held out, each image there four times; one copy may hold no numbers."""
+    cache = FeatureCache(32, SHAPES)
+    for array, original in zip(cache.arrays, features.arrays, strict=True):
+        array[:] = original[:8].repeat(4, axis=0)
+        if spoiled is not None:
+            array[spoiled] = np.nan
+    settings = TrainingSettings(epochs=4, batch_size=4, learning_rate=0.01)
+    copied = learnt(cache, [0, 4, 8, 12, 16], [20, 24, 28], copies=4, passes=3)
+    state = train(make_flow(), copied, settings)
+    assert len(state.history) == 4
+    return [epoch["held_out_nll"] for epoch in state.history]
 
 
 def test_learns_from_any_copy_but_holds_out_the_images_themselves(features: FeatureCache) -> None:
     """Entries 4 i + 1 to 4 i + 3 are copies: held-out images' may be wrong, training images' may not."""
-    settings = TrainingSettings(epochs=4, batch_size=4, learning_rate=0.01)
-
-    def learn(spoiled: int | None) -> list[float]:
-        cache = FeatureCache(32, SHAPES)
-        for array, original in zip(cache.arrays, features.arrays, strict=True):
-            array[:] = original[:8].repeat(4, axis=0)
-            if spoiled is not None:
-                array[spoiled] = np.nan
-        state = train(make_flow(), cache, [0, 4, 8, 12, 16], [20, 24, 28], settings, copies=4, passes=3)
-        assert len(state.history) == 4
-        return [epoch["held_out_nll"] for epoch in state.history]
-
-    assert learn(21) == learn(None)
+    assert learn_from_copies(features, spoiled=21) == learn_from_copies(features, spoiled=None)
     with pytest.raises(TrainingError):
-        learn(1)
-
-
-def test_copies_keep_the_shape_of_the_network() -> None:
-    wide = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
-    for image, count in ((wide, 4), (wide[:, :4], 8)):
-        copies = turned_copies(image)
-        np.testing.assert_array_equal(copies[0], image)
-        assert [copy.shape for copy in copies] == [image.shape] * count
-        assert len({copy.tobytes() for copy in copies}) == count
+        learn_from_copies(features, spoiled=1)
 
 
 def test_noise_is_on_what_is_learnt_only_and_the_same_each_time(features: FeatureCache) -> None:
     settings = TrainingSettings(epochs=3, batch_size=8, learning_rate=1e-9)
-    clean = train(make_flow(), features, TRAIN, HELD_OUT, settings).history
-    noisy, again = (train(make_flow(), features, TRAIN, HELD_OUT, settings, noise=1.0).history for _ in range(2))
+    clean = train(make_flow(), learnt(features), settings).history
+    noisy, again = (train(make_flow(), learnt(features, noise_std=1.0), settings).history for _ in range(2))
     assert [e["train_nll"] for e in noisy] == [e["train_nll"] for e in again]
     assert noisy[0]["train_nll"] > clean[0]["train_nll"] + 0.1
     assert noisy[0]["held_out_nll"] == pytest.approx(clean[0]["held_out_nll"], abs=1e-4)
@@ -103,7 +104,7 @@ def test_a_small_set_is_passed_several_times_an_epoch(features: FeatureCache) ->
     seen: list[int] = []
     batch = features.batch
     features.batch = lambda indices, device="cpu": seen.extend(indices) or batch(indices, device)
-    train(make_flow(), features, TRAIN[:5], HELD_OUT[:1], TrainingSettings(epochs=1, batch_size=4), passes=3)
+    train(make_flow(), learnt(features, TRAIN[:5], HELD_OUT[:1], passes=3), TrainingSettings(epochs=1, batch_size=4))
     assert sorted(seen) == sorted([0, 1, 2, 3, 4] * 3 + HELD_OUT[:1] * 2)
 
 
@@ -117,26 +118,33 @@ def test_training_starts_from_standardised_channels(features: FeatureCache) -> N
         torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(y.shape[1]), rtol=0, atol=1e-4)
         torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.ones(y.shape[1]), rtol=1e-4, atol=0)
     settings = TrainingSettings(epochs=2, batch_size=8)
-    state = train(UFlow(*shapes, steps=2, affine=True), features, TRAIN, HELD_OUT, settings)
-    assert state.best_nll < train(make_flow(), features, TRAIN, HELD_OUT, settings).best_nll - 0.5
+    state = train(UFlow(*shapes, steps=2, affine=True), learnt(features), settings)
+    assert state.best_nll < train(make_flow(), learnt(features), settings).best_nll - 0.5
+
+
+class Scripted:
+    """A selection with an answer for each epoch, which notes how the flow was when it was asked."""
+
+    def __init__(self, flow: UFlow, answers: list[float]) -> None:
+        self.flow, self.answers = flow, answers
+        self.asked: list[tuple[bool, dict[str, torch.Tensor]]] = []
+
+    def __call__(self) -> float:
+        self.asked.append((self.flow.training, {name: x.clone() for name, x in self.flow.state_dict().items()}))
+        return self.answers[len(self.asked) - 1]
 
 
 def test_select_decides_which_epoch_is_kept_and_changes_nothing_else(features: FeatureCache) -> None:
     settings = TrainingSettings(epochs=4, batch_size=8, learning_rate=0.01)
-    plain = train(make_flow(), features, TRAIN, HELD_OUT, settings)
-    values = [0.7, float("nan"), 0.9, 0.9]
-    flow, asked = make_flow(), []
-
-    def select() -> float:
-        asked.append((flow.training, {name: tensor.clone() for name, tensor in flow.state_dict().items()}))
-        return values[len(asked) - 1]
-
-    chosen = train(flow, features, TRAIN, HELD_OUT, settings, select=select)
+    plain = train(make_flow(), learnt(features), settings)
+    flow, values = make_flow(), [0.7, float("nan"), 0.9, 0.9]
+    select = Scripted(flow, values)
+    chosen = train(flow, learnt(features), settings, select=select)
     assert (plain.best_epoch, chosen.best_epoch) == (4, 3)
     assert chosen.best_nll == chosen.history[2]["held_out_nll"] > plain.best_nll
     assert [e["selection"] for e in chosen.history] == pytest.approx(values, nan_ok=True)
-    assert not any(was_training for was_training, _ in asked)
-    assert all(torch.equal(tensor, asked[2][1][name]) for name, tensor in flow.state_dict().items())
+    assert not any(was_training for was_training, _ in select.asked)
+    assert all(torch.equal(tensor, select.asked[2][1][name]) for name, tensor in flow.state_dict().items())
     for name, tensor in plain.weights.items():
         assert torch.equal(tensor, chosen.weights[name]), name
     assert "selection" not in plain.history[0]
@@ -146,40 +154,44 @@ def test_selection_goes_on_where_it_was_broken_off(features: FeatureCache) -> No
     settings = TrainingSettings(epochs=4, batch_size=8)
     saved: list[TrainingState] = []
     values = iter([0.9, 0.5])
-    train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8), on_epoch=saved.append,
-          select=lambda: next(values))  # fmt: skip
+    begun = TrainingSettings(epochs=2, batch_size=8)
+    train(make_flow(), learnt(features), begun, on_epoch=saved.append, select=values.__next__)
     values = iter([0.8, 0.7])
-    resumed = train(make_flow(), features, TRAIN, HELD_OUT, settings, state=saved[-1], select=lambda: next(values))
+    resumed = train(make_flow(), learnt(features), settings, state=saved[-1], select=values.__next__)
     assert resumed.best_epoch == 1
 
 
 def test_a_start_that_training_only_spoils_is_kept(features: FeatureCache) -> None:
     flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, affine=True)
     settings = TrainingSettings(epochs=3, batch_size=2, learning_rate=0.5, warm_up=0)
-    state = train(flow, features, TRAIN[:4], HELD_OUT, settings)
+    state = train(flow, learnt(features, TRAIN[:4]), settings)
     assert state.best_epoch == 0
     assert state.best_nll < min(e["held_out_nll"] for e in state.history)
     assert all(torch.equal(tensor, state.best_weights[name]) for name, tensor in flow.state_dict().items())
     assert not all(torch.equal(tensor, state.weights[name]) for name, tensor in flow.state_dict().items())
 
 
+class KilledError(Exception):
+    pass
+
+
+class KillAfterTwo:
+    def __init__(self) -> None:
+        self.saved: list[TrainingState] = []
+
+    def __call__(self, state: TrainingState) -> None:
+        self.saved.append(state)
+        if state.epoch == 2:
+            raise KilledError
+
+
 def test_resumed_run_equals_an_unbroken_one(features: FeatureCache) -> None:
     settings = TrainingSettings(epochs=5, batch_size=8, learning_rate=5e-3, seed=3)
-    whole = train(make_flow(), features, TRAIN, HELD_OUT, settings)
-
-    class Killed(Exception):
-        pass
-
-    saved: list[TrainingState] = []
-
-    def kill_after_two(state: TrainingState) -> None:
-        saved.append(state)
-        if state.epoch == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(make_flow(), features, TRAIN, HELD_OUT, settings, on_epoch=kill_after_two)
-    resumed = train(make_flow(), features, TRAIN, HELD_OUT, settings, state=saved[-1])
+    whole = train(make_flow(), learnt(features), settings)
+    kill = KillAfterTwo()
+    with pytest.raises(KilledError):
+        train(make_flow(), learnt(features), settings, on_epoch=kill)
+    resumed = train(make_flow(), learnt(features), settings, state=kill.saved[-1])
     assert resumed.epoch == 5
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, resumed.weights[name]), name
@@ -190,14 +202,13 @@ def test_stops_early_when_held_out_images_no_longer_gain(features: FeatureCache)
     for array in features.arrays:  # four images of noise: soon there is nothing left to learn but these four
         array[:] = np.random.default_rng(1).normal(size=array.shape)
     settings = TrainingSettings(epochs=200, batch_size=4, learning_rate=0.02, patience=3)
-    state = train(make_flow(), features, TRAIN[:4], HELD_OUT, settings)
+    state = train(make_flow(), learnt(features, TRAIN[:4]), settings)
     assert state.epoch == state.best_epoch + 3 < 200
 
 
 def test_seed_decides_the_result(features: FeatureCache) -> None:
     runs = [
-        train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=2, batch_size=8, seed=seed))
-        for seed in (0, 0, 1)
+        train(make_flow(), learnt(features), TrainingSettings(epochs=2, batch_size=8, seed=seed)) for seed in (0, 0, 1)
     ]
     first, same, other = (run.history[-1]["held_out_nll"] for run in runs)
     assert first == same
@@ -208,7 +219,7 @@ def test_bfloat16_learns_nearly_the_same(features: FeatureCache) -> None:
     results = {}
     for precision in ("float32", "bfloat16"):
         settings = TrainingSettings(epochs=5, batch_size=8, learning_rate=5e-3, precision=precision)
-        results[precision] = train(make_flow(), features, TRAIN, HELD_OUT, settings).history[-1]["held_out_nll"]
+        results[precision] = train(make_flow(), learnt(features), settings).history[-1]["held_out_nll"]
     assert results["bfloat16"] != results["float32"]
     assert results["bfloat16"] == pytest.approx(results["float32"], abs=0.05)
 
@@ -216,35 +227,4 @@ def test_bfloat16_learns_nearly_the_same(features: FeatureCache) -> None:
 def test_non_finite_loss_stops_with_advice(features: FeatureCache) -> None:
     features.arrays[0][5, 0, 0, 0] = np.nan
     with pytest.raises(TrainingError, match=r"became nan in epoch 1; try a lower learning rate"):
-        train(make_flow(), features, TRAIN, HELD_OUT, TrainingSettings(epochs=1))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"precision": "float8"}, "precision"),
-    ],
-)
-def test_bad_settings(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TrainingSettings(**settings)
-
-
-def test_cache_larger_than_its_share_of_memory_is_on_disk(tmp_path) -> None:
-    with FeatureCache(3, SHAPES, memory_share=0.0, folder=tmp_path) as cache:
-        assert all(isinstance(array, np.memmap) for array in cache.arrays)
-        cache.arrays[1][2] = 7
-        assert cache.batch([2, 0])[1][0].eq(7).all()
-        assert len(list(tmp_path.glob("*/scale*.npy"))) == 2
-    assert not list(tmp_path.iterdir())
-    assert not any(isinstance(array, np.memmap) for array in FeatureCache(3, SHAPES).arrays)
-
-
-def test_cache_larger_than_the_disk_says_so(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(TrainingError, match="set TMPDIR to a larger disk"):
-        FeatureCache(3, SHAPES, memory_share=0.0, folder=tmp_path)
-    assert not list(tmp_path.iterdir())
+        train(make_flow(), learnt(features), TrainingSettings(epochs=1))

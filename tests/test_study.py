@@ -11,12 +11,17 @@ from rich.progress import Progress
 
 import uflow
 from uflow import model_file
-from uflow.evaluate import published
-from uflow.evaluate import study as experiments
+from uflow.evaluate import published, study
 from uflow.evaluate.datasets import Dataset, find_categories
-from uflow.evaluate.study import Given, Result, Trained
+from uflow.evaluate.metrics import PixelMetrics
+from uflow.evaluate.study import Given, Result, TestSelection, Trained
+from uflow.evaluate.summary import summarise
+from uflow.evaluate.tables import FIGURES
+from uflow.images import digest, read_image, resize_image, resize_mask
 from uflow.model_file import load_model, save_model
-from uflow.training import TrainingSettings
+from uflow.network import TorchNetwork
+from uflow.recipe import Recipe, TrainingSettings
+from uflow.scoring import anomaly_map_from_energies
 
 Make = Callable[..., Trained]
 
@@ -31,20 +36,11 @@ def make_data(dataset: Path, folder: Path) -> Path:
     return folder
 
 
-def make_models(folder: Path, epochs: int = 1, **options) -> Trained:
+def make_models(folder: Path, epochs: int = 1, select_on_test: bool = False, **options) -> Trained:
     """Models that take seconds to train."""
-    settings = {
-        "backbone": "efficientnet_lite0",
-        "image_size": 64,
-        "strides": None,
-        "weights": None,
-        "training": TrainingSettings(epochs, batch_size=8),
-        "held_out": 0.15,
-        "alpha": 0.3,
-        "device": "cpu",
-        "tile": False,
-    }
-    return Trained(folder, **(settings | options))
+    settings = TrainingSettings(epochs, batch_size=8, augment=False)
+    recipe = Recipe(**{"image_size": 64, "settings": settings, "alpha": 0.3, **options})
+    return Trained(folder, recipe, device="cpu", select_on_test=select_on_test)
 
 
 @pytest.fixture
@@ -77,10 +73,10 @@ def before(results_of_before: Path, output: Path) -> None:
     shutil.copytree(results_of_before, output)
 
 
-def run(data: Path, output: Path, models: experiments.Models, protocol: str = "paper", **options) -> list[Result]:
+def run(data: Path, output: Path, models: study.Models, protocol: str = "paper", **options) -> list[Result]:
     datasets = find_categories(data)
-    experiments.check(datasets, output, models, protocol)
-    return list(experiments.run(datasets, output, models, protocol, **options))
+    study.check(datasets, output, models, protocol)
+    return list(study.run(datasets, output, models, protocol, **options))
 
 
 def done(results: list[Result]) -> dict[str, str]:
@@ -129,8 +125,8 @@ def test_what_was_made_otherwise_is_refused_before_anything_is_done(data: Path, 
     save_model(output / "models/tile.uflow", tensors, config | {"history": []})
     with pytest.raises(ValueError, match=r"tile\.json was made with other model"):
         run(data, output, trained())
-    save_model(output / "models/tile.uflow", tensors, config | {"trained_with": {}})
-    with pytest.raises(ValueError, match=r"tile\.uflow does not say how it was trained .*: delete it, or give another"):
+    save_model(output / "models/tile.uflow", tensors, config | {"record": {}})
+    with pytest.raises(ValueError, match=r"tile\.uflow does not say how it was trained: delete it, or give another"):
         run(data, output, trained())
 
 
@@ -152,8 +148,8 @@ def test_a_category_that_fails_does_not_stop_the_others(data: Path, output: Path
     assert "\n" not in failed.error
     assert good.done == "trained, evaluated"
     assert [path.name for path in (output / "evaluations").iterdir()] == ["tile.json"]
-    summary = experiments.summary([failed, good])
-    assert summary["means"][-1]["categories"] == ["tile"]
+    found = summarise([failed, good])
+    assert found["means"][-1]["categories"] == ["tile"]
 
 
 def test_a_fault_of_the_program_does_not_either(
@@ -162,7 +158,7 @@ def test_a_fault_of_the_program_does_not_either(
     def fail(*_, **__):
         raise KeyError("strides")
 
-    monkeypatch.setattr(uflow.Detector, "fit", fail)
+    monkeypatch.setattr(uflow.Detector, "fit_recipe", fail)
     assert done(run(data, output, trained())) == {"grating": "'strides'", "tile": "'strides'"}
     assert "Traceback" in caplog.text
 
@@ -198,10 +194,25 @@ def test_a_model_chosen_on_the_test_set_says_so_everywhere(data: Path, output: P
     with pytest.raises(ValueError, match="select_on_test True, not False"):
         run(data, output, trained(epochs=2))
     given = Given(models.path("tile"), uflow.load(models.path("tile"), device="cpu"))
-    summary = experiments.summary(run(data, output.with_name("given"), given))
-    assert summary["selected_on_test"]
-    assert summary["not_fair"].startswith("NOT A FAIR FIGURE: each epoch chosen by pixel AUROC on the test set")
+    found = summarise(run(data, output.with_name("given"), given))
+    assert found["selected_on_test"]
+    assert found["not_fair"].startswith("NOT A FAIR FIGURE: each epoch chosen by pixel AUROC on the test set")
     assert done(run(data, output, models)) == {"tile": "already evaluated"}
+
+
+def test_a_selection_is_the_pixel_auroc_of_the_latents_alone(detector, dataset: Path) -> None:
+    (category,) = find_categories(dataset)
+    network, pixels = detector.network, PixelMetrics()
+    assert network.memory is not None  # it has no part in the choice
+    for sample in category.test:
+        evidence = network.evidence(resize_image(read_image(sample.path), network.image_size)[None])
+        (latent_map,) = anomaly_map_from_energies(evidence.energies, network.latent_channels, 256)
+        pixels.update(latent_map, resize_mask(sample.truth((80, 96)), (256, 256)))
+    with TestSelection(category) as selection:
+        alone = TorchNetwork(network.backbone, network.flow, device="cpu")
+        assert selection(alone) == pytest.approx(pixels.auroc(), abs=1e-4)  # features are kept in float16
+        assert selection(alone) == selection(alone)
+    assert selection.digest == digest(category.test_files)
 
 
 def test_one_model_for_all_categories(detector, data: Path, output: Path, tmp_path: Path) -> None:
@@ -219,8 +230,8 @@ def test_one_model_for_all_categories(detector, data: Path, output: Path, tmp_pa
 
 def test_the_alpha_said_is_that_of_the_last_calibration() -> None:
     record = {**result("tile").record, "trained_with": {"alpha": None}, "alpha": 0.1}
-    summary = experiments.summary([replace(result("tile"), record=record)])
-    assert summary["trained_with"]["alpha"] == 0.1
+    found = summarise([replace(result("tile"), record=record)])
+    assert found["trained_with"]["alpha"] == 0.1
 
 
 def test_bars_of_a_category_go_when_it_is_done(detector, data: Path, output: Path, tmp_path: Path) -> None:
@@ -271,7 +282,7 @@ def test_what_cannot_be_read_is_said(data: Path, output: Path, trained: Make) ->
     with pytest.raises(ValueError, match="of version 9, not 1: delete it"):
         run(data, output, trained())
     with pytest.raises(ValueError, match="the category 'a/b' cannot be the name of a file"):
-        experiments.check([Dataset("a/b", [], [])], output, trained(), "paper")
+        study.check([Dataset("a/b", [], [])], output, trained(), "paper")
 
 
 # The summary ----------------------------------------------------------------------------------------------------------
@@ -279,7 +290,7 @@ def test_what_cannot_be_read_is_said(data: Path, output: Path, trained: Make) ->
 
 def result(category: str, layout: str = "mvtec", **figures) -> Result:
     """A result with made figures."""
-    values = dict.fromkeys(experiments.METRICS, 0.5) | figures
+    values = {field: 0.5 for field in FIGURES if not field.endswith("flagged")} | {"best_log_nfa": -2.0} | figures
     flagged = {"good": {"images": 10, "share": 0.1}, "a": {"images": 1, "share": 1.0}, "b": {"images": 3, "share": 0.0}}
     train, test = published.IMAGES.get(category, (30, 8))
     record = {
@@ -298,9 +309,9 @@ def result(category: str, layout: str = "mvtec", **figures) -> Result:
 
 def test_published_figures_are_those_of_the_paper() -> None:
     assert tuple(published.MVTEC_AD) == (*published.TEXTURES, *published.OBJECTS) == tuple(published.IMAGES)
-    summary = experiments.summary([result(name) for name in published.MVTEC_AD])
-    textures, objects, whole = summary["means"]
-    assert [len(mean["categories"]) for mean in summary["means"]] == [5, 10, 15]
+    found = summarise([result(name) for name in published.MVTEC_AD])
+    textures, objects, whole = found["means"]
+    assert [len(mean["categories"]) for mean in found["means"]] == [5, 10, 15]
     means = {"pixel_auroc": 0.9874, "aupro": 0.9519, "miou": 0.5408, "miou_best": 0.5453}  # as printed in the paper
     assert whole["published"] == pytest.approx(means, abs=5.1e-5)
     assert textures["published"]["pixel_auroc"] == pytest.approx((99.42 + 98.49 + 99.59 + 97.54 + 97.49) / 500)
@@ -312,9 +323,9 @@ def test_summary_is_in_the_papers_order_with_its_means() -> None:
     names = ["zebra", "wood", "cable", "apple", "carpet"]
     results = [result(name, pixel_auroc=0.1 * (i + 1)) for i, name in enumerate(names)]
     results.append(Result("bottle", "mvtec", error="bottle/test/broken/1.png has no mask"))
-    summary = experiments.summary(results)
-    assert [row["category"] for row in summary["categories"]] == ["carpet", "wood", "bottle", "cable", "apple", "zebra"]
-    means = {mean["name"]: mean for mean in summary["means"]}
+    found = summarise(results)
+    assert [row["category"] for row in found["categories"]] == ["carpet", "wood", "bottle", "cable", "apple", "zebra"]
+    means = {mean["name"]: mean for mean in found["means"]}
     assert list(means) == ["textures", "objects", "MVTec AD", "all"]
     assert means["textures"]["categories"] == ["carpet", "wood"]
     assert means["textures"]["pixel_auroc"] == pytest.approx((0.5 + 0.2) / 2)
@@ -323,35 +334,40 @@ def test_summary_is_in_the_papers_order_with_its_means() -> None:
     assert means["all"]["pixel_auroc"] == pytest.approx(0.3)
     assert means["all"]["published"] == {}  # not all of them have been published
     assert means["all"]["good_flagged"] == pytest.approx(0.1)
-    assert summary["categories"][0]["defective_flagged"] == pytest.approx(0.25)
-    assert summary["trained_with"] == {"backbone": "mcait", "alpha": 0.05}
-    assert "SPADE" in summary["published_methods"]
-    assert json.loads(json.dumps(summary)) == summary
+    assert found["categories"][0]["defective_flagged"] == pytest.approx(0.25)
+    assert found["trained_with"] == {"backbone": "mcait", "alpha": 0.05}
+    assert "SPADE" in found["published_methods"]
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_a_mean_needs_the_figure_of_every_category() -> None:
-    summary = experiments.summary([result("a"), result("b", aupro=None, miou=0.7)])
-    (mean,) = summary["means"]
+    found = summarise([result("a"), result("b", aupro=None, miou=0.7)])
+    (mean,) = found["means"]
     assert (mean["aupro"], mean["miou"]) == (None, pytest.approx(0.6))
-    assert summary["published_methods"] == {}
+    assert found["published_methods"] == {}
 
 
 def test_published_figures_stand_beside_the_same_data_only() -> None:
-    (row,) = experiments.summary([result("tile", layout="folder")])["categories"]
+    (row,) = summarise([result("tile", layout="folder")])["categories"]
     assert (row["group"], row["published"]) == ("", {})
     other = result("tile")
     other.record["counts"]["train"] = 12
-    (note,) = experiments.summary([other, result("wood")])["notes"]
+    (note,) = summarise([other, result("wood")])["notes"]
     assert note.startswith("Published figures of another set: MVTec AD has other numbers of images")
     assert note.endswith("(tile, 12 and 117, not 230 and 117).")
-    btad = experiments.summary([result(name, layout="btad") for name in ("01", "02", "03")])
-    assert btad["means"][0]["published"] == {"pixel_auroc": 0.9813, "aupro": 0.8179, "miou": 0.5482}
+    btad = summarise([result(name, layout="btad") for name in ("01", "02", "03")])
+    assert btad["means"][0]["published"] == {
+        "pixel_auroc": 0.9813,
+        "aupro": 0.8179,
+        "miou": 0.5482,
+        "miou_best": 0.5638,
+    }
     assert btad["categories"][0]["published"] == {}
-    mri = experiments.summary([result("lgg-mri", layout="lgg-mri")])
+    mri = summarise([result("lgg-mri", layout="lgg-mri")])
     assert mri["means"][0]["published"]["aupro"] == 0.7174
 
 
 def test_other_protocols_are_noted() -> None:
     native = result("wood")
     native.record["evaluation"]["protocol"] = "native"
-    assert "The published figures are at 256 x 256" in experiments.summary([native])["notes"][0]
+    assert "The published figures are at 256 x 256" in summarise([native])["notes"][0]

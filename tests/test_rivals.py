@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from uflow import cli
-from uflow.evaluate import datasets
-from uflow.evaluate import rivals as compare
+from uflow.evaluate import datasets, rival_methods, rivals
 from uflow.evaluate.rivals import METHODS, Result, Settings
 
 MADE = '''
@@ -45,11 +44,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def measure(category, method, seed, epochs, settings, logs) -> Result:
         ran.append(f"{method} {seed}")
-        result = Result(category.name, method, seed, epochs, 0.9, 0.8, 0.7, None, 0.2, 0.3, 2.0, 1.0, 4.0, 3.0, 500.0)
+        figures = {"pixel_auroc": 0.9, "aupro": 0.8, "image_auroc": 0.7, "miou_fair": 0.2, "miou_best": 0.3}
+        costs = {"fit_s": 2.0, "fit_cpu_s": 1.0, "predict_ms": 4.0, "predict_cpu_ms": 3.0, "memory_mb": 500.0}
+        result = Result(category.name, method, seed, epochs, **figures, **costs)
         return replace(result, pixel_auroc=0.8, aupro=0.81 + seed / 10) if method == "fre" else result
 
-    monkeypatch.setattr(compare, "_in_own_process", measure)
-    monkeypatch.setattr(compare, "check_methods", lambda methods: None)
+    monkeypatch.setattr(rivals, "_in_own_process", measure)
+    monkeypatch.setattr(rivals, "check_methods", lambda methods: None)
     return ran
 
 
@@ -57,7 +58,7 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "made.py").write_text(MADE)
     said: list[str] = []
-    killed, bright, wrong = compare.compare(
+    killed, bright, wrong = rivals.compare(
         [category], ["made:killed", "made:bright", "made:wrong"], [7], tmp_path / "out", Settings("any"), said.append
     )
     assert killed.failure is not None
@@ -72,7 +73,8 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
     assert bright.failure is None
     assert bright.pixel_auroc is not None
     assert bright.pixel_auroc > 0.8  # defects are brighter
-    assert bright.miou is None  # no threshold of its own
+    assert (bright.miou, bright.iou_defective, bright.pixel_f1) == (None, None, None)  # no threshold of its own
+    assert (bright.good_flagged, bright.defective_flagged) == (None, None)
     assert bright.miou_fair is not None
     assert bright.miou_best is not None
     assert 0 <= bright.miou_fair <= bright.miou_best
@@ -91,62 +93,58 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
 
 
 def test_what_is_done_is_not_done_again(category, tmp_path: Path, ran: list[str]) -> None:
-    compare.compare([category], ["fre", "neighbours"], [0, 1], tmp_path)
+    rivals.compare([category], ["fre", "neighbours"], [0, 1], tmp_path)
     assert ran == ["fre 0", "fre 1", "neighbours 0", "neighbours 1"]
     ran.clear()
-    results = compare.compare([category], ["neighbours", "fre", "padim"], [1, 2], tmp_path)
+    results = rivals.compare([category], ["neighbours", "fre", "padim"], [1, 2], tmp_path)
     assert ran == ["neighbours 2", "fre 2", "padim 1", "padim 2"]
     assert [(r.method, r.seed) for r in results] == [(m, s) for m in ("neighbours", "fre", "padim") for s in (1, 2)]
     kept = json.loads((tmp_path / "comparison.json").read_text())["results"]
     assert len(kept) == 8  # those not asked for the second time stay
 
     ran.clear()
-    compare.compare([category], ["fre", "padim"], [1], tmp_path, Settings(epochs=3))
+    rivals.compare([category], ["fre", "padim"], [1], tmp_path, Settings(epochs=3))
     assert ran == ["fre 1"]  # of other epochs: another row; padim is not trained by epochs
     content = json.loads((tmp_path / "comparison.json").read_text())
     content["results"] = [{**r, "failure": "no memory"} if r["method"] == "padim" else r for r in content["results"]]
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     ran.clear()
-    compare.compare([category], ["padim"], [0, 1], tmp_path)
+    rivals.compare([category], ["padim"], [0, 1], tmp_path)
     assert ran == ["padim 0", "padim 1"]  # a failure is tried again
 
     with pytest.raises(ValueError, match=r"other settings \(.*image_size None; not .*image_size 320\)"):
-        compare.compare([category], ["padim"], [0], tmp_path, Settings(image_size=320))
+        rivals.compare([category], ["padim"], [0], tmp_path, Settings(image_size=320))
 
 
 def test_epochs_of_trained_methods_make_as_many_steps_whatever_the_number_of_images() -> None:
-    steps = compare.STEPS
-    assert compare._epochs("cflow", 33, Settings()) == steps // 2
-    assert compare._epochs("cflow", 16 * steps, Settings()) == 1
-    assert compare._epochs("cflow", 5, Settings()) == steps
-    assert compare._epochs("cflow", 700, Settings(epochs=3)) == 3
-    assert compare._epochs("patchcore", 700, Settings(epochs=3)) is None
-    assert compare._epochs("uflow", 700, Settings(epochs=3)) is None
+    steps = rivals.STEPS
+    assert rivals._epochs("cflow", 33, Settings()) == steps // 2
+    assert rivals._epochs("cflow", 16 * steps, Settings()) == 1
+    assert rivals._epochs("cflow", 5, Settings()) == steps
+    assert rivals._epochs("cflow", 700, Settings(epochs=3)) == 3
+    assert rivals._epochs("patchcore", 700, Settings(epochs=3)) is None
+    assert rivals._epochs("uflow", 700, Settings(epochs=3)) is None
 
 
 def test_tables(category, tmp_path: Path, ran: list[str]) -> None:
-    compare.compare([category], ["fre", "neighbours"], [0, 1], tmp_path, Settings(epochs=5))
+    rivals.compare([category], ["fre", "neighbours"], [0, 1], tmp_path, Settings(epochs=5))
     table = (tmp_path / "comparison.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
     assert rows[0][:7] == ["category", "method", "epochs", "seeds", "pixel AUROC", "AUPRO", "image AUROC"]
-    assert rows[3][:10] == [
-        "grating",
-        "fre",
-        "5",
-        "0 1",
-        "0.800",
-        "**0.860**",
-        "**0.700**",
-        "-",
-        "**0.200**",
-        "**0.300**",
+    assert rows[0][7:] == [
+        *("mIoU auto", "defect IoU", "pixel F1", "mIoU fair", "mIoU best", "good flagged", "defects flagged"),
+        *("learning", "an image", "memory"),
+    ]
+    assert rows[3][:14] == [
+        *("grating", "fre", "5", "0 1", "0.800", "**0.860**", "**0.700**"),
+        *("-", "-", "-", "**0.200**", "**0.300**", "-", "-"),  # no mask of its own
     ]
     assert rows[2][:7] == ["grating", "neighbours", "-", "0 1", "**0.900**", "0.800", "**0.700**"]
-    assert rows[2][10:] == ["1 s", "3 ms", "500 MB"]  # of processors
+    assert rows[2][14:] == ["1 s", "3 ms", "500 MB"]  # of processors
     published = {row[0]: row[1:] for row in rows[4:]}
     assert published["method (published)"] == ["pixel AUROC", "AUPRO", "mIoU auto", "mIoU fair", "mIoU best"]
     assert published["U-Flow, MS-CaiT"] == ["0.987", "0.952", "0.541", "-", "0.545"]
-    assert published["CS-Flow"] == ["0.943", "-", "-", "0.328", "0.392"]
+    assert published["CS-Flow"] == ["0.943", "0.799", "-", "0.328", "0.392"]
     assert {"SPADE", "PatchSVDD", "PEFM"} < set(published)
     assert "Published, not measured here" in table
 
@@ -160,7 +158,7 @@ def test_tables(category, tmp_path: Path, ran: list[str]) -> None:
     assert lines[2]["pixel_auroc"] == "0.8"
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["machine"]["threads"] == str(torch.get_num_threads())
-    assert content["published"]["means"]["SPADE"] == {"pixel_auroc": 0.9603}
+    assert content["published"]["means"]["SPADE"] == {"pixel_auroc": 0.9603, "aupro": 0.9173}
 
 
 @pytest.fixture
@@ -205,9 +203,11 @@ def test_mistakes_are_one_line(run, dataset: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_neighbours(category) -> None:
-    size, score = compare.neighbours(category.train, Settings(image_size=64), seed=0)
+    size, score = rival_methods.neighbours(category.train, Settings(image_size=64), seed=0)
     assert size == (64, 64)
-    learnt, test = (next(compare._read_images(paths, size)) for paths in (category.train, [category.test[-1].path]))
+    learnt, test = (
+        next(rival_methods.read_images(paths, size)) for paths in (category.train, [category.test[-1].path])
+    )
     maps, scores = score(test)
     assert maps.shape == (1, 256, 256)
     assert float(scores) == float(maps.max())
@@ -216,13 +216,14 @@ def test_neighbours(category) -> None:
     assert float(maps[0, 80:140, 90:150].mean()) > 2 * float(maps[0, 200:].mean())  # where the square is
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason='needs anomalib: pip install "uflow[compare]"')
 def test_anomalib_methods_learn_and_score(dataset: Path, tmp_path: Path) -> None:
     """One process for all of them: they import for seconds, and warn of much."""
     script = (
-        "import json, sys; from uflow import compare, datasets\n"
-        "category = datasets.read_mvtec(sys.argv[1]); settings = compare.Settings(image_size=128, epochs=2)\n"
-        "found = {name: compare._measure(category, name, 0, settings) for name in compare._ANOMALIB}\n"
+        "import json, sys; from uflow.evaluate import datasets, rivals\n"
+        "category = datasets.read_mvtec(sys.argv[1]); settings = rivals.Settings(image_size=128, epochs=2)\n"
+        "found = {name: rivals._measure(category, name, 0, settings) for name in rivals.ANOMALIB}\n"
         "open(sys.argv[2], 'w').write(json.dumps(found))"
     )
     answer = tmp_path / "answer.json"

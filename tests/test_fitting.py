@@ -1,0 +1,387 @@
+"""The five steps of fitting: what is held out, copies or none, memory and blend, the threshold; and going on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from uflow import features as features_room
+from uflow import fitting, model_file
+from uflow.backbones import Backbone, create_backbone
+from uflow.features import ImageFeatures
+from uflow.fitting import fit_parts, make_backbone, training_record
+from uflow.holdout import Fold, choose_folds
+from uflow.images import digest, list_images, read_image
+from uflow.memory import MemoryBank
+from uflow.model_file import load_training_state
+from uflow.network import TorchNetwork
+from uflow.recipe import Recipe
+from uflow.scoring import Blend, Evidence
+from uflow.threshold import CalibratedThreshold, PaperThreshold
+from uflow.training import TrainingSettings, TrainingState
+
+QUICK = TrainingSettings(epochs=2, batch_size=10, augment=False, memory_size=50)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return create_backbone(image_size=64)
+
+
+@pytest.fixture(scope="module")
+def paths(dataset: Path) -> list[Path]:
+    """30 good images."""
+    return list_images(dataset / "train/good")
+
+
+@pytest.fixture(scope="module")
+def plain(paths: list[Path], backbone: Backbone) -> fitting.Fitted:
+    """What is learnt without copies, with one flow."""
+    return fit(paths, backbone, alpha=0.2)
+
+
+def recipe_of(settings: TrainingSettings = QUICK, **options: Any) -> Recipe:
+    return Recipe.from_keywords("efficientnet_lite0", settings, image_size=64, flow_steps=1, **options)
+
+
+def fit(
+    sources: Sequence[Any],
+    backbone: Backbone,
+    settings: TrainingSettings = QUICK,
+    *,
+    state_file: Path | None = None,
+    selection: fitting.Selection | None = None,
+    **recipe: Any,
+) -> fitting.Fitted:
+    asked = recipe_of(settings, **recipe)
+    return fit_parts(sources, asked, backbone, CPU, state_file=state_file, selection=selection, progress=False)
+
+
+def folds_of(paths: Sequence[Path], backbone: Backbone, alpha: float) -> list[Fold]:
+    with ImageFeatures.compute(backbone, paths, False, False) as features:
+        return fitting.choose_hold_out(features, paths, recipe_of(alpha=alpha))
+
+
+# The backbone's size --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({"image_size": 64}, (64, 64)),
+        ({"image_size": (65, 100)}, (96, 128)),
+        ({"image_size": "auto", "quality": "fast"}, (160, 192)),  # 80 x 96 images, each side enlarged twice at most
+    ],
+)
+def test_the_input_has_the_size_asked_for_or_the_images_shape(
+    asked: dict[str, Any], size: tuple[int, int], paths: list[Path]
+) -> None:
+    assert make_backbone(paths, Recipe(**asked)).image_size == size
+
+
+# 1. What is held out --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "alpha", "sizes"),
+    [
+        (700, 0.05, [105]),
+        (700, 0.001, [105] * 6),
+        (31, None, [10]),
+        (31, 0.1, [10]),
+        (31, 0.05, [10, 10]),
+        (31, 0.01, [10, 10, 10]),
+        (2, 0.5, [1]),
+        (2, 0.05, [1, 1]),
+    ],
+)
+def test_as_many_images_are_held_out_as_alpha_needs(count: int, alpha: float | None, sizes: list[int]) -> None:
+    descriptors = np.random.default_rng(0).normal(size=(count, 8))
+    pictures = [np.zeros((1, 1, 3), np.uint8)] * count
+    folds, _ = choose_folds(descriptors, pictures, 0.15, alpha, seed=3)
+    assert [len(fold.held_out) for fold in folds] == sizes
+    assert len(set().union(*(fold.held_out for fold in folds))) == sum(sizes)
+    assert folds[0] == choose_folds(descriptors, pictures, 0.15, None, seed=3)[0][0]
+
+
+def test_few_images_calibrate_on_more_than_one_flow_holds_out(
+    paths: list[Path], backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="uflow"):
+        both = fit(paths, backbone, alpha=0.05)
+    assert "10 images held out are few for alpha 0.05: training 2 flows" in caplog.text
+    assert "support" not in caplog.text  # 20 images do
+    alone = fit(paths, backbone, alpha=0.1)  # 10 do: one flow, and it is the same one
+    image = read_image(paths[0])[:64, :64][None]
+    for a, b in zip(alone.network.evidence(image).maps, both.network.evidence(image).maps, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert isinstance(alone.threshold, CalibratedThreshold)
+    assert isinstance(both.threshold, CalibratedThreshold)
+    assert (alone.threshold.weights, alone.threshold.cell) == (both.threshold.weights, both.threshold.cell)
+    assert (len(alone.threshold.minima), len(both.threshold.minima)) == (10, 20)
+    assert both.threshold.minima[:10] == alone.threshold.minima
+    assert both.threshold.shift >= alone.threshold.shift
+
+
+def test_too_few_images_for_alpha_is_said(
+    paths: list[Path], backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(paths, backbone, alpha=0.01)
+    assert "30 calibration images support alpha >= 0.0323, not 0.01" in caplog.text
+
+
+def test_one_image_is_too_few(paths: list[Path], backbone: Backbone) -> None:
+    with pytest.raises(ValueError, match="training needs at least 2 good images, one of them to select by; got 1"):
+        fit(paths[:1], backbone)
+
+
+def test_two_images_are_enough(paths: list[Path], backbone: Backbone) -> None:
+    fitted = fit(paths[:2], backbone, alpha=0.5)
+    assert isinstance(fitted.threshold, CalibratedThreshold)
+    assert len(fitted.threshold.minima) == 1
+
+
+# 2. The flow, with copies or without ----------------------------------------------------------------------------------
+
+
+class Judged:
+    """Trains, notes what it was given to learn from, and says that it went as a test wants."""
+
+    def __init__(self, nll_of_copies: float) -> None:
+        self.calls: list[tuple[int, float, int]] = []
+        self.nll_of_copies, self.train = nll_of_copies, fitting.train
+
+    def __call__(self, flow: Any, learnt: Any, settings: Any, **options: Any) -> TrainingState:
+        self.calls.append((learnt.copies, round(learnt.noise_std * len(learnt.indices) ** 0.5, 6), learnt.passes))
+        state = self.train(flow, learnt, settings, **options)
+        return replace(state, best_nll=0.5 if learnt.copies == 1 else self.nll_of_copies)
+
+
+@pytest.mark.parametrize(("nll_of_copies", "taken"), [(0.47, True), (0.49, False)])  # a hair is not enough
+def test_held_out_images_say_whether_copies_and_noise_are_taken(
+    nll_of_copies: float,
+    taken: bool,
+    paths: list[Path],
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    judged = Judged(nll_of_copies)
+    monkeypatch.setattr(fitting, "train", judged)
+    with caplog.at_level(logging.INFO, logger="uflow"):
+        # 20 of 30 to learn from, and a second flow to calibrate.
+        fit(paths, backbone, replace(QUICK, epochs=1, augment=True), alpha=0.05)
+    without, augmented = (1, 0.0, 4), (8, 1.5, 4)
+    assert judged.calls == [without, augmented, augmented if taken else without]
+    assert f"held-out nats a dimension: 0.500, with turned copies and noise {nll_of_copies:.3f}" in caplog.text
+    assert ("which are taken" if taken else "which are left out") in caplog.text
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_large_sets_and_whoever_wants_none_get_no_copies(
+    augment: bool, paths: list[Path], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = Judged(0.0)
+    monkeypatch.setattr(fitting, "train", judged)
+    monkeypatch.setattr(features_room, "MAX_COPIED_TILES", 29 if augment else 400)
+    fit(paths, backbone, replace(QUICK, augment=augment), alpha=0.2)
+    assert judged.calls == [(1, 0.0, 1)]
+
+
+# 3. and 4. The memory and the blend -----------------------------------------------------------------------------------
+
+
+def evidence_before_they_joined(
+    fitted: fitting.Fitted, paths: list[Path], backbone: Backbone, alpha: float
+) -> list[Evidence]:
+    """What flow and memory say of the images held out, while their vectors are not yet in the memory."""
+    fold = folds_of(paths, backbone, alpha)[0]
+    with ImageFeatures.compute(backbone, paths, False, False) as features:
+        memory = MemoryBank.from_features(features.cache, features.tiles(features.others(fold.held_out)), 50)
+        network = TorchNetwork(backbone, fitted.network.flow, memory, "cpu")
+        return fitting.evidence_of_features(network, features, fold.judged)
+
+
+def test_blend_and_threshold_are_of_images_held_out(
+    plain: fitting.Fitted, paths: list[Path], backbone: Backbone
+) -> None:
+    evidence = evidence_before_they_joined(plain, paths, backbone, alpha=0.2)
+    blend, threshold = Blend.from_good_images(evidence), CalibratedThreshold.from_good_images(evidence, 0.2)
+    assert plain.blend is not None
+    assert isinstance(plain.threshold, CalibratedThreshold)
+    for found, wanted in zip(asdict(plain.blend.weights).values(), asdict(blend.weights).values(), strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3)
+    assert plain.blend.reference == pytest.approx(blend.reference, rel=1e-3)
+    assert plain.threshold.minima == pytest.approx(threshold.minima, rel=1e-2)
+    assert plain.threshold.alpha == 0.2
+
+
+def test_in_the_end_the_memory_holds_vectors_of_all_images(
+    plain: fitting.Fitted, paths: list[Path], backbone: Backbone
+) -> None:
+    with ImageFeatures.compute(backbone, paths, False, False) as features:
+        everything = MemoryBank.from_features(features.cache, features.tiles(range(30)), 50)
+    assert plain.network.memory is not None
+    for kept, wanted in zip(plain.network.memory.vectors, everything.vectors, strict=True):
+        torch.testing.assert_close(kept, wanted)
+
+
+def test_whoever_wants_no_memory_gets_none(paths: list[Path], backbone: Backbone) -> None:
+    fitted = fit(paths, backbone, replace(QUICK, memory_size=0), alpha=0.2)
+    assert (fitted.network.memory, fitted.blend) == (None, None)
+
+
+# 5. The threshold -----------------------------------------------------------------------------------------------------
+
+
+def test_without_alpha_it_is_the_papers(
+    paths: list[Path], backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="uflow"):
+        assert fit(paths, backbone, alpha=None).threshold == PaperThreshold()
+    assert "not calibrated: the paper's test" in caplog.text
+
+
+# A selection instead of held-out images -------------------------------------------------------------------------------
+
+
+class Scripted:
+    """Says of each epoch what a test wants."""
+
+    digest = "4 scripted"
+
+    def __init__(self, answers: list[float]) -> None:
+        self.answers = answers
+        self.networks: list[TorchNetwork] = []
+        self.energies: list[float] = []
+
+    def __call__(self, network: TorchNetwork) -> float:
+        self.networks.append(network)
+        self.energies.append(float(network.evidence(np.full((1, 64, 64, 3), 99, np.uint8)).energies[0].mean()))
+        return self.answers[len(self.networks) - 1]
+
+
+def test_a_selection_chooses_the_epoch_and_leaves_the_papers_method(
+    plain: fitting.Fitted, paths: list[Path], backbone: Backbone
+) -> None:
+    selection = Scripted([0.5, 0.9, 0.7])
+    chosen = fit(paths, backbone, replace(QUICK, epochs=3, augment=True), selection=selection, alpha=0.2)
+    assert chosen.training.best_epoch == 2
+    assert [epoch["selection"] for epoch in chosen.training.history] == selection.answers
+    assert len(set(selection.energies)) == 3  # each time of the flow as it then is
+    assert selection.energies[1] == pytest.approx(
+        float(chosen.network.evidence(np.full((1, 64, 64, 3), 99, np.uint8)).energies[0].mean()), rel=1e-6
+    )
+    assert all(network.memory is None for network in selection.networks)
+    assert (chosen.network.memory, chosen.blend) == (None, None)  # neither memory nor copies are the paper's
+    assert {"selected_on_test"} == chosen.record.keys() - plain.record.keys()
+    assert chosen.record["selected_on_test"] == "4 scripted"
+
+
+# The record -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_says_what_was_asked_for_and_learnt_from(
+    plain: fitting.Fitted, paths: list[Path], backbone: Backbone
+) -> None:
+    recipe = recipe_of(alpha=0.2).resolved(backbone)
+    assert plain.record == training_record(recipe, backbone, paths)
+    assert plain.record["settings"] == asdict(QUICK)
+    assert (plain.record["image_size"], plain.record["strides"], plain.record["alpha"]) == ((64, 64), (8, 16, 32), 0.2)
+    assert plain.record["weights_sha256"] == backbone.weights_sha256
+    assert plain.record["images"] == digest(paths)
+    assert json.loads(json.dumps(plain.record))
+
+
+# Going on -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_training_goes_on(dataset: Path, paths: list[Path], backbone: Backbone, tmp_path: Path) -> None:
+    """A real SIGKILL in the middle; the same call then goes on, and one for another training does not."""
+    state_file = tmp_path / "state"
+    call = (
+        "import uflow; from uflow.training import TrainingSettings;"
+        f"uflow.Detector.fit({str(dataset / 'train/good')!r}, image_size=64, flow_steps=1,"
+        "settings=TrainingSettings(epochs=400, batch_size=4, patience=400, augment=False),"
+        f"device='cpu', progress=False, state_file={str(state_file)!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", call]) as process:
+        deadline = time.monotonic() + 120
+        while not state_file.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGKILL)
+    _, config = model_file._load(state_file, "training state")
+    done = config["epoch"]
+    assert 1 <= done < 400
+
+    killed = recipe_of(TrainingSettings(epochs=400, batch_size=4, patience=400, augment=False))
+    assert load_training_state(state_file, training_record(killed, backbone, paths)).epoch == done
+    # The flow does not depend on alpha.
+    other_alpha = training_record(replace(killed, alpha=0.2), backbone, paths)
+    assert load_training_state(state_file, other_alpha).epoch == done
+    with pytest.raises(
+        ValueError, match=r"belongs to another training \(epochs 400, not 2, batch_size 4, not 10, .*\); delete it"
+    ):
+        fit(paths, backbone, state_file=state_file)
+    with pytest.raises(ValueError, match=r"belongs to another training \(.*other images\)"):
+        fit(paths[1:], backbone, state_file=state_file)
+
+
+class SaveThenDie:
+    """Saves states of trainings, and is killed after so many."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.save = last, model_file.save_training_state
+        self.saved: list[str] = []
+
+    def __call__(self, path: Path, state: TrainingState, record: dict[str, Any]) -> None:
+        self.save(path, state, record)
+        self.saved.append(path.name)
+        if len(self.saved) == self.last:
+            raise KeyboardInterrupt
+
+
+BROKEN_OFF = TrainingSettings(epochs=2, batch_size=16, memory_size=0)
+
+
+@pytest.fixture(scope="module")
+def whole(paths: list[Path], backbone: Backbone) -> fitting.Fitted:
+    """A training that is not broken off, with the trial with copies."""
+    return fit(paths[:12], backbone, BROKEN_OFF, alpha=0.2)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])  # the third is the first of the trial with copies
+def test_goes_on_from_its_state_file_to_the_same_end(
+    epoch: int,
+    whole: fitting.Fitted,
+    paths: list[Path],
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    die, state_file = SaveThenDie(epoch), tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "save_training_state", die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(paths[:12], backbone, BROKEN_OFF, alpha=0.2, state_file=state_file)
+    assert die.saved == ["state"] * min(epoch, 2) + ["state.augmented"] * (epoch - 2)
+    resumed = fit(paths[:12], backbone, BROKEN_OFF, alpha=0.2, state_file=state_file)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    for name, tensor in whole.network.flow.state_dict().items():
+        assert torch.equal(tensor, resumed.network.flow.state_dict()[name]), name
+    assert resumed.threshold == whole.threshold
