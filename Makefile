@@ -1,14 +1,18 @@
 # make demo    set up .venv if needed, then train and evaluate on textures with made defects; pictures in demo/
 # make test    set up .venv if needed, then all tests: C++ under sanitizers, Python
 # make test-slow   the long trainings on real images (UFLOW_DATA), some ten minutes
+# make fuzz    random inputs to the C++ core for FUZZ_SECONDS: by libFuzzer where there is a Clang, else plain ones
 # make lint    style, types, architecture
+# make docs    the pages as a site in build/site; a broken link is an error
 # make bench   the segmentation beside other libraries; redraws the tables and plots of README and docs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 600
+CLANGXX ?= $(firstword $(shell command -v clang++ clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14))
 CPP := $(shell find csrc examples -name '*.hpp' -o -name '*.cpp')
 
-.PHONY: setup demo test test-slow lint bench format wheel clean
+.PHONY: setup demo test test-slow fuzz lint docs bench format wheel clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/installed
@@ -18,7 +22,7 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP)
 	@echo "== Setting up $(VENV) (PyTorch is large: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[test,lint,lite1,lite2]" cmake ninja
+	$(BIN)/python -m pip install --quiet -e ".[test,lint,docs,lite1,lite2]" cmake ninja
 	@touch $@
 	@echo "== Set up: $$($(BIN)/python -c 'import uflow, torch; print("uflow", uflow.__version__, "on torch", torch.__version__)')"
 
@@ -38,6 +42,19 @@ test-slow: setup
 	@echo "== Long trainings on real images"
 	$(BIN)/python -m pytest -m slow
 
+fuzz: setup
+ifneq ($(CLANGXX),)
+	$(BIN)/cmake --preset fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_CXX_COMPILER=$(CLANGXX)
+	$(BIN)/cmake --build --preset fuzz
+	mkdir -p build/fuzz/corpus
+	build/fuzz/fuzz_core -max_total_time=$(FUZZ_SECONDS) -max_len=2000 -artifact_prefix=build/fuzz/ build/fuzz/corpus
+else
+	$(BIN)/cmake --preset sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build --preset sanitize --target fuzz_core
+	end=$$(($$(date +%s) + $(FUZZ_SECONDS))); seed=$$(date +%s); while [ $$(date +%s) -lt $$end ]; do \
+	    seed=$$((seed + 1)); echo "seed $$seed"; build/sanitize/fuzz_core 20000 $$seed || exit 1; done
+endif
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -45,6 +62,11 @@ lint: setup
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/lint-imports
 	@echo "== Lint: clean"
+
+docs: setup
+	@echo "== Pages: a site in build/site"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "== Pages: open build/site/index.html"
 
 bench: setup
 	@echo "== Benchmarks, some minutes: leave the machine to them"
