@@ -59,7 +59,7 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
     (tmp_path / "made.py").write_text(MADE)
     said: list[str] = []
     killed, bright, wrong = rivals.compare(
-        [category], ["made:killed", "made:bright", "made:wrong"], [7], tmp_path / "out", Settings("any"), said.append
+        [category], ["made:killed", "made:bright", "made:wrong"], [7], tmp_path / "out", Settings("resnet18"), said.append
     )
     assert killed.failure is not None
     assert wrong.failure is not None
@@ -69,7 +69,7 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
     assert "Traceback" in (tmp_path / "out/logs/grating-made.wrong-7.log").read_text()
     assert said == [f"{i + 1}/3 grating, made:{m}, seed 7" for i, m in enumerate(("killed", "bright", "wrong"))]
 
-    assert (tmp_path / "learnt").read_text() == "30 7 any"
+    assert (tmp_path / "learnt").read_text() == "30 7 resnet18"
     assert bright.failure is None
     assert bright.pixel_auroc is not None
     assert bright.pixel_auroc > 0.8  # defects are brighter
@@ -112,7 +112,7 @@ def test_what_is_done_is_not_done_again(category, tmp_path: Path, ran: list[str]
     rivals.compare([category], ["padim"], [0, 1], tmp_path)
     assert ran == ["padim 0", "padim 1"]  # a failure is tried again
 
-    with pytest.raises(ValueError, match=r"other settings \(.*image_size None; not .*image_size 320\)"):
+    with pytest.raises(ValueError, match=r"other settings \(.*image_size balanced; not .*image_size 320\)"):
         rivals.compare([category], ["padim"], [0], tmp_path, Settings(image_size=320))
 
 

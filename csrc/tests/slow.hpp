@@ -137,12 +137,16 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
                 largest = std::max(largest, map[std::size_t(other)]);
         around[std::size_t(cell)] = largest;
     }
-    double level = quiet;
+    double level = quiet, strongest = quiet;
+    bool any = false;
     for (const Pixels& region : components(found, height, width, uflow::Connectivity::four)) {
         double peak = map[std::size_t(region[0])];
         for (const int cell : region) peak = std::max(peak, map[std::size_t(cell)]);
         if (peak < quiet) level = std::min(level, usual + (peak - usual) / 2);
+        strongest = any ? std::max(strongest, peak) : peak;
+        any = true;
     }
+    level = std::max(level, usual + (strongest - usual) / 4);
     const std::vector<double> fine = bilinear(map, height, width, out_height, out_width),
                               most = bilinear(around, height, width, out_height, out_width);
     std::vector<bool> seeds(pixels), bright(pixels), mask(pixels), rest(pixels, true);

@@ -19,6 +19,7 @@ from . import segmentation
 __all__ = ["Drawing", "draw_regions"]
 
 EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
+ECHO_LEVEL = 0.25  # of the height of the strongest region: a defect shifts the features of its whole image a little
 BLUR_CELLS = 2  # how far a cell sees: its own 3 x 3 mean, and half a cell of the next scale
 
 
@@ -56,8 +57,9 @@ def draw_regions(
 
     A pixel belongs to a region if it is connected to its cells through pixels that are above the quiet level of good
     images, and no halo of something stronger: above `EDGE_LEVEL` of the way from the usual level to the largest value
-    that the blur carries there. Holes are filled. A region of which nothing is left so is the halo of a stronger one, and
-    goes with it. Where nothing at all would be left, as where the distances see nothing, the cells are kept.
+    that the blur carries there, and above `ECHO_LEVEL` of the way to the strongest region's. Holes are filled. A region
+    of which nothing is left so is the halo or the echo of a stronger one, and goes with it. Where nothing at all would
+    be left, as where the distances see nothing, the cells are kept.
 
     Args:
         values: (h, w), the map to draw on.
@@ -79,6 +81,8 @@ def draw_regions(
     weak = peaks < drawing.quiet
     own_level = drawing.usual + EDGE_LEVEL * (peaks - drawing.usual)
     level = min(drawing.quiet, float(own_level[weak].min())) if weak.any() else drawing.quiet
+    # Half as far from good images as the strongest region, a quarter of its squared distance, is its echo.
+    level = max(level, drawing.usual + ECHO_LEVEL * (float(peaks.max()) - drawing.usual))
     kept = _touching((fine >= level) & (fine >= edge), cells)
     return _fill_holes(kept if kept.any() else cells)
 
@@ -90,10 +94,12 @@ def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 
 
 def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The cells at the image's size, without interpolation; each keeps the pixel at its centre, however small that is."""
+    """The cells at the image's size, without interpolation; each keeps the pixel at its centre at least."""
     rows, columns = (np.arange(n) * cells // n for n, cells in zip(size, found.shape, strict=True))
     nearest: NDArray[np.bool_] = found[np.ix_(rows, columns)]
-    centres = ((2 * at + 1) * n // (2 * cells) for at, n, cells in zip(np.nonzero(found), size, found.shape, strict=True))
+    centres = (
+        (2 * at + 1) * n // (2 * cells) for at, n, cells in zip(np.nonzero(found), size, found.shape, strict=True)
+    )
     nearest[tuple(centres)] = True
     return nearest
 

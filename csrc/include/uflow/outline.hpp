@@ -30,6 +30,7 @@ struct OutlineWorkspace {
 namespace detail {
 
 inline constexpr float edge_level = 0.5f;      // of the height: a blurred step is half-way up at its edge
+inline constexpr float echo_level = 0.25f;     // of the strongest region's height: below is its echo
 inline constexpr std::int32_t blur_cells = 2;  // how far a cell sees
 
 // The largest value among up to `radius` neighbours to each side: of `count` lines of `length` values, which
@@ -109,7 +110,9 @@ inline float drawing_level(const float* map, const std::uint8_t* found, std::int
     float level = quiet;
     for (const float peak : peaks)
         if (peak < quiet) level = std::min(level, usual + edge_level * (peak - usual));
-    return level;
+    // Half as far from good images as the strongest, a quarter of its squared distance, is its echo.
+    const float strongest = peaks.empty() ? quiet : *std::max_element(peaks.begin(), peaks.end());
+    return std::max(level, usual + echo_level * (strongest - usual));
 }
 
 }  // namespace detail
@@ -118,8 +121,9 @@ inline float drawing_level(const float* map, const std::uint8_t* found, std::int
 // draw on, are (height, width).
 // A pixel belongs to a region if it is connected to its cells through pixels that are above the quiet level,
 // and no halo of something stronger: above half the way from the usual level to the largest value that the
-// blur carries there. Holes are filled. A region of which nothing is left so is the halo of a stronger one,
-// and goes with it; where nothing at all would be left, the cells are kept.
+// blur carries there, and a quarter of the way to the strongest region's. Holes are filled. A region of which
+// nothing is left so is the halo or the echo of a stronger one, and goes with it; where nothing at all would
+// be left, the cells are kept.
 inline void draw_regions(const float* map, const std::uint8_t* found, std::int32_t height, std::int32_t width,
                          const Drawing& drawing, std::int32_t out_height, std::int32_t out_width,
                          OutlineWorkspace& work, std::uint8_t* mask) {
