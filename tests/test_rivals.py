@@ -59,7 +59,12 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
     (tmp_path / "made.py").write_text(MADE)
     said: list[str] = []
     killed, bright, wrong = rivals.compare(
-        [category], ["made:killed", "made:bright", "made:wrong"], [7], tmp_path / "out", Settings("resnet18"), said.append
+        [category],
+        ["made:killed", "made:bright", "made:wrong"],
+        [7],
+        tmp_path / "out",
+        Settings("resnet18"),
+        said.append,
     )
     assert killed.failure is not None
     assert wrong.failure is not None
