@@ -65,5 +65,5 @@ def magnetic_tile(real_images: Path):
     import uflow
     from uflow.training import TrainingSettings
 
-    settings = TrainingSettings(epochs=8)
-    return uflow.Detector.fit(real_images / "magnetic_tile/train/good", settings=settings, device="cpu", progress=False)
+    folder, settings = real_images / "magnetic_tile/train/good", TrainingSettings(epochs=8)
+    return uflow.Detector.fit(folder, image_size=256, settings=settings, device="cpu", progress=False)

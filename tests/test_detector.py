@@ -334,7 +334,7 @@ def test_a_device_that_is_not_there_is_one_line(dataset: Path) -> None:
 def test_hazelnuts(real_images: Path) -> None:
     root = real_images / "hazelnut_toy"
     settings = TrainingSettings(epochs=8)  # half the default's, for the time it takes
-    fitted = Detector.fit(root / "train/good", settings=settings, device="cpu", progress=False)
+    fitted = Detector.fit(root / "train/good", image_size=256, settings=settings, device="cpu", progress=False)
     evaluation = evaluate_predictor(fitted, find_categories(root)[0])
     assert evaluation.pixel_auroc >= 0.95
     assert evaluation.image_auroc >= 0.95
