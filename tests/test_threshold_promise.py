@@ -27,27 +27,24 @@ def evidence_of(detector: Detector, paths: Sequence[Path], gain: float = 1.0) ->
     return list(detector.predictor.run(images, lambda source, image, evidence: evidence, 16))
 
 
-def assert_promise_kept(known: list[Evidence], new: list[Evidence]) -> None:
-    """Evidence of unseen good images, halved at random ten times: one half calibrates, the other is judged.
+def assert_promise_kept(evidence: list[Evidence]) -> None:
+    """Of unseen good images, halved at random a hundred times: one half calibrates, the other is judged.
 
-    A little more than alpha is flagged, 1.26 times at most when this was written: the weights of the sources and the
-    worth of an area are learnt from the very images that set the level (docs/notebook/mask.md).
+    One split proves little: by luck alone its share moves by 3 to 6 of 100 images. Their mean moves by less than 0.5.
     """
-    evidence, shares = [*known, *new], []
-    for seed in range(10):
+    shares = []
+    for seed in range(100):
         order = np.random.default_rng(seed).permutation(len(evidence)).tolist()
         threshold = CalibratedThreshold.from_good_images([evidence[i] for i in order[::2]], ALPHAS[0])
-        others = [evidence[i] for i in order[1::2]]
-        shares.append([np.mean([threshold.at(a).log_nfa(e, (), 256).min() < 0 for e in others]) for a in ALPHAS])
-    assert (np.mean(shares, 0) <= 1.5 * np.array(ALPHAS)).all(), np.mean(shares, 0)
+        lowest = [threshold.log_nfa(evidence[i], (), 64).min() - threshold.shift for i in order[1::2]]
+        shares.append([np.mean(np.array(lowest) + threshold.at(alpha).shift < 0) for alpha in ALPHAS])
+    assert (np.mean(shares, 0) <= np.array(ALPHAS) + 0.01).all(), np.mean(shares, 0)
 
 
 @pytest.fixture(scope="module")
-def halves(real_images: Path) -> tuple[list[Path], list[Path]]:
+def unseen(real_images: Path) -> list[Path]:
     """Good images that no detector has seen: those held out of training are in the memory in the end."""
-    paths = list_images(real_images / "magnetic_tile/test/good")
-    order = np.random.default_rng(0).permutation(len(paths)).tolist()
-    return [paths[i] for i in order[::2]], [paths[i] for i in order[1::2]]
+    return list_images(real_images / "magnetic_tile/test/good")
 
 
 def test_magnetic_tiles(magnetic_tile: Detector, real_images: Path) -> None:
@@ -65,16 +62,12 @@ def test_magnetic_tiles(magnetic_tile: Detector, real_images: Path) -> None:
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.8, 1.2])
-def test_promise_for_each_alpha_and_another_camera(
-    magnetic_tile: Detector, halves: tuple[list[Path], list[Path]], gain: float
-) -> None:
-    known, new = (evidence_of(magnetic_tile, half, gain) for half in halves)
-    assert_promise_kept(known, new)
+def test_promise_for_each_alpha_and_another_camera(magnetic_tile: Detector, unseen: list[Path], gain: float) -> None:
+    assert_promise_kept(evidence_of(magnetic_tile, unseen, gain))
 
 
-def test_promise_of_a_flow_stopped_after_one_epoch(real_images: Path, halves: tuple[list[Path], list[Path]]) -> None:
+def test_promise_of_a_flow_stopped_after_one_epoch(real_images: Path, unseen: list[Path]) -> None:
     paths = list_images(real_images / "magnetic_tile/train/good")[::2]  # half of them: for the time it takes
     settings = TrainingSettings(epochs=1, augment=False, memory_size=0)
     detector = Detector.fit(paths, image_size=256, settings=settings, device="cpu", progress=False)
-    known, new = (evidence_of(detector, half) for half in halves)
-    assert_promise_kept(known, new)
+    assert_promise_kept(evidence_of(detector, unseen))
