@@ -1,6 +1,7 @@
 """Fixtures that several test files share: a tiny data set, a detector trained on it, and the folder of real images."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,13 @@ def texture(rng: np.random.Generator, size: tuple[int, int] = (80, 96)) -> np.nd
     y, x = np.mgrid[: size[0], : size[1]]
     wave = 110 + 40 * np.sin(0.5 * x + rng.uniform(0, 6)) * np.cos(0.3 * y) + rng.normal(0, 6, size)
     return np.repeat(wave.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    """The text of an error, which is one line."""
+    text = str(error.value)
+    assert "\n" not in text
+    return text
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +54,17 @@ def detector(dataset: Path):
     return uflow.Detector.fit(
         dataset / "train/good", image_size=128, settings=settings, alpha=0.2, device="cpu", progress=False
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of torch for a module of small tensors: threads would only wait for one another."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

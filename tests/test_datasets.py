@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import one_line
 from uflow.evaluate import datasets
 from uflow.evaluate.datasets import LAYOUTS, Dataset, Sample, find_categories, read_mvtec
 from uflow.images import image_size
@@ -25,12 +26,6 @@ def save(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
     return path
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from conftest import one_line
 from uflow import images
 from uflow.features import image_tensor
 from uflow.images import (
@@ -39,12 +40,6 @@ def save(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(path, **options)
     return path
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 # ---- finding images

@@ -1,7 +1,5 @@
 """The network on torch: evidence of images, in parts and whole, always of the weights that the flow has."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -13,14 +11,7 @@ from uflow.memory import MemoryBank
 from uflow.network import TorchNetwork, resolve_device
 from uflow.predictor import Predictor
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The training loop: it learns, selects by held-out images, resumes as if never broken, and stops clearly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,7 @@ SHAPES = [(4, 8, 8), (8, 4, 4)]
 TRAIN, HELD_OUT = list(range(24)), list(range(24, 32))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These volumes are tiny: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
