@@ -20,8 +20,10 @@ from scipy import ndimage
 from uflow import segmentation
 from uflow.detector import Detector
 from uflow.images import read_image
+from uflow.input_size import choose_input_size
+from uflow.outline import draw_regions
 from uflow.predictor import Predictor
-from uflow.scoring import Evidence
+from uflow.scoring import Evidence, EvidenceWeights
 from uflow.segmentation import Background
 from uflow.threshold import (
     CalibratedThreshold,
@@ -307,3 +309,19 @@ def test_calibrated_prediction_takes_at_most_5_percent_more(detector: Detector, 
     whole = fastest(lambda: paper.predict(image), 15)
     calibrated, plain = (fastest(partial(p.log_nfa, evidence, image.shape[:2]), 100) for p in (own, paper))
     assert calibrated - plain <= 0.05 * whole
+
+
+def test_what_cannot_be_judged_is_one_clear_line() -> None:
+    """Nothing to learn from, NaN, and maps that do not fit: an error, never an answer."""
+    threshold = CalibratedThreshold.from_good_images(good_images(np.random.default_rng(0), 8), 0.2)
+    for learn in (EvidenceWeights.from_good_images, partial(CalibratedThreshold.from_good_images, alpha=0.2)):
+        with pytest.raises(ValueError, match=r"at least one good image is needed, got none$"):
+            learn([])
+    with pytest.raises(ValueError, match=r"^p_value needs the lowest log10 NFA of an image, got NaN$"):
+        threshold.p_value(float("nan"))
+    values, found = np.zeros((4, 4), np.float32), np.zeros((5, 5), np.bool_)
+    with pytest.raises(ValueError, match=r"a cell for each value of shape \(4, 4\), got \(5, 5\)$"):
+        draw_regions(values, found, threshold.drawing, (8, 8))
+    for sizes in ([], [(0, 5)]):
+        with pytest.raises(ValueError, match=r"heights and widths of at least 1 pixel, got "):
+            choose_input_size(sizes, 65536, 16)

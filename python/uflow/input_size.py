@@ -34,7 +34,12 @@ def choose_input_size(sizes: Sequence[tuple[int, int]], budget: int, stride: int
     (704, 288)
     >>> choose_input_size([(128, 128)], budget=448 * 448, stride=32)
     (256, 256)
+
+    Raises:
+        ValueError: no sizes, or a side below 1.
     """
+    if len(sizes) == 0 or np.min(sizes) < 1:
+        raise ValueError(f"the input size needs heights and widths of at least 1 pixel, got {list(sizes)[:3]}")
     heights, widths = np.array(sizes, np.float64).T
     aspects = heights / widths
     aspect, own_area = float(np.median(aspects)), float(np.median(heights * widths))

@@ -69,7 +69,12 @@ def draw_regions(
 
     Returns:
         (height, width) bool.
+
+    Raises:
+        ValueError: values and found of unequal shapes.
     """
+    if values.shape != found.shape:
+        raise ValueError(f"found must have a cell for each value of shape {values.shape}, got {found.shape}")
     cells = _nearest_cells(found, size)
     if not found.any():
         return cells

@@ -90,8 +90,10 @@ class EvidenceWeights:
             evidence: of each image, or of batches of them.
 
         Raises:
-            ValueError: evidence that is nought, or is not finite.
+            ValueError: no images; evidence that is nought, or is not finite.
         """
+        if not evidence:
+            raise ValueError("the evidence of at least one good image is needed, got none")
         scales = range(len(evidence[0].energies))
         means = tuple(
             _median([np.mean(e, axis=(1, 2)) for e in (image.energies[k] for image in evidence)]) for k in scales

@@ -194,7 +194,12 @@ class CalibratedThreshold:
 
         Args:
             lowest_log_nfa: the lowest value of `log_nfa` in the image, after the shift.
+
+        Raises:
+            ValueError: NaN, which would count as an image like any other.
         """
+        if math.isnan(lowest_log_nfa):
+            raise ValueError("p_value needs the lowest log10 NFA of an image, got NaN")
         as_strange = np.count_nonzero(np.asarray(self.minima) + self.shift <= lowest_log_nfa)
         return float(1 + as_strange) / (1 + len(self.minima))
 
