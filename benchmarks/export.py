@@ -63,7 +63,7 @@ def open_exports(folder: Path, threads: int | None = None) -> dict[str, Predicto
 
 def differences(predictor: Predictor, wanted: Sequence[Prediction], images: Sequence[Path]) -> dict[str, float]:
     """Largest and mean difference of the anomaly maps; how many images are judged otherwise."""
-    pairs = list(zip(predictor.stream(images), wanted, strict=True))
+    pairs = list(zip(predictor.stream(images, batch_size=1), wanted, strict=True))
     apart = [np.abs(found.anomaly_map - expected.anomaly_map) for found, expected in pairs]
     otherwise = sum(found.is_anomalous != expected.is_anomalous for found, expected in pairs)
     largest, mean = max(float(d.max()) for d in apart), float(np.mean([d.mean() for d in apart]))
@@ -73,7 +73,7 @@ def differences(predictor: Predictor, wanted: Sequence[Prediction], images: Sequ
 def compare(detector: Detector, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """A row for each way: its size, its maps beside torch's, its figures on the test set."""
     images = [sample.path for sample in dataset.test]
-    wanted = list(detector.stream(images))
+    wanted = list(detector.stream(images, batch_size=1))
     rows: dict[str, Any] = {"torch": {"evaluation": evaluate_predictor(detector, dataset).to_dict()}}
     for name, predictor in open_exports(folder).items():
         megabytes = sum(part.stat().st_size for part in (folder / WAYS[name][0]).iterdir()) / 1e6
