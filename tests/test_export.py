@@ -301,6 +301,19 @@ def test_torch_format_needs_no_backbone(small: Detector, images: list[np.ndarray
     assert out == "torch False"
     (wanted,) = small.predict([images[0]])
     np.testing.assert_allclose(anomaly_map, wanted.anomaly_map, atol=1e-3)
+    on_cpu = uflow.load(tmp_path / "torch", "cpu").predict(images[0])
+    np.testing.assert_allclose(on_cpu.anomaly_map, wanted.anomaly_map, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_the_cpu_by_name(name: str, folder: Path, images: list[np.ndarray]) -> None:
+    wanted, found = (uflow.load(folder, device, runtime=name).predict(images[0]) for device in ("auto", "cpu"))
+    if not torch.cuda.is_available():
+        np.testing.assert_array_equal(found.anomaly_map, wanted.anomaly_map)
+    with pytest.raises(ValueError, match=r"a device is a name, .* got 'cuda:9x'"):
+        uflow.load(folder, "cuda:9x", runtime=name)
+    with pytest.raises(ValueError, match=r"has no device 'hpu' here; it has .*cpu"):
+        uflow.load(folder, "hpu", runtime=name)
 
 
 def test_missing_runtimes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

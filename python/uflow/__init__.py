@@ -55,7 +55,8 @@ def load(
 
     Args:
         path: the file, or the folder that `uflow.export` wrote.
-        device: of a file: "auto" (CUDA, then MPS, then CPU), or a torch device name.
+        device: of a file: "auto" (CUDA, then MPS, then CPU), or a torch device name; of a folder: see
+            `deploy.exported.load`.
         weights: of a file: file with the backbone's weights, where they cannot be found otherwise.
         runtime: of a folder: "onnxruntime", "openvino" or "torch"; None takes what the folder is for.
         soft_clamp: of a checkpoint made elsewhere: the step it was trained with, see `convert_freia`.
@@ -68,7 +69,7 @@ def load(
             backbone's weights are not those the model was trained with.
     """
     if os.path.isdir(path):  # noqa: PTH112 (pathlib takes a third of the time to import this package)
-        exported: Predictor = importlib.import_module("uflow.deploy.exported").load(path, runtime)
+        exported: Predictor = importlib.import_module("uflow.deploy.exported").load(path, runtime, device=device)
         return exported
     if runtime is not None:
         raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")

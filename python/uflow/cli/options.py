@@ -33,7 +33,12 @@ __all__ = [
 ModelArgument = Annotated[
     Path, typer.Argument(help="model file, exported folder, or checkpoint made elsewhere (.ckpt)")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps; of an exported folder also gpu, npu, ..."
+    ),
+]
 RuntimeOption = Annotated[
     str | None, typer.Option(help="of an exported folder: onnxruntime, openvino or torch (default: what it is for)")
 ]

@@ -27,6 +27,7 @@ from ..files import sha256
 from ..images import ImageLike, batches, list_sources, read_image, resize_image
 from ..scoring import MAP_ROUNDING, squash
 from . import exported
+from .runtimes import Run
 
 __all__ = ["export"]
 
@@ -316,7 +317,7 @@ def _convert(onnx: Path, path: Path) -> None:
         raise OSError(str(error)) from error
 
 
-def _verify(network: _Network, run: exported.Run) -> None:
+def _verify(network: _Network, run: Run) -> None:
     """RuntimeError unless the written network gives what torch does, on a batch of random images."""
     height, width = network.image_size
     size = (height * 3 // 2, 2 * width) if network.dynamic_size else (height, width)
@@ -344,7 +345,7 @@ class _Batches:
         return None if image is None else {"image": image[None]}
 
 
-def _maps(run: exported.Run, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def _maps(run: Run, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return np.concatenate([run(np.stack(batch))[-1] for batch in batches(images, 8)])
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ..files import atomic_write, sha256
 from ..predictor import Predictor
 from ..scoring import Evidence
+from .runtimes import OPEN, Run
 
 __all__ = ["FORMATS", "ExportedNetwork", "load", "save_threshold"]
 
@@ -31,11 +31,9 @@ FORMATS = {
     "torch": ("network.pt2", ("torch",)),
 }
 
-Run = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
-
 
 class ExportedNetwork:
-    """A network in a folder, see `predictor.Network`; made by `load`. It runs on the CPU and cannot be trained.
+    """A network in a folder, see `predictor.Network`; made by `load`. It cannot be trained.
 
     Attributes:
         folder: where it was read from.
@@ -62,7 +60,7 @@ class ExportedNetwork:
         return [("network", self.evidence)]
 
 
-def load(folder: str | Path, runtime: str | None = None, threads: int | None = None) -> Predictor:
+def load(folder: str | Path, runtime: str | None = None, threads: int | None = None, device: str = "auto") -> Predictor:
     """Read a folder written by `export`.
 
     Args:
@@ -70,13 +68,16 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
         runtime: "onnxruntime" (format "onnx"), "openvino" ("onnx" and "openvino") or "torch" ("torch"); None takes
             what runs the folder's format and is installed, ONNX Runtime before OpenVINO.
         threads: of the network; None is the runtime's own choice, one a core. For torch it counts for all of torch.
+        device: "auto" (CUDA where the runtime has it, else the CPU), "cpu", "cuda", "cuda:1", and what the runtime has:
+            providers of ONNX Runtime ("tensorrt", "dml", ...), devices of OpenVINO ("gpu", "npu", ...).
 
     Returns:
         A `Predictor` whose network is an `ExportedNetwork`; it predicts, streams and calibrates like a `Detector`.
 
     Raises:
         FileNotFoundError, ValueError: no export, of another version, a file that is missing or was changed, a runtime
-            that does not run this format.
+            that does not run this format; a device that is not there, and the message names those that are.
+        RuntimeError: the runtime cannot run the network on this device.
         ModuleNotFoundError: the runtime is not installed; the message says how to.
     """
     folder = Path(folder)
@@ -91,7 +92,7 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
         runtime = first_installed(runtimes)
     elif runtime not in runtimes:
         raise ValueError(f"{folder} holds {file}, which {' or '.join(runtimes)} can run, not {runtime!r}")
-    run = open_network(folder / file, runtime, len(metadata["outputs"]), threads)
+    run = open_network(folder / file, runtime, len(metadata["outputs"]), threads, device)
     network = ExportedNetwork(folder, metadata, runtime, run)
     return Predictor.from_dict(network, metadata["predictor"])
 
@@ -109,10 +110,10 @@ def save_threshold(predictor: Predictor) -> None:
     write_metadata(network.folder, network.metadata)
 
 
-def open_network(path: Path, runtime: str, outputs: int, threads: int | None = None) -> Run:
+def open_network(path: Path, runtime: str, outputs: int, threads: int | None = None, device: str = "cpu") -> Run:
     """What runs a batch (B, H, W, 3) through the network in a file and gives its outputs."""
     try:
-        return _OPEN[runtime](path, outputs, threads)
+        return OPEN[runtime](path, outputs, threads, device)
     except ModuleNotFoundError as error:
         if error.name != runtime:
             raise
@@ -148,51 +149,3 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if format not in FORMATS:
         raise ValueError(f"{path} names the unknown format {format!r}; known: {', '.join(FORMATS)}")
     return metadata  # type: ignore[no-any-return]
-
-
-# Runtimes ---------------------------------------------------------------------------------------
-
-
-def _onnxruntime(path: Path, outputs: int, threads: int | None) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others read and segment meanwhile
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})
-
-
-def _openvino(path: Path, outputs: int, threads: int | None) -> Run:
-    import openvino
-
-    # Left alone, OpenVINO computes in bfloat16 where the processor can.
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
-    model = openvino.Core().compile_model(path, "CPU", config)
-    lock = threading.Lock()  # one request, whose memory is used again and again
-
-    def run(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        with lock:
-            found = model(images)
-            return [found[i] for i in range(outputs)]
-
-    return run
-
-
-def _torch(path: Path, outputs: int, threads: int | None) -> Run:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    network = torch.export.load(path).module()
-
-    @torch.inference_mode()
-    def run(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        return [output.numpy() for output in network(torch.from_numpy(images))]
-
-    return run
-
-
-_OPEN = {"onnxruntime": _onnxruntime, "openvino": _openvino, "torch": _torch}
