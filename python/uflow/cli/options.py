@@ -20,6 +20,7 @@ __all__ = [
     "CategoriesOption",
     "DeviceOption",
     "FiguresOption",
+    "JsonOption",
     "LayoutOption",
     "ModelArgument",
     "ProtocolOption",
@@ -43,7 +44,8 @@ RuntimeOption = Annotated[
     str | None, typer.Option(help="of an exported folder: onnxruntime, openvino or torch (default: what it is for)")
 ]
 WeightsOption = Annotated[
-    list[Path] | None, typer.Option(help="file with the backbone's weights (twice for mcait: m48, s24)")
+    list[Path] | None,
+    typer.Option(help="file with the backbone's weights (twice for mcait: m48, s24), or folder of uflow weights fetch"),
 ]
 TileOption = Annotated[
     bool | None, typer.Option(help="cut large images into tiles of the network's size (default: as trained)")
@@ -52,6 +54,7 @@ AlphaOption = Annotated[float, typer.Option(help="wished chance that a good imag
 CategoriesOption = Annotated[str | None, typer.Option(help="only these: bottle,cable")]
 LayoutOption = Annotated[str | None, typer.Option(help="of the data set, such as visa (default: as it looks)")]
 ProtocolOption = Annotated[str, typer.Option(help="paper: at 256x256; native: at each image's own size")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 FiguresOption = Annotated[bool, typer.Option("--figures", help="also draw the article's figures of each category")]
 
 

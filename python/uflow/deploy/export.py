@@ -217,11 +217,16 @@ def _metadata(
         "dynamic_size": dynamic_size,
         "input": "image",
         "outputs": list(outputs),
-        "backbone": {"name": backbone.name, "weights_sha256": backbone.weights_sha256},
+        "backbone": {
+            "name": backbone.name,
+            "weights_source": backbone.weights_source,
+            "weights_sha256": backbone.weights_sha256,
+        },
         "image_size": backbone.image_size,
         "strides": backbone.strides,
         "latent_channels": detector.network.latent_channels,
         "predictor": detector.predictor.to_dict(),
+        "record": detector.record,
         "files": {part.name: sha256(part) for part in sorted(folder.iterdir())},
     }
 

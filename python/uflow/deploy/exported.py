@@ -19,7 +19,7 @@ from ..predictor import Predictor
 from ..scoring import Evidence
 from .runtimes import OPEN, Run
 
-__all__ = ["FORMATS", "ExportedNetwork", "load", "save_threshold"]
+__all__ = ["FORMATS", "METADATA", "ExportedNetwork", "check_files", "load", "read_metadata", "save_threshold"]
 
 FORMAT_VERSION = 1
 METADATA = "model.json"
@@ -82,11 +82,7 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
     """
     folder = Path(folder)
     metadata = read_metadata(folder)
-    for name, wanted in metadata["files"].items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is incomplete: {name} is missing; copy or export it again")
-        if sha256(folder / name) != wanted:
-            raise ValueError(f"{folder / name} was changed or cut short: its SHA-256 is not that in {METADATA}")
+    check_files(folder, metadata)
     file, runtimes = FORMATS[metadata["format"]]
     if runtime is None:
         runtime = first_installed(runtimes)
@@ -95,6 +91,15 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
     run = open_network(folder / file, runtime, len(metadata["outputs"]), threads, device)
     network = ExportedNetwork(folder, metadata, runtime, run)
     return Predictor.from_dict(network, metadata["predictor"])
+
+
+def check_files(folder: Path, metadata: dict[str, Any]) -> None:
+    """Raise FileNotFoundError or ValueError where a file of an export is missing or was changed."""
+    for name, wanted in metadata["files"].items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is incomplete: {name} is missing; copy or export it again")
+        if sha256(folder / name) != wanted:
+            raise ValueError(f"{folder / name} was changed or cut short: its SHA-256 is not that in {METADATA}")
 
 
 def save_threshold(predictor: Predictor) -> None:
