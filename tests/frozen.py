@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,7 @@ class Frozen:
                 self.values[f"{key}/{field}"] = digest(getattr(found, field))
             self.arrays[f"{key}/mask"] = found.mask
             self.values[f"{key}/image"] = digest(found.image)
-            regions = [asdict(region) for region in found.regions]
+            regions = [region.to_dict() for region in found.regions]
             self.values[f"{key}/regions"] = plain(regions, self.root)
             self.values[f"{key}/score"] = {"score": found.score, "is_anomalous": found.is_anomalous}
             self.values[f"{key}/to_dict"] = plain(found.to_dict(), self.root)
@@ -200,7 +199,7 @@ def header(path: Path) -> dict[str, Any]:
         return json.loads(file.metadata()["uflow"])
 
 
-VARYING = {"seconds", "uflow", "weights_source", "files"}
+VARYING = {"seconds", "uflow", "weights_source", "files", "time", "model_sha256"}
 
 
 def plain(value: Any, root: Path) -> Any:

@@ -1,5 +1,6 @@
 """The commands, as a user types them: what they write, what they say, and how they fail."""
 
+import hashlib
 import inspect
 import json
 import os
@@ -11,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,7 +84,7 @@ def test_exported_folder_predicts_like_the_model(run, model: Path, dataset: Path
         assert a["image"] == b["image"]
         assert a["score"] == pytest.approx(b["score"], abs=1e-3)
         assert a["is_anomalous"] == b["is_anomalous"]
-        assert [region["bbox"] for region in a["regions"]] == [region["bbox"] for region in b["regions"]]
+        assert [region["box"] for region in a["regions"]] == [region["box"] for region in b["regions"]]
     code, _, err = run("evaluate", "grating_onnx", dataset, "--output", "e.json")
     assert code == 0, err
     code, _, err = run("predict", "grating_onnx", dataset / "test", "--runtime", "tensorrt")
@@ -101,7 +103,8 @@ def test_tiles(run, dataset: Path) -> None:
     code, tiled, err = run("predict", "t.uflow", dataset / "test/good/00.png")
     assert code == 0, err
     assert "Tiles" in err
-    assert run("predict", "t.uflow", dataset / "test/good/00.png", "--tile")[1] == tiled
+    again = json.loads(run("predict", "t.uflow", dataset / "test/good/00.png", "--tile")[1])
+    assert {**again, "time": None} == {**json.loads(tiled), "time": None}
     code, whole, err = run("predict", "t.uflow", dataset / "test/good/00.png", "--no-tile")
     assert code == 0
     assert "Tiles" not in err
@@ -117,7 +120,11 @@ def test_predict_writes_pictures_arrays_and_json_lines(run, model: Path, dataset
     square = next(line for line in lines if line["image"].endswith("square/02.png"))
     assert square["is_anomalous"] is True
     assert square["log_nfa"] < 0
-    assert set(square["regions"][0]) == {"area", "bbox", "centroid", "log_nfa", "score"}
+    schema = json.loads((Path(__file__).parent.parent / "docs/prediction.schema.json").read_text())
+    for line in lines:
+        jsonschema.validate(line, schema)
+        assert line["sha256"] == hashlib.sha256(Path(line["image"]).read_bytes()).hexdigest()
+        assert (line["model"], line["model_sha256"]) == (model.name, hashlib.sha256(model.read_bytes()).hexdigest())
     stem = tmp_path / "results/square/02"
     mask = read_png(f"{stem}_mask.png")
     assert set(np.unique(mask)) == {0, 255}

@@ -65,7 +65,7 @@ def same(found: list[Prediction], wanted: list[Prediction]) -> None:
         np.testing.assert_allclose(a.log_nfa, b.log_nfa, rtol=1e-3, atol=1e-2)
         assert a.is_anomalous == b.is_anomalous
         assert (a.mask != b.mask).mean() < 1e-3
-        assert [r.bbox for r in a.regions] == [r.bbox for r in b.regions]
+        assert [r.box for r in a.regions] == [r.box for r in b.regions]
 
 
 def changed(folder: Path, to: Path, **metadata: Any) -> Path:

@@ -147,7 +147,7 @@ def test_a_stream_keeps_the_order_and_equals_one_by_one(detector: Detector, data
         np.testing.assert_array_equal(streamed.image, alone.image)
         np.testing.assert_allclose(streamed.anomaly_map, alone.anomaly_map, atol=1e-5)
         np.testing.assert_allclose(streamed.log_nfa, alone.log_nfa, rtol=1e-4, atol=1e-2)
-        assert [region.bbox for region in streamed.regions] == [region.bbox for region in alone.regions]
+        assert [region.box for region in streamed.regions] == [region.box for region in alone.regions]
 
 
 def test_an_endless_source_waits_for_the_caller() -> None:

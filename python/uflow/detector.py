@@ -12,13 +12,13 @@ from torch import Tensor
 
 from . import model_file
 from .backbones import Backbone, create_backbone
-from .files import PathLike
+from .files import PathLike, sha256
 from .fitting import Selection, fit_parts, make_backbone
 from .flow import UFlow
 from .images import ImageLike, list_sources
 from .memory import MemoryBank
 from .network import TorchNetwork, resolve_device
-from .prediction import Prediction
+from .prediction import ModelOrigin, Prediction
 from .predictor import Predictor
 from .recipe import Recipe
 from .threshold import Threshold
@@ -185,6 +185,7 @@ class Detector:
         if network.memory is not None:
             tensors |= {f"memory.{name}": tensor for name, tensor in network.memory.state_dict().items()}
         model_file.save_model(Path(path), tensors, config)
+        predictor.origin = ModelOrigin(Path(path).name, sha256(Path(path)))
 
 
 def load(path: str | Path, device: str = "auto", weights: Weights = None) -> Detector:
@@ -228,6 +229,7 @@ def detector_from_file(
     flow.load_state_dict(tensors)
     network = TorchNetwork(backbone, flow, memory, device)
     predictor = Predictor.from_dict(network, config["predictor"])
+    predictor.origin = ModelOrigin(path.name, sha256(path))
     detector = Detector(network, predictor, history=config["history"], record=config["record"])
     alpha = detector.threshold.alpha
     promise = "the paper's test" if alpha is None else f"alpha {alpha:g}"

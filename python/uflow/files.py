@@ -7,9 +7,10 @@ import os
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PathLike", "atomic_write", "one_line", "sha256", "some_names"]
+__all__ = ["FileStamp", "PathLike", "atomic_write", "one_line", "sha256", "some_names"]
 
 PathLike = str | os.PathLike[str]
 
@@ -27,6 +28,38 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """A file as it was at one time: whether it is still the same can be told later without having read it.
+
+    Attributes:
+        path: where it lies.
+        size: in bytes.
+        mtime_ns: when it was last written, in nanoseconds.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def now(cls, path: Path) -> FileStamp | None:
+        """The file as it is now; None where it is not there."""
+        try:
+            found = path.expanduser().stat()
+        except OSError:
+            return None
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+    def sha256(self) -> str | None:
+        """SHA-256 of the file, in hexadecimal; None where it has changed since, or is gone."""
+        try:
+            digest = sha256(self.path.expanduser())
+        except OSError:
+            return None
+        return digest if FileStamp.now(self.path) == self else None
 
 
 def some_names(names: Collection[object]) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
 
-__all__ = ["Drawing", "draw_regions"]
+__all__ = ["Drawing", "draw_regions", "polygon"]
 
 EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
 ECHO_LEVEL = 0.25  # of the height of the strongest region: a defect shifts the features of its whole image a little
@@ -133,3 +134,49 @@ def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     outside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = True
     outside[0] = False
     return ~outside[labels]
+
+
+# Outlines as polygons -------------------------------------------------------------------------------------------------
+
+
+def polygon(mask: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> list[NDArray[np.float32]]:
+    """The polygon around a 4-connected region: its outer ring, then a ring for each hole.
+
+    A ring goes through the middles between pixels inside and outside, and cuts corners; so the polygon's area is that
+    of the region but for half a pixel a ring. Points on straight lines are left out.
+
+    Args:
+        mask: (h, w), the region's pixels.
+        origin: (x, y) of the mask's upper left corner in the image.
+
+    Returns:
+        Rings of (n, 2) float32: x and y in pixels from the upper left corner of the image, so that the pixel in row r
+        and column c goes from (c, r) to (c + 1, r + 1). The last point is not the first again.
+
+    Raises:
+        ValueError: an empty mask, or more than one region.
+        ModuleNotFoundError: contourpy is not installed.
+
+    >>> polygon(np.ones((1, 2), bool))[0].tolist()
+    [[0.0, 0.5], [0.5, 0.0], [1.5, 0.0], [2.0, 0.5], [1.5, 1.0], [0.5, 1.0]]
+    """
+    try:
+        from contourpy import FillType, contour_generator
+    except ImportError as error:
+        hint = "outlines as polygons need contourpy: pip install contourpy"
+        raise ModuleNotFoundError(hint, name="contourpy") from error
+    padded = np.pad(mask.astype(np.float32), 1)
+    found: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, math.inf)
+    points, offsets = found
+    if len(points) != 1:
+        raise ValueError(f"a polygon goes around one region, and the mask has {len(points)}")
+    shifted = points[0] + np.subtract(origin, 0.5)  # the padding's first pixel has its centre half a pixel outside
+    rings = [shifted[a : b - 1] for a, b in zip(offsets[0][:-1], offsets[0][1:], strict=True)]
+    return [_without_straight_points(ring).astype(np.float32) for ring in rings]
+
+
+def _without_straight_points(ring: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A closed ring without the points on the straight line between their neighbours."""
+    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return np.asarray(ring[turns])

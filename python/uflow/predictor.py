@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import segmentation, tiling
-from .files import PathLike
+from .files import FileStamp, PathLike
 from .images import ImageLike, batches, list_images, list_sources, read_image
-from .prediction import Prediction
+from .prediction import DetectedRegion, ModelOrigin, Prediction
 from .scoring import Blend, Evidence, anomaly_map_from_energies
 from .stream import ordered_stream
 from .threshold import CalibratedThreshold, PaperThreshold, Threshold, check_alpha, supported_alpha, threshold_from_dict
@@ -61,6 +61,7 @@ class Predictor:
         blend: the anomaly map of all evidence; None is the paper's, of the latents alone.
         tile: whether images are cut into tiles of the network's size, not shrunk to it.
         selected_on_test: whether the epoch was chosen on the test set: then no figure measured on it is fair.
+        origin: the file that the model is in, as predictions tell; None where it is in none.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Predictor:
         self.blend = blend
         self.tile = tile
         self.selected_on_test = selected_on_test
+        self.origin: ModelOrigin | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the network, ready for JSON; the keyword arguments of `Predictor.from_dict`."""
@@ -192,16 +194,23 @@ class Predictor:
         size = (image.shape[0], image.shape[1])
         anomaly_map, log_nfa = self.anomaly_map(evidence, size), self.log_nfa(evidence, size)
         mask = log_nfa < 0
+        path = Path(source) if isinstance(source, str | os.PathLike) else None
         return Prediction(
             score=float(anomaly_map.max()),
             is_anomalous=bool(mask.any()),
             anomaly_map=anomaly_map,
             log_nfa=log_nfa,
             mask=mask,
-            regions=segmentation.regions(mask, log_nfa, anomaly_map),
+            regions=[
+                DetectedRegion.from_mask(region, mask, self.threshold.p_value(region.log_nfa))
+                for region in segmentation.regions(mask, log_nfa, anomaly_map)
+            ],
             image=image,
-            path=Path(source) if isinstance(source, str | os.PathLike) else None,
+            path=path,
             p_value=self.threshold.p_value(float(log_nfa.min())),
+            threshold=self.threshold,
+            model=self.origin,
+            content=None if path is None else FileStamp.now(path),
         )
 
     def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
@@ -233,6 +242,7 @@ class Predictor:
             batch_size: images at once.
         """
         check_alpha(alpha)
+        self.origin = None  # the file holds another threshold
         sources = list_sources(images)
         found = list(self.run(sources, lambda _, image, evidence: evidence, batch_size))
         if not found:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import atomic_write, sha256
+from ..prediction import ModelOrigin
 from ..predictor import Predictor
 from ..scoring import Evidence
 from .runtimes import OPEN, Run
@@ -90,7 +91,9 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
         raise ValueError(f"{folder} holds {file}, which {' or '.join(runtimes)} can run, not {runtime!r}")
     run = open_network(folder / file, runtime, len(metadata["outputs"]), threads, device)
     network = ExportedNetwork(folder, metadata, runtime, run)
-    return Predictor.from_dict(network, metadata["predictor"])
+    predictor = Predictor.from_dict(network, metadata["predictor"])
+    predictor.origin = _origin(folder)
+    return predictor
 
 
 def check_files(folder: Path, metadata: dict[str, Any]) -> None:
@@ -113,6 +116,11 @@ def save_threshold(predictor: Predictor) -> None:
         raise TypeError(f"only an exported model has a folder to write to, not a {type(network).__name__}")
     network.metadata["predictor"] = predictor.to_dict()
     write_metadata(network.folder, network.metadata)
+    predictor.origin = _origin(network.folder)
+
+
+def _origin(folder: Path) -> ModelOrigin:
+    return ModelOrigin(folder.resolve().name, sha256(folder / METADATA))
 
 
 def open_network(path: Path, runtime: str, outputs: int, threads: int | None = None, device: str = "cpu") -> Run:

@@ -18,10 +18,11 @@ from torch import Tensor, serialization
 
 from ..backbones import Backbone, create_backbone
 from ..detector import Detector, Weights, detector_from_file
-from ..files import some_names
+from ..files import sha256, some_names
 from ..flow import UFlow
 from ..model_file import load_model
 from ..network import TorchNetwork
+from ..prediction import ModelOrigin
 from ..predictor import UNCALIBRATED
 from .freia import FREIA_KEY, SoftClamp, convert_freia
 
@@ -170,7 +171,9 @@ def load_checkpoint(
     )
     why = ANOMALIB_UNCALIBRATED if found.origin == "anomalib" else UNCALIBRATED
     log.info("not calibrated: %s; use detector.calibrate(good_images), then detector.save", why)
-    return Detector(TorchNetwork(backbone, flow, device=device))
+    detector = Detector(TorchNetwork(backbone, flow, device=device))
+    detector.predictor.origin = ModelOrigin(path.name, sha256(path))
+    return detector
 
 
 def load_on_checkpoint(path: Path, checkpoint: Path, device: str = "auto") -> Detector:
