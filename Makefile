@@ -22,6 +22,7 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP)
 	@echo "== Setting up $(VENV) (PyTorch is large: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip uninstall --quiet --quiet --yes uflow  # as this was called before, and as a stranger's package is
 	$(BIN)/python -m pip install --quiet -e ".[test,lint,docs,lite1,lite2]" cmake ninja
 	@touch $@
 	@echo "== Set up: $$($(BIN)/python -c 'import uflow, torch; print("uflow", uflow.__version__, "on torch", torch.__version__)')"

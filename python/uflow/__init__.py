@@ -69,7 +69,7 @@ def load(
             backbone's weights are not those the model was trained with.
     """
     if os.path.isdir(path):  # noqa: PTH112 (pathlib takes a third of the time to import this package)
-        exported: Predictor = importlib.import_module("uflow.deploy.exported").load(path, runtime, device=device)
+        exported: Predictor = _import("deploy.exported").load(path, runtime, device=device)
         return exported
     if runtime is not None:
         raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")
@@ -82,7 +82,7 @@ def _load_file(
     """A model file of ours, perhaps on weights that a checkpoint made elsewhere holds; or such a checkpoint."""
     from pathlib import Path  # not when the package is imported: it takes a third of that time
 
-    checkpoint = importlib.import_module("uflow.interop.checkpoint")
+    checkpoint = _import("interop.checkpoint")
     given = [weights] if isinstance(weights, str | os.PathLike) else list(weights or [])
     detector: Detector
     if checkpoint.is_foreign(Path(path)):
@@ -94,17 +94,27 @@ def _load_file(
     elif len(given) == 1 and checkpoint.is_foreign(Path(given[0])):
         detector = checkpoint.load_on_checkpoint(Path(path), Path(given[0]), device)
     else:
-        detector = importlib.import_module("uflow.detector").load(path, device, weights)
+        detector = _import("detector").load(path, device, weights)
     return detector
+
+
+def _import(module: str) -> Any:
+    """A module of this package; where one of an extra is missing, the error says which extra."""
+    try:
+        return importlib.import_module(f"uflow.{module}")
+    except ModuleNotFoundError as error:
+        from .extras import describe_missing
+
+        raise ModuleNotFoundError(describe_missing(error), name=error.name) from error
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
     if name in _WHERE:
-        return getattr(importlib.import_module(f"uflow.{_WHERE[name]}"), name)
+        return getattr(_import(_WHERE[name]), name)
     if name in __all__:
-        return importlib.import_module(f"uflow.{_MODULES.get(name, name)}")
+        return _import(_MODULES.get(name, name))
     raise AttributeError(f"module 'uflow' has no attribute {name!r}")
 
 
@@ -112,7 +122,7 @@ def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version  # tens of milliseconds: not on import
 
     try:
-        return version("uflow")
+        return version("uflow-ad")
     except PackageNotFoundError:  # run from a source tree that was never installed
         return "0+unknown"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import itertools
 import os
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import segmentation
+from . import __version__, segmentation
 from .arrays import output_size
 from .images import ImageLike, batches, read_image
 from .predictor import Predictor, evidence_of_tiles
@@ -273,7 +272,8 @@ def machine() -> dict[str, Any]:
         "compiler": _compiler(),
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("uflow", "numpy")},
+            "uflow": __version__,
+            "numpy": np.__version__,
         },
     }
 

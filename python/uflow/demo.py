@@ -105,10 +105,12 @@ def _draw(detector: Detector, dataset: Dataset, path: Path) -> None:
 
 
 def _photographs() -> dict[str, Photo]:
+    from .extras import pip_install
+
     try:
         from skimage import data
     except ImportError as error:
-        hint = 'the demo images come with scikit-image: pip install "uflow[demo]"'
+        hint = f"the demo images come with scikit-image: {pip_install('demo')}"
         raise ModuleNotFoundError(hint, name="skimage") from error
     return {texture: np.asarray(getattr(data, texture)()) for texture in TEXTURES}
 

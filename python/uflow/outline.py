@@ -155,16 +155,12 @@ def polygon(mask: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> list[N
 
     Raises:
         ValueError: an empty mask, or more than one region.
-        ModuleNotFoundError: contourpy is not installed.
 
     >>> polygon(np.ones((1, 2), bool))[0].tolist()
     [[0.0, 0.5], [0.5, 0.0], [1.5, 0.0], [2.0, 0.5], [1.5, 1.0], [0.5, 1.0]]
     """
-    try:
-        from contourpy import FillType, contour_generator
-    except ImportError as error:
-        hint = "outlines as polygons need contourpy: pip install contourpy"
-        raise ModuleNotFoundError(hint, name="contourpy") from error
+    from contourpy import FillType, contour_generator  # only where a polygon is asked for
+
     padded = np.pad(mask.astype(np.float32), 1)
     found: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, math.inf)
     points, offsets = found

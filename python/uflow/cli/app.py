@@ -6,11 +6,9 @@ import logging
 import sys
 from typing import Annotated
 
-import rich
 import typer
-from rich.logging import RichHandler
 
-from .. import __version__
+from ..extras import describe_missing
 from .common import say
 
 __all__ = ["app", "main"]
@@ -27,6 +25,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from .. import __version__  # tens of milliseconds
+
         say(f"uflow {__version__}")
         raise typer.Exit
 
@@ -40,17 +40,26 @@ def _uflow(
     pass
 
 
+class _StandardError(logging.Handler):
+    """Messages on what is standard error when they come: while progress bars are shown, that goes through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record), err=True)
+
+
 def main() -> None:
     """Entry point: what a user did wrong is one line, not a traceback."""
-    # On standard error, as predict's standard output is JSON alone; and on the console of the bars: lines that another
-    # console writes go through them.
-    rich.reconfigure(stderr=True)
-    handler = RichHandler(show_time=False, show_path=False)
-    logging.basicConfig(level="INFO", format="%(message)s", handlers=[handler])
+    logging.basicConfig(level="INFO", format="%(levelname)-8s %(message)s", handlers=[_StandardError()])
     logging.getLogger().setLevel("WARNING")
     logging.getLogger("uflow").setLevel("INFO")
     try:
         app()
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"uflow: error: {error}", file=sys.stderr)
-        sys.exit(1)
+    except ImportError as error:
+        _fail(describe_missing(error))
+    except (ValueError, OSError, RuntimeError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    say(f"uflow: error: {message}", err=True)
+    sys.exit(1)

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from .app import app
-from .common import check_new_file, load_model, parse_numbers, parse_size, say
+from .common import check_new_file, load_model, parse_numbers, parse_size, say, show_progress
 from .options import DeviceOption, RuntimeOption
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ def benchmark(
     else:
         threshold: Any = None if predictor is None else predictor.threshold
         todo = (speed.measure(step, repeats) for step in speed.steps(shapes, map_size, batch, counts, threshold))
-    measurements = list(track(todo, "Measuring", console=Console(stderr=True)))
+    measurements = list(show_progress(todo, "Measuring"))
     settings = {"shapes": shapes, "size": map_size, "batch": batch, "repeats": repeats}
     _report(measurements, settings, json)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rich.console import Console
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -23,14 +22,25 @@ __all__ = [
     "parse_numbers",
     "parse_size",
     "say",
+    "show_progress",
 ]
 
-console = Console()
+T = TypeVar("T")
 
 
-def say(text: str, where: Console = console) -> None:
-    """Print a text as it is: no markup in it, and lines as long as they are."""
-    where.print(text, markup=False, highlight=False, soft_wrap=True)
+def say(text: str, err: bool = False) -> None:
+    """Print a text on standard output, or standard error; among progress bars it goes through them."""
+    print(text, file=sys.stderr if err else sys.stdout)
+
+
+def show_progress(items: Iterable[T], what: str) -> Iterable[T]:
+    """The items, with a bar where standard error is a terminal."""
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console  # not for figures alone
+    from rich.progress import track
+
+    return track(items, what, console=Console(stderr=True))
 
 
 # Texts to values ------------------------------------------------------------------------------------------------------

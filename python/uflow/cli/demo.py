@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..extras import require
 from .app import app
 from .common import check_output_folder, check_seed, say
 from .options import DeviceOption
@@ -22,6 +23,7 @@ def demo(
     device: DeviceOption = "auto",
 ) -> None:
     """Train and evaluate on real textures with made defects; needs no data and no internet."""
+    require("demo", "torch", "skimage", "matplotlib")
     from .. import demo as demonstration
     from ..evaluate.tables import evaluations_table
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import rich
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..extras import require
 from .app import app
 from .common import check_new_file, check_output_folder, check_seed, find_datasets, load_model, parse_numbers, say
 from .options import (
@@ -125,8 +124,9 @@ def compare(
 ) -> None:
     """Measure U-Flow and other methods: same split, input, frozen features and figures; time and memory.
 
-    Most need anomalib: pip install "uflow\\[compare]". Killed, or given more methods, the same command goes on.
+    Most need anomalib: pip install "uflow-ad\\[compare]". Killed, or given more methods, the same command goes on.
     """
+    require("compare", "torch")
     from ..evaluate import rivals
 
     numbers = parse_numbers(seeds)
@@ -176,19 +176,25 @@ def _run(
     figures: bool,
 ) -> None:
     """Run over the categories with a line for each, print and write the tables; exit code 1 where one failed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from ..evaluate import study as studies
     from ..evaluate.summary import summarise, write_summary
 
+    if figures:
+        require("figures", "matplotlib")  # before the work
     studies.check(datasets, output, models, protocol)
     results = [studies.Result(name, error=reason) for name, reason in failed.items()]
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, disable=not rich.get_console().is_terminal) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         at_work = [*(f"Category {dataset.name}" for dataset in datasets), "Categories"]
         bar = progress.add_task(at_work[0], total=len(datasets), visible=len(datasets) > 1)
         for result in studies.run(datasets, output, models, protocol, figures, progress):
             results.append(result)
             progress.update(bar, advance=1, description=at_work[len(results) - len(failed)])
-            say(str(result), progress.console)
+            say(str(result), err=True)
     written = write_summary(summarise(results), output)
     _print_results(results)
     say(f"Wrote {', '.join(map(str, written))}")

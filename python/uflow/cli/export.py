@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..extras import require
 from .app import app
 from .common import check_output_folder, say
 from .options import WeightsOption
@@ -29,6 +30,7 @@ def export(
 
     uflow predict, evaluate and benchmark, and uflow.load, take the folder in place of the model file.
     """
+    require("export", "torch")
     from ..deploy.export import export as write_export
     from ..detector import load
     from ..images import list_images

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from .app import app
 from .common import check_output_folder, load_model, say
 from .options import DeviceOption, ModelArgument, RuntimeOption, TileOption, WeightsOption
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..prediction import Prediction
 
 
@@ -48,29 +48,38 @@ def predict(
         flagged = write_all(predictions, output_names(paths), output, arrays, bars.advance)
     rate = len(paths) / (time.perf_counter() - started)
     where = "" if output is None else f"; pictures and predictions.jsonl in {output}"
-    say(f"{flagged} of {len(paths)} images have a detected region, {rate:.1f} images/s{where}", Console(stderr=True))
+    say(f"{flagged} of {len(paths)} images have a detected region, {rate:.1f} images/s{where}", err=True)
 
 
 class _PredictionBars:
-    """A bar of the images where there are several, and one of the tiles of the images at work."""
+    """On a terminal a bar of the images, where there are several, and one of the tiles of the images at work."""
 
     def __init__(self, count: int) -> None:
-        self.progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True))
-        self.images = self.progress.add_task("Predicting", total=count, visible=count > 1)
-        self.tiles = self.progress.add_task("Tiles", visible=False)
+        self.progress: Progress | None = None
+        if sys.stderr.isatty():
+            from rich.console import Console  # a tenth of a second that lines of JSON need not wait for
+            from rich.progress import Progress
+
+            self.progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True))
+            self.images = self.progress.add_task("Predicting", total=count, visible=count > 1)
+            self.tiles = self.progress.add_task("Tiles", visible=False)
 
     def __enter__(self) -> _PredictionBars:
-        self.progress.start()
+        if self.progress is not None:
+            self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress is not None:
+            self.progress.stop()
 
     def advance(self) -> None:
-        self.progress.advance(self.images)
+        if self.progress is not None:
+            self.progress.advance(self.images)
 
     def show_tiles(self, done: int, total: int) -> None:
-        self.progress.update(self.tiles, completed=done, total=total, visible=True)
+        if self.progress is not None:
+            self.progress.update(self.tiles, completed=done, total=total, visible=True)
 
 
 def write_all(

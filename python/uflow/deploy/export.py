@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..detector import Detector
+from ..extras import pip_install
 from ..fast.folded_flow import FoldedFlow
 from ..files import sha256
 from ..images import ImageLike, batches, list_sources, read_image, resize_image
@@ -295,7 +296,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: Sequ
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"export needs {error.name}: pip install onnx onnxscript", name=error.name) from None
+        raise ModuleNotFoundError(f"export needs {error.name}: {pip_install('export')}", name=error.name) from None
     with _quiet():
         onnx_program = torch.onnx.export(
             program,
@@ -314,7 +315,7 @@ def _convert(onnx: Path, path: Path) -> None:
     try:
         import openvino
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("export needs openvino: pip install openvino", name="openvino") from None
+        raise ModuleNotFoundError(f"export needs openvino: {pip_install('openvino')}", name="openvino") from None
     model = openvino.Core().read_model(onnx)
     try:
         openvino.save_model(model, path, compress_to_fp16=False)

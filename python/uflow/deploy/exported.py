@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..extras import EXTRA_OF, pip_install
 from ..files import atomic_write, sha256
 from ..prediction import ModelOrigin
 from ..predictor import Predictor
@@ -130,7 +131,7 @@ def open_network(path: Path, runtime: str, outputs: int, threads: int | None = N
     except ModuleNotFoundError as error:
         if error.name != runtime:
             raise
-        raise ModuleNotFoundError(f"{path} needs {runtime}: pip install {runtime}", name=runtime) from None
+        raise ModuleNotFoundError(f"{path} needs {runtime}: {pip_install(EXTRA_OF[runtime])}", name=runtime) from None
 
 
 def first_installed(runtimes: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from ..backbones import Backbone, coarsest_stride, create_backbone
+from ..extras import pip_install
 from ..features import image_tensor
 from ..images import batches, image_size, read_image, resize_image
 from ..input_size import PIXEL_BUDGETS, choose_input_size
@@ -88,7 +89,7 @@ def check_methods(methods: Sequence[str]) -> None:
         raise ValueError(f"unknown method {unknown[0]!r}; known: {known}, and module:function for one of your own")
     rivals = [name for name in methods if name in ANOMALIB]
     if rivals and importlib.util.find_spec("anomalib") is None:
-        raise ImportError(f'{", ".join(rivals)} need anomalib: pip install "uflow[compare]"')
+        raise ImportError(f"{', '.join(rivals)} need anomalib: {pip_install('compare')}")
 
 
 def find_method(name: str) -> Method | None:
