@@ -9,15 +9,17 @@ from typing import Annotated
 import typer
 
 from ..extras import describe_missing
+from .commands import Commands
 from .common import say
+from .config import UsageError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app = Commands(
     name="uflow",
     help="Learn what good parts look like; find what is not: anomaly maps, and masks with no threshold to tune.",
+    epilog="Exit codes: 0 done, 1 error, 2 wrong command line, 3 some images could not be judged (uflow predict).",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -53,13 +55,15 @@ def main() -> None:
     logging.getLogger().setLevel("WARNING")
     logging.getLogger("uflow").setLevel("INFO")
     try:
-        app()
+        app(prog_name="uflow")  # also as python -m uflow
     except ImportError as error:
         _fail(describe_missing(error))
+    except UsageError as error:
+        _fail(str(error), code=2)
     except (ValueError, OSError, RuntimeError) as error:
         _fail(str(error))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 1) -> None:
     say(f"uflow: error: {message}", err=True)
-    sys.exit(1)
+    sys.exit(code)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import check_new_file, say
+from .common import check_new_file, note
 from .options import AlphaOption, DeviceOption, ModelArgument, WeightsOption
 
 
@@ -48,4 +48,4 @@ def calibrate(
         save_threshold(loaded)
     else:
         loaded.save(output)
-    say(f"Wrote {output}: calibrated for alpha {alpha:g}. Next: uflow predict {output} IMAGES")
+    note(f"Wrote {output}: calibrated for alpha {alpha:g}. Next: uflow predict {output} IMAGES")

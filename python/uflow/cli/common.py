@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -19,13 +20,17 @@ __all__ = [
     "check_seed",
     "find_datasets",
     "load_model",
+    "note",
     "parse_numbers",
     "parse_size",
     "say",
+    "set_quiet",
     "show_progress",
+    "shows_bars",
 ]
 
 T = TypeVar("T")
+_quiet = False
 
 
 def say(text: str, err: bool = False) -> None:
@@ -35,12 +40,30 @@ def say(text: str, err: bool = False) -> None:
 
 def show_progress(items: Iterable[T], what: str) -> Iterable[T]:
     """The items, with a bar where standard error is a terminal."""
-    if not sys.stderr.isatty():
+    if not shows_bars():
         return items
     from rich.console import Console  # not for figures alone
     from rich.progress import track
 
     return track(items, what, console=Console(stderr=True))
+
+
+def note(text: str, err: bool = False) -> None:
+    """Print what is no result, such as where results were written, unless --quiet."""
+    if not _quiet:
+        say(text, err)
+
+
+def shows_bars() -> bool:
+    """Whether progress bars are shown: on a terminal, unless --quiet."""
+    return sys.stderr.isatty() and not _quiet
+
+
+def set_quiet(quiet: bool) -> None:
+    """Choose what is printed: all, or results, warnings and errors only."""
+    global _quiet
+    _quiet = quiet
+    logging.getLogger("uflow").setLevel("WARNING" if quiet else "INFO")
 
 
 # Texts to values ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import typer
 
 from ..extras import require
 from .app import app
-from .common import check_output_folder, say
+from .common import check_output_folder, note
 from .options import WeightsOption
 
 
@@ -41,4 +41,4 @@ def export(
         check_output_folder(output)
     write_export(detector, folder, format, dynamic_size=dynamic_size, int8=list_images(int8) if int8 else None)
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
-    say(f"Wrote {folder}: {names}. Next: uflow predict {folder} IMAGES")
+    note(f"Wrote {folder}: {names}. Next: uflow predict {folder} IMAGES")

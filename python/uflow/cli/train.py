@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .app import app
-from .common import check_new_file, say
+from .common import check_new_file, note, shows_bars
 from .options import DeviceOption, WeightsOption, with_recipe
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ def train(
     check_new_file(output)
     state_file = output.with_name(output.name + ".state")
     if state_file.exists():
-        say(f"Going on with the training that {state_file} holds")
-    detector = Detector.fit_recipe(images, recipe, weights=weights, device=device, state_file=state_file)
+        note(f"Going on with the training that {state_file} holds")
+    detector = Detector.fit_recipe(
+        images, recipe, weights=weights, device=device, state_file=state_file, progress=shows_bars()
+    )
     detector.save(output)
     state_file.unlink()
-    say(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
+    note(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
 
 
 def category_of(images: str) -> str:

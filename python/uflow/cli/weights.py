@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import check_output_folder, say
+from .commands import Commands
+from .common import check_output_folder, note, say
 from .options import JsonOption
 
-weights = typer.Typer(
+weights = Commands(
     no_args_is_help=True,
     help="Pretrained weights of the backbones: which there are, and how to carry them to a machine without internet.",
 )
@@ -56,5 +57,5 @@ def fetch(
     nets = list_nets(backbone)
     check_output_folder(to, "--to")
     for file, source in fetch_weights(backbone, nets, to):
-        say(f"Wrote {file}: {file.stat().st_size / 1e6:.0f} MB, from {source}")
-    say(f"Next, where they are needed: uflow train IMAGES --backbone {backbone} --weights {to}")
+        note(f"Wrote {file}: {file.stat().st_size / 1e6:.0f} MB, from {source}")
+    note(f"Next, where they are needed: uflow train IMAGES --backbone {backbone} --weights {to}")

@@ -1,0 +1,91 @@
+"""What all commands have: `--config`, `--print-config`, `--quiet`, and `~` in every path."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from .common import say, set_quiet
+from .config import config_text, use_config
+
+__all__ = ["Commands"]
+
+Command = Callable[..., None]
+
+
+def _need_nothing(context: typer.Context, wanted: bool) -> bool:
+    """Where options are only printed, arguments may be left out."""
+    for parameter in context.command.params if wanted else ():
+        parameter.required = False
+    return wanted
+
+
+def _shared(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of options: docs/guide/command-line.md", callback=use_config, is_eager=True),
+    ] = None,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="print the options as TOML", callback=_need_nothing, is_eager=True),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="results, warnings and errors only")] = False,
+) -> None:
+    """Its parameters are those that every command has."""
+
+
+class Commands(typer.Typer):
+    """A Typer whose commands have these options too."""
+
+    def command(self, name: str | None = None, **keywords: Any) -> Callable[[Command], Command]:  # type: ignore[override]
+        """As `typer.Typer.command`; the function itself stays as it is."""
+        register = super().command(name, **keywords)
+
+        def decorate(function: Command) -> Command:
+            register(_with_shared(function))
+            return function
+
+        return decorate
+
+
+def _with_shared(command: Command) -> Command:
+    """The command with the parameters of `_shared` behind its own."""
+
+    @functools.wraps(command)
+    def call(context: typer.Context, **values: Any) -> None:
+        _call(command, context, values)
+
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=get_type_hints(of, include_extras=True)[name])
+        for of in (command, _shared)
+        for name, parameter in inspect.signature(of).parameters.items()
+    ]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _call(command: Command, context: typer.Context, values: dict[str, Any]) -> None:
+    shared = {name: values.pop(name) for name in list(values) if name in inspect.signature(_shared).parameters}
+    if shared["print_config"]:
+        say(config_text(context, {**values, **shared}))
+        return
+    set_quiet(shared["quiet"])
+    command(**{name: _expand_user(value) for name, value in values.items()})
+
+
+def _expand_user(value: Any) -> Any:
+    """A path, or several, whose `~` is the home folder; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [_expand_user(each) for each in value]
+    if isinstance(value, str | Path) and not isinstance(value, Enum):
+        return type(value)(os.path.expanduser(value))  # noqa: PTH111 (pathlib fails for a name that is no user's)
+    return value
