@@ -95,11 +95,14 @@ def write_comparison(folder: Path) -> Path:
 
 
 def command_names() -> list[str]:
+    """ "train", "weights", "weights fetch", ..."""
     import typer
 
     from uflow.cli import app
 
-    return sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    below = [f"{name} {each}" for name, command in commands.items() for each in getattr(command, "commands", ())]
+    return sorted([*commands, *below])
 
 
 def command_line(*arguments: object) -> str:
@@ -262,7 +265,8 @@ def make(folder: Path) -> None:
     (folder / "help").mkdir()
     (folder / "help/uflow.txt").write_text(command_line("--help"), encoding="utf-8")
     for name in command_names():
-        (folder / f"help/{name}.txt").write_text(command_line(name, "--help"), encoding="utf-8")
+        text = command_line(*name.split(), "--help")
+        (folder / f"help/{name.replace(' ', '_')}.txt").write_text(text, encoding="utf-8")
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary).resolve()

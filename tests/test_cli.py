@@ -280,12 +280,12 @@ def test_options_of_a_training_build_its_recipe() -> None:
     )
 
 
-COMMANDS = ["train", "predict", "evaluate", "study", "compare", "calibrate", "export", "benchmark", "demo"]
+COMMANDS = ["train", "predict", "evaluate", "study", "compare", "calibrate", "export", "info", "benchmark", "demo"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "weights list", "weights fetch"])
 def test_help_shows_a_runnable_example(run, command: str) -> None:
-    code, out, _ = run(command, "--help")
+    code, out, _ = run(*command.split(), "--help")
     assert code == 0
     assert f"Example: uflow {command}" in out
 

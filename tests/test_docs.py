@@ -204,14 +204,19 @@ def shell_lines(page: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", [*FOR_USERS, *sorted((DOCS / "notebook").glob("*.md"))], ids=name_of)
-def test_shell_lines_parse(page: Path) -> None:
+def test_shell_lines_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import typer
 
     from uflow.cli import app
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "product.toml").touch()
     program: Any = typer.main.get_command(app)
     for line in shell_lines(page):
-        name, *arguments = shlex.split(line, comments=True)[1:]
+        name, *arguments = shlex.split(re.sub(r" >>? \S+$", "", line), comments=True)[1:]
+        if name.startswith("--"):
+            assert name in {"--help", *(text for parameter in program.params for text in parameter.opts)}
+            continue
         assert name in program.commands, f"{line!r}: there is no command {name}"
         if arguments:  # the name alone is how the text speaks of a command
             program.commands[name].make_context(name, arguments)  # raises where an option or an argument is wrong
