@@ -418,7 +418,9 @@ def test_names_of_many_outputs_take_no_time() -> None:
 
 def test_demo_prints_its_whole_table(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     evaluation = Evaluation(0.9, 0.8, 0.7, 0.6, 0.5, -2.0, {"good": {"images": 4, "share": 0.25}})
-    monkeypatch.setattr("uflow.demo.run", lambda output, seed, device: {"brick": evaluation, "grass": evaluation})
+    monkeypatch.setattr(
+        "uflow.demo.run", lambda output, seed, device, progress: {"brick": evaluation, "grass": evaluation}
+    )
     monkeypatch.setenv("COLUMNS", "40")  # narrower than the table: its lines are as long as they are
     code, out, err = run("demo")
     assert code == 0, err

@@ -62,7 +62,9 @@ def make_demo(folder: str | os.PathLike[str], seed: int = 0, size: int = 128) ->
     return root
 
 
-def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> dict[str, Evaluation]:
+def run(
+    folder: str | os.PathLike[str], seed: int = 0, device: str = "auto", progress: bool = True
+) -> dict[str, Evaluation]:
     """Make the demo data set in `folder`/data, train on each texture, evaluate, save the models and draw pictures.
 
     Writes `<texture>.uflow`, `<texture>.png` (a good crop and one of each defect with truth, anomaly map and mask) and
@@ -80,7 +82,8 @@ def run(folder: str | os.PathLike[str], seed: int = 0, device: str = "auto") -> 
     for texture in TEXTURES:
         log.info("%s: learning from %d good crops", texture, N_TRAIN)
         settings = TrainingSettings(seed=seed)
-        detector = Detector.fit(root / texture / "train/good", settings=settings, alpha=None, device=device)
+        good = root / texture / "train/good"
+        detector = Detector.fit(good, settings=settings, alpha=None, device=device, progress=progress)
         detector.calibrate(root / texture / "calibration")
         detector.save(folder / f"{texture}.uflow")
         dataset = read_mvtec(root / texture)

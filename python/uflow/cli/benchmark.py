@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .app import app
-from .common import check_new_file, load_model, parse_numbers, parse_size, say, show_progress
+from .common import check_new_file, load_model, note, parse_numbers, parse_size, say, show_progress
 from .options import DeviceOption, RuntimeOption
 
 if TYPE_CHECKING:
@@ -116,4 +116,4 @@ def _report(measurements: Sequence[Measurement], settings: dict[str, Any], json:
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         figures = {"date": date, "machine": machine, **settings, "measurements": [asdict(m) for m in measurements]}
         write_json(figures, json)
-        say(f"Wrote {json}")
+        note(f"Wrote {json}")

@@ -10,7 +10,7 @@ import typer
 
 from ..extras import require
 from .app import app
-from .common import check_output_folder, check_seed, say
+from .common import check_output_folder, check_seed, note, say, shows_bars
 from .options import DeviceOption
 
 
@@ -30,7 +30,7 @@ def demo(
     check_seed(seed)
     check_output_folder(output)
     started = time.perf_counter()
-    evaluations = demonstration.run(output, seed=seed, device=device)
+    evaluations = demonstration.run(output, seed=seed, device=device, progress=shows_bars())
     say(evaluations_table(evaluations).to_text() + "\n")
     pictures = sorted(str(path) for path in output.glob("*.png"))
-    say(f"Done in {time.perf_counter() - started:.0f} s. Pictures: {', '.join(pictures)}")
+    note(f"Done in {time.perf_counter() - started:.0f} s. Pictures: {', '.join(pictures)}")

@@ -10,7 +10,17 @@ import typer
 
 from ..extras import require
 from .app import app
-from .common import check_new_file, check_output_folder, check_seed, find_datasets, load_model, parse_numbers, say
+from .common import (
+    check_new_file,
+    check_output_folder,
+    check_seed,
+    find_datasets,
+    load_model,
+    note,
+    parse_numbers,
+    say,
+    shows_bars,
+)
 from .options import (
     CategoriesOption,
     DeviceOption,
@@ -137,9 +147,9 @@ def compare(
     chosen = list(rivals.METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     settings = rivals.Settings(backbone, image_size, quality, epochs)  # type: ignore[arg-type]  # it checks
     check_output_folder(output)
-    results = rivals.compare(datasets, chosen, numbers, output, settings, on_start=say)
+    results = rivals.compare(datasets, chosen, numbers, output, settings, on_start=note)
     say(rivals.markdown(results, settings))
-    say(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
+    note(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
     if any(result.failure for result in results):
         raise typer.Exit(1)
 
@@ -161,10 +171,10 @@ def _evaluate_into_file(given: Models, dataset: Dataset, root: Path, output: Pat
     from ..evaluate.study import Result, measure
     from ..evaluate.tables import write_json
 
-    record = measure(dataset, given.load(dataset.name), given.path(dataset.name), protocol, progress=True)
+    record = measure(dataset, given.load(dataset.name), given.path(dataset.name), protocol, progress=shows_bars())
     write_json({"root": str(root), **record, **record["evaluation"], "evaluation": None}, output)
     _print_results([Result(dataset.name, dataset.layout, record)])
-    say(f"Wrote {output}")
+    note(f"Wrote {output}")
 
 
 def _run(
@@ -188,16 +198,16 @@ def _run(
     results = [studies.Result(name, error=reason) for name, reason in failed.items()]
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not shows_bars()) as progress:
         at_work = [*(f"Category {dataset.name}" for dataset in datasets), "Categories"]
         bar = progress.add_task(at_work[0], total=len(datasets), visible=len(datasets) > 1)
         for result in studies.run(datasets, output, models, protocol, figures, progress):
             results.append(result)
             progress.update(bar, advance=1, description=at_work[len(results) - len(failed)])
-            say(str(result), err=True)
+            note(str(result), err=True)
     written = write_summary(summarise(results), output)
     _print_results(results)
-    say(f"Wrote {', '.join(map(str, written))}")
+    note(f"Wrote {', '.join(map(str, written))}")
     if any(result.error for result in results):
         raise typer.Exit(1)
 
