@@ -16,9 +16,13 @@ from hypothesis import strategies as st
 
 from uflow import cli
 from uflow.cli import config
-from uflow.cli.config import tomllib
 from uflow.detector import Detector
 from uflow.recipe import Recipe, TrainingSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Run = Callable[..., tuple[int, str, str]]
 

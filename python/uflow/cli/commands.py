@@ -42,6 +42,9 @@ def _shared(
     """Its parameters are those that every command has."""
 
 
+SHARED = ("config", "print_config", "quiet")
+
+
 class Commands(typer.Typer):
     """A Typer whose commands have these options too."""
 
@@ -63,18 +66,28 @@ def _with_shared(command: Command) -> Command:
     def call(context: typer.Context, **values: Any) -> None:
         _call(command, context, values)
 
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=get_type_hints(of, include_extras=True)[name])
-        for of in (command, _shared)
-        for name, parameter in inspect.signature(of).parameters.items()
-    ]
+    parameters = [*_parameters(command), *_shared_parameters()]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
 
 
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """A function's parameters by keyword, their types as objects."""
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(function).parameters.items()
+    ]
+
+
+@functools.cache
+def _shared_parameters() -> list[inspect.Parameter]:
+    return _parameters(_shared)
+
+
 def _call(command: Command, context: typer.Context, values: dict[str, Any]) -> None:
-    shared = {name: values.pop(name) for name in list(values) if name in inspect.signature(_shared).parameters}
+    shared = {name: values.pop(name) for name in list(values) if name in SHARED}
     if shared["print_config"]:
         say(config_text(context, {**values, **shared}))
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -12,11 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["NOT_IN_A_FILE", "UsageError", "config_text", "use_config"]
 
@@ -55,6 +48,8 @@ def _defaults(context: typer.Context, file: Path) -> dict[str, Any]:
     found = {}
     for key, value in chosen.items():
         if key not in options:
+            import difflib
+
             near = difflib.get_close_matches(key, options, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(options)}"
             raise UsageError(f"{file}: uflow {command} has no option {key!r}; {hint}")
@@ -76,6 +71,11 @@ def _all_names(command: Any, name: str = "") -> list[str]:
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
     if not file.is_file():
         raise FileNotFoundError(f"there is no configuration file {file}")
     try:
@@ -122,6 +122,8 @@ def config_text(context: typer.Context, values: Mapping[str, Any]) -> str:
 
 def _toml(value: Any) -> str:
     """A value as TOML writes it, whose texts are those of JSON but for one character."""
+    import json
+
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, Enum):
