@@ -363,7 +363,9 @@ Array<double> log10_number_of_tests_by_area(std::int64_t cells, std::size_t scal
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+// It has no state but what each thread keeps to itself (with_kept), so free-threaded Pythons need no GIL for
+// it.
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.doc() = "The C++ core of uflow. Use uflow.segmentation, which checks and converts its input.";
 
     py::enum_<uflow::Tail>(m, "Tail")

@@ -120,7 +120,7 @@ Array<bool> draw_regions(const Array<float>& map, const Array<bool>& found, doub
 
 }  // namespace
 
-PYBIND11_MODULE(_core_testing, m) {
+PYBIND11_MODULE(_core_testing, m, py::mod_gil_not_used()) {
     m.doc() = "Parts of the C++ core for its tests and benchmarks; no installed package has this module.";
 
     def_both(m, "component_tree", &component_tree<float>, &component_tree<double>, "image"_a.noconvert(),

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,38 @@ def test_regions():
     assert region.bbox == (1, 2, 3, 5)
     assert region.centroid == (1.5, 3.0)
     assert (region.log_nfa, region.score) == (-2.5, 0.75)
+
+
+def everything(latents, images):
+    """What the core gives for some latents and images: bytes, to be compared."""
+    found = [segmentation.log_nfa([scale[i : i + 1] for scale in latents], size=48, threads=1) for i in range(4)]
+    found += [array for image in images for array in segmentation.max_tree(image)]
+    found += [segmentation.log10_chi2_sf(np.abs(images[0]), 7.0)]
+    parts = [array.tobytes() for array in found]
+    return [*parts, repr(segmentation.regions(images[0] > 1, images[0], images[1]))]
+
+
+def test_threads_do_not_disturb_one_another():
+    """Eight at once on the same arrays, switched as often as can be; where there is no GIL, truly at once."""
+    rng = np.random.default_rng(1)
+    latents = [rng.standard_normal((4, 16, side, side), np.float32) for side in (12, 6)]
+    images = [rng.standard_normal(shape) for shape in ((40, 56), (40, 56), (9, 200))]
+    expected = everything(latents, images)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: everything(latents, images), range(64)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(result == expected for result in found)
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has a GIL")
+def test_importing_the_core_does_not_bring_the_gil_back():
+    code = "import sys, uflow.segmentation as s; s.number_of_tests([4]); print(sys._is_gil_enabled())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
 def test_version_and_no_torch():
