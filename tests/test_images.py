@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -212,7 +213,7 @@ def test_a_broken_checksum(tmp_path: Path) -> None:
         read_image(tmp_path / "x.png")
 
 
-def test_files_that_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("not an image")
     with pytest.raises(ValueError, match=r"cannot read .*notes\.png: its content is no known image format"):
         read_image(tmp_path / "notes.png")
@@ -223,10 +224,52 @@ def test_files_that_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         read_image(tmp_path / "gone.png")
     with pytest.raises(ValueError, match="is a folder"):
         read_image(tmp_path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ValueError, match=r"huge\.png: Image size .* exceeds limit") as error:
-        read_image(save(tmp_path / "huge.png", RGB))
-    one_line(error)
+
+
+def test_the_limit_of_pixels_is_ours_and_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "huge.png", RGB)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own limit, and its warning, have no say
+    monkeypatch.setattr(images, "_max_pixels", RGB[..., 0].size)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    images.set_max_pixels(RGB[..., 0].size - 1)
+    for read in (read_image, image_size):
+        with pytest.raises(
+            ValueError, match=r"huge\.png: 6x9 are 54 pixels, .* limit of 53; raise it by --max-pixels"
+        ) as error:
+            read(path)
+        one_line(error)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        images.set_max_pixels(0)
+
+
+@pytest.mark.parametrize("format", ["EPS", "GIF", "PPM", "PCX"])
+def test_other_formats_are_refused_before_they_are_decoded(
+    tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **_: started.append(arguments))  # such as Ghostscript
+    path = tmp_path / "part.png"
+    Image.fromarray(RGB).save(path, format)
+    for read in (read_image, image_size):
+        with pytest.raises(ValueError, match=r"part\.png: its content is no known image format \(PNG, JPEG, ") as error:
+            read(path)
+        one_line(error)
+    with Image.open(path) as image, pytest.raises(ValueError, match=f"the format {format} is not read"):
+        read_image(image)
+    assert not started
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "part.png")
+    for source in (tmp_path / "part.png", Path("/dev/zero")):
+        for read in (read_image, image_size, list_images):
+            with pytest.raises(ValueError, match="it is no regular file but a device, a pipe or a socket") as error:
+                read(source)
+            one_line(error)
+    with pytest.raises(ValueError, match="no images in"):
+        list_images(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -367,6 +410,38 @@ def test_read_mask(tmp_path: Path) -> None:
     one_line(error)
     with pytest.raises(ValueError, match=r"ones\.png has values 0 to 1, none above 127: write defects as 255"):
         read_mask(save(tmp_path / "ones.png", values // 255))
+
+
+MARK = np.where(np.arange(64).reshape(8, 8) % 8 < 3, 255, 0).astype(np.uint8)
+PLAIN, OPAQUE = np.zeros_like(MARK), np.full_like(MARK, 255)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.dstack([OPAQUE, OPAQUE, OPAQUE, MARK]), "an alpha channel that is not opaque"),
+        (np.dstack([PLAIN, PLAIN, PLAIN, MARK]), "an alpha channel that is not opaque"),
+        (np.dstack([MARK, MARK, MARK, 255 - MARK]), "an alpha channel that is not opaque"),
+        (np.dstack([PLAIN, MARK, PLAIN]), "has colours"),
+        (np.where(MARK > 0, 255, 200).astype(np.uint8), "values 200 to 255, all above 127"),
+        (MARK // 255, "values 0 to 1, none above 127"),
+        (MARK.astype(np.uint16) // 255, "values 0 to 1, none above 32639"),
+    ],
+)
+def test_masks_of_which_it_is_open_what_they_mark_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"the mask .*x\.png.*{message}") as error:
+        read_mask(save(tmp_path / "x.png", values))
+    one_line(error)
+
+
+def test_masks_of_which_it_is_clear_what_they_mark_are_read(tmp_path: Path) -> None:
+    blurred = np.asarray(Image.fromarray(MARK).resize((80, 80), Image.Resampling.BILINEAR))
+    for values in (MARK, np.dstack([MARK] * 3), np.dstack([MARK, MARK, MARK, OPAQUE]), MARK.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(read_mask(save(tmp_path / "x.png", values)), MARK > 0)
+    assert read_mask(save(tmp_path / "x.jpg", np.dstack([blurred] * 3))).mean() == pytest.approx((MARK > 0).mean(), 0.1)
+    small = MARK.astype(np.uint16) // 255
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "x.png", small), above=0), MARK > 0)
+    assert read_mask(save(tmp_path / "x.png", OPAQUE)).all()
 
 
 # ---- lists, batches, digests

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from uflow.stream import LOOK_AROUND_S, ordered_stream
+from uflow.stream import LOOK_AROUND_S, Steps, ordered_stream
 
 
 def double_all(values: Sequence[int]) -> list[int]:
@@ -35,8 +35,11 @@ def stream_of(
     finish: Callable[[Any, Any, Any], Any] = keep,
     batch_size: int = 2,
     capacity: int = 5,
+    max_weight: int = 0,
+    **others: Any,
 ) -> Any:
-    return ordered_stream(source, read, work, finish, batch_size=batch_size, capacity=capacity)
+    steps = Steps(read, work, finish, **others)
+    return ordered_stream(source, steps, batch_size=batch_size, capacity=capacity, max_weight=max_weight)
 
 
 def threads() -> list[str]:
@@ -214,6 +217,56 @@ def test_an_interrupt_in_the_source_reaches_the_caller() -> None:
         next(results)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_what_cannot_be_read_or_finished_is_recovered_in_its_place(batch_size: int) -> None:
+    def read(item: int) -> int:
+        if item % 3 == 1:
+            raise ValueError(f"cannot read {item}")
+        return item
+
+    def finish(item: int, value: int, found: int) -> str:
+        if item % 3 == 2:
+            raise OSError(f"cannot finish {item}")
+        return f"{found}"
+
+    results = stream_of(
+        range(9), read=read, finish=finish, batch_size=batch_size, recover=lambda item, error: f"{item}: {error}"
+    )
+    failed = [("0", "1: cannot read 1", "2: cannot finish 2"), ("6", "4: cannot read 4", "5: cannot finish 5")]
+    assert list(results) == [*failed[0], *failed[1], "12", "7: cannot read 7", "8: cannot finish 8"]
+
+
+def test_recovering_leaves_errors_of_the_source_and_of_the_work_alone() -> None:
+    def broken() -> Iterator[int]:
+        yield 0
+        raise KeyError("the source broke off")
+
+    with pytest.raises(KeyError, match="the source broke off"):
+        list(stream_of(broken(), recover=lambda item, error: None))
+    with pytest.raises(ZeroDivisionError):
+        list(stream_of(range(3), work=lambda values: [1 // 0], recover=lambda item, error: None))
+
+
+def test_no_more_weight_is_held_than_may_be() -> None:
+    held, most = 0, 0
+    lock = threading.Lock()
+
+    def read(item: int) -> int:
+        nonlocal held, most
+        with lock:
+            held += item
+            most = max(most, held)
+        return item
+
+    weights = [3, 3, 30, 3, 3, 3, 1, 1, 1, 1, 1, 12]
+    for item, _, _ in stream_of(weights, read=read, weigh=int, max_weight=10, capacity=9):
+        with lock:
+            held -= item
+        time.sleep(0.01)
+    assert held == 0
+    assert most == 30  # alone, as it is heavier than all that may be held
+
+
 # Ending ---------------------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +328,7 @@ def test_an_error_in_the_callers_loop_ends_the_threads() -> None:
 ENDING = """
 import itertools, os, sys, time
 import torch
-from uflow.stream import ordered_stream
+from uflow.stream import Steps, ordered_stream
 
 weight = torch.randn(400, 400)
 
@@ -286,7 +339,7 @@ def work_slowly(values):
     return [float(x.sum())] * len(values)
 
 def stream_of(source):
-    return ordered_stream(source, int, work_slowly, lambda *parts: parts, batch_size=4, capacity=9)
+    return ordered_stream(source, Steps(int, work_slowly, lambda *parts: parts), batch_size=4, capacity=9)
 
 def way_of_this_process(ways):
     for way in 2 * ways:

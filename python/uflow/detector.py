@@ -15,7 +15,7 @@ from .backbones import Backbone, create_backbone
 from .files import PathLike, sha256
 from .fitting import Selection, fit_parts, make_backbone
 from .flow import UFlow
-from .images import ImageLike, list_sources
+from .images import ImageLike, list_good_sources
 from .memory import MemoryBank
 from .network import TorchNetwork, resolve_device
 from .prediction import ModelOrigin, Prediction
@@ -117,7 +117,7 @@ class Detector:
         progress: bool | Progress = True,
     ) -> Detector:
         """`fit`, its keywords as one `Recipe`."""
-        sources = list_sources(images)
+        sources = list_good_sources(images)
         target = resolve_device(device)
         net = make_backbone(sources, recipe, weights).to(target)
         file = None if state_file is None else Path(state_file)

@@ -1,22 +1,23 @@
-"""Images: listed, read as 8-bit RGB, resized; masks of their defects."""
+"""Images: read as 8-bit RGB, resized; masks of their defects."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 import os
+import stat
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .files import PathLike, one_line, sha256
+from .listing import IMAGE_SUFFIXES, NO_REGULAR_FILE, list_good_images, list_images
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -24,22 +25,31 @@ __all__ = [
     "batches",
     "digest",
     "image_size",
+    "list_good_images",
+    "list_good_sources",
     "list_images",
     "list_sources",
+    "open_image",
     "read_image",
     "read_mask",
     "resize_image",
     "resize_mask",
+    "set_max_pixels",
 ]
 
 
 T = TypeVar("T")
 ImageLike = PathLike | Image.Image | NDArray[Any]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Pillow knows many more, and tells them by content, not by name: one of them starts Ghostscript.
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+MAX_PIXELS = 178_956_970  # of an image: 512 MiB as RGB; a file of some kilobytes can ask for any number
+MAX_MASK_COLOUR = 32  # difference of a pixel's channels in a grey mask: JPEG's rounding makes some
 
 _log = logging.getLogger("uflow")
 _said: set[str] = set()
+_max_pixels = MAX_PIXELS
+_opening = threading.Lock()
 
 
 def _say_once(kind: str, message: str) -> None:
@@ -49,27 +59,6 @@ def _say_once(kind: str, message: str) -> None:
         _log.warning("%s (said once)", message)
 
 
-# ---- finding images
-
-
-def list_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
-    """List the image files of a file, a folder, a glob pattern, or a list of these: sorted, each file once.
-
-    A folder gives the images directly in it; if there are none, all those in its sub-folders. A pattern may hold
-    `*`, `?`, `[...]` and `**`. Only the suffixes in `IMAGE_SUFFIXES` count (upper or lower case) and hidden files do
-    not; a file named in full is taken whatever its name.
-
-    Raises FileNotFoundError when a source is not there or a pattern matches no image, ValueError for a folder
-    without images and for an empty list.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        return sorted(set(_expand(source)))
-    found = {path for one in source for path in _expand(one)}
-    if not found:
-        raise ValueError("no images given: the list of files and folders is empty")
-    return sorted(found)
-
-
 def list_sources(images: PathLike | Sequence[ImageLike]) -> list[ImageLike]:
     """Images as a list: of a folder or a pattern its files, of any other sequence what is in it."""
     if isinstance(images, (str, os.PathLike)):
@@ -77,42 +66,11 @@ def list_sources(images: PathLike | Sequence[ImageLike]) -> list[ImageLike]:
     return list(images)
 
 
-def _expand(source: PathLike) -> list[Path]:
-    name = os.fspath(source)
-    if not isinstance(name, str):
-        raise TypeError(f"a path must be text, not {type(name).__name__}: {name!r}")
-    path = Path(name).expanduser()
-    if name and path.is_file():
-        return [path]
-    if name and path.is_dir():
-        return _images_in(path)
-    if glob.has_magic(name):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (takes absolute patterns)
-        if images := [match for match in matches if _is_image(match)]:
-            return images
-        raise FileNotFoundError(f"no image matches {name!r} ({_suffixes()} are looked for)")
-    raise FileNotFoundError(f"no such file or folder: {name!r}")
-
-
-def _images_in(folder: Path) -> list[Path]:
-    try:
-        if images := [path for path in folder.iterdir() if _is_image(path)]:
-            return images
-    except OSError as error:
-        raise ValueError(f"cannot list the folder {folder}: {one_line(error)}") from error
-    below = [path for path in folder.rglob("*") if _is_image(path)]
-    images = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not images:
-        raise ValueError(f"no images in {folder} ({_suffixes()} are looked for)")
-    return images
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _suffixes() -> str:
-    return " ".join(IMAGE_SUFFIXES)
+def list_good_sources(images: PathLike | Sequence[ImageLike]) -> list[ImageLike]:
+    """`list_sources` of images to learn from: a folder that holds others too is refused, see `list_good_images`."""
+    if isinstance(images, (str, os.PathLike)):
+        return list(list_good_images(images))
+    return list(images)
 
 
 # ---- reading images
@@ -140,19 +98,46 @@ def read_image(image: ImageLike) -> NDArray[np.uint8]:
     raise TypeError(f"an image must be a path, a PIL image or a numpy array, not {type(image).__name__}")
 
 
-def _read_file(path: Path) -> NDArray[np.uint8]:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image: use list_images for what is in it")
+def set_max_pixels(count: int) -> None:
+    """Refuse larger images from now on, in this process; `MAX_PIXELS` is what it starts with.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+    global _max_pixels
+    if count < 1:
+        raise ValueError(f"the largest number of pixels of an image must be at least 1, got {count}")
+    _max_pixels = count
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image in a file, its header read; ValueError or FileNotFoundError, one line, where there is none."""
     try:
-        image = Image.open(path)
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ValueError(f"{path} is a folder, not an image: use list_images for what is in it")
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
+        with _opening:  # Pillow's own limit is one number for the whole process, and warns in its own words
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(path, formats=IMAGE_FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
     except FileNotFoundError:
         raise FileNotFoundError(f"no such file: {path}") from None
     except UnidentifiedImageError as error:
         why = "the file is empty" if path.stat().st_size == 0 else "its content is no known image format"
-        raise ValueError(f"cannot read {path}: {why}") from error
-    except Exception as error:  # no permission, too many pixels, and whatever a broken header makes Pillow raise
+        raise ValueError(f"cannot read {path}: {why} ({', '.join(IMAGE_FORMATS)})") from error
+    except ValueError:
+        raise
+    except Exception as error:  # no permission, and whatever a broken header makes Pillow raise
         raise ValueError(f"cannot read {path}: {one_line(error)}") from error
-    with image:
+    return image
+
+
+def _read_file(path: Path) -> NDArray[np.uint8]:
+    with open_image(path) as image:
         pixels = _read_pil(image, str(path))
         if getattr(image, "is_animated", False):
             _say_once("frames", f"{path} has several frames: the first is used")
@@ -160,8 +145,12 @@ def _read_file(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    if 0 in image.size:
-        raise ValueError(f"cannot read {name}: it is empty, {image.height}x{image.width} pixels")
+    _check_size(image, name)
+    if isinstance(image, ImageFile.ImageFile) and image.format not in (*IMAGE_FORMATS, "MPO"):  # MPO: JPEGs
+        raise ValueError(
+            f"cannot read {name}: the format {image.format} is not read ({', '.join(IMAGE_FORMATS)} are); "
+            "pass image.convert('RGB') if you trust the file"
+        )
     sixteen_bit = _decodes_16_bit(image)  # asked before loading, which forgets it
     try:
         image.load()
@@ -181,6 +170,18 @@ def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
     except ValueError as error:
         raise ValueError(f"cannot read {name}: {one_line(error)}; convert it to RGB") from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    """ValueError for an image without pixels, or with too many of them; its header says how many."""
+    height, width = image.height, image.width
+    if height < 1 or width < 1:
+        raise ValueError(f"cannot read {name}: it is empty, {height}x{width} pixels")
+    if height * width > _max_pixels:
+        raise ValueError(
+            f"cannot read {name}: {height}x{width} are {height * width} pixels, more than the limit of {_max_pixels}; "
+            "raise it by --max-pixels (in Python uflow.images.set_max_pixels) if the file is what it should be"
+        )
 
 
 def _shrink_integers(image: Image.Image, name: str) -> Image.Image:
@@ -261,7 +262,8 @@ def image_size(image: ImageLike) -> tuple[int, int]:
     if isinstance(image, Image.Image):
         return image.height, image.width
     if isinstance(image, (str, os.PathLike)):
-        with suppress(Exception), Image.open(Path(image).expanduser()) as file:
+        with open_image(Path(image).expanduser()) as file:
+            _check_size(file, str(image))
             return file.height, file.width
     height, width, _ = read_image(image).shape  # says what is wrong
     return height, width
@@ -304,21 +306,48 @@ def read_mask(path: PathLike, shape: tuple[int, int] | None = None, above: int =
     """Read a ground-truth mask as (H, W) bool: a grey picture, defect where it is above 127.
 
     shape: the (H, W) of the image it belongs to, checked if given.
-    above: another grey value to be above, 0 for masks that hold small integers.
+    above: another grey value of 255 to be above, 0 for masks that hold small integers.
 
-    Raises what `read_image` raises for a file that cannot be read, ValueError for another shape, and ValueError for
-    a mask that is neither empty nor anywhere above 127: a 0/1 mask would otherwise count as "no defect".
+    Raises what `read_image` raises for a file that cannot be read, ValueError for another shape, and ValueError where
+    it is open what is marked: colours, an alpha channel that is not opaque, shades that are all above 127, or none
+    above 127 but some above 0 (a 0/1 mask would otherwise count as "no defect").
     """
-    grey = np.asarray(Image.fromarray(read_image(path)).convert("L"))
+    name = os.fspath(path)
+    grey, white = _read_grey(Path(path).expanduser())
     if shape is not None and grey.shape != tuple(shape[:2]):
         seen, wanted = "x".join(map(str, grey.shape)), "x".join(map(str, shape[:2]))
-        raise ValueError(f"the mask {os.fspath(path)} is {seen} pixels (height x width), its image is {wanted}")
-    mask: NDArray[np.bool_] = grey > above
-    if not mask.any() and grey.any():
+        raise ValueError(f"the mask {name} is {seen} pixels (height x width), its image is {wanted}")
+    limit = above * white // 255
+    mask: NDArray[np.bool_] = grey > limit
+    lowest, highest = int(grey.min()), int(grey.max())
+    if 0 < highest <= limit:
+        raise ValueError(f"the mask {name} has values 0 to {highest}, none above {limit}: write defects as {white}")
+    if limit < lowest < highest:
         raise ValueError(
-            f"the mask {os.fspath(path)} has values 0 to {grey.max()}, none above {above}: write defects as 255"
+            f"the mask {name} has values {lowest} to {highest}, all above {limit}: write what is normal as 0"
         )
     return mask
+
+
+def _read_grey(path: Path) -> tuple[NDArray[Any], int]:
+    """The (H, W) grey values of a mask, as they are stored, and the value that is white: 255 or 65535."""
+    with open_image(path) as image:
+        deep, cut = image.mode == "I" or image.mode.startswith("I;16"), _decodes_16_bit(image)
+        pixels = _read_pil(image, str(path))
+        if deep:
+            return np.asarray(image), 65535
+        if cut:
+            raise ValueError(f"the mask {path} is a 16-bit colour picture: write it in grey, defects as 255")
+        has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+        if has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            raise ValueError(
+                f"the mask {path} has an alpha channel that is not opaque, and it is open which of both marks: "
+                "write it in grey without alpha, defects as 255"
+            )
+    colourfulness = int((pixels.max(axis=2) - pixels.min(axis=2)).max())
+    if colourfulness > MAX_MASK_COLOUR:
+        raise ValueError(f"the mask {path} has colours, and it is open which mark: write it in grey, defects as 255")
+    return np.asarray(Image.fromarray(pixels).convert("L")), 255
 
 
 def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:

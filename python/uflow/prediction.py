@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .files import FileStamp, atomic_write
+from .files import FileStamp, atomic_write, one_line
 from .outline import polygon
 from .segmentation import Region, connected_components
 from .threshold import PaperThreshold, Threshold
 
 __all__ = [
     "DetectedRegion",
+    "FailedImage",
     "ModelOrigin",
     "Prediction",
     "mask_outline",
@@ -34,6 +35,7 @@ OUTLINE_RGB = (0, 255, 255)  # cyan: rare on parts, and far from every colour of
 # Black over purple and orange to pale yellow, evenly spaced: lightness rises all along, also for the colour-blind.
 HEAT_RGB = ((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
             (249, 201, 50), (252, 255, 164))  # fmt: skip
+STRIP_PIXELS = 1 << 16  # whose colours are computed together: some megabytes
 MAP_OF_NORMAL = 0.5  # below this value of the map, pixels keep their look: normal ones have about 1 - exp(-1/2) = 0.39
 
 
@@ -191,12 +193,47 @@ class Prediction:
         }
 
 
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that could not be judged, and why, where a stream goes on with the next.
+
+    Attributes:
+        path: its file, if it was one.
+        error: what was raised.
+    """
+
+    path: Path | None
+    error: Exception
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line of JSON in place of a prediction's."""
+        return {"image": None if self.path is None else str(self.path), "error": one_line(self.error)}
+
+
 def overlay(prediction: Prediction) -> Image.Image:
     """The image under its anomaly map, detected regions outlined in cyan; as large as the image."""
-    weight = 0.7 * np.clip((prediction.anomaly_map - MAP_OF_NORMAL) / (1 - MAP_OF_NORMAL), 0, 1)[..., None]
-    blend = (1 - weight) * prediction.image + weight * heat_colours(prediction.anomaly_map)
+    blend = np.empty_like(prediction.image)
+    for rows in _strips(prediction.anomaly_map):  # colours of a whole large picture would fill the memory
+        values = prediction.anomaly_map[rows]
+        weight = 0.7 * np.clip((values - MAP_OF_NORMAL) / (1 - MAP_OF_NORMAL), 0, 1)[..., None]
+        blend[rows] = (1 - weight) * prediction.image[rows] + weight * heat_colours(values)
     blend[mask_outline(prediction.mask)] = OUTLINE_RGB
-    return Image.fromarray(blend.astype(np.uint8))
+    return Image.fromarray(blend)
+
+
+def map_picture(anomaly_map: np.ndarray) -> Image.Image:
+    """An anomaly map times 255, as a grey picture."""
+    grey = np.empty(anomaly_map.shape, np.uint8)
+    for rows in _strips(anomaly_map):
+        grey[rows] = (anomaly_map[rows] * 255).round()
+    return Image.fromarray(grey)
+
+
+def _strips(values: np.ndarray) -> list[slice]:
+    """The rows of a picture, some at a time."""
+    height, width = values.shape
+    count = max(1, STRIP_PIXELS // width)
+    return [slice(top, top + count) for top in range(0, height, count)]
 
 
 def heat_colours(values: np.ndarray) -> NDArray[np.float32]:
@@ -222,8 +259,8 @@ def write_prediction(prediction: Prediction, stem: Path, arrays: bool = False) -
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     pictures = {
-        "mask": Image.fromarray(prediction.mask.astype(np.uint8) * 255),
-        "map": Image.fromarray((prediction.anomaly_map * 255).round().astype(np.uint8)),
+        "mask": Image.fromarray(prediction.mask.astype(np.uint8) * np.uint8(255)),
+        "map": map_picture(prediction.anomaly_map),
         "overlay": overlay(prediction),
     }
     written = []
@@ -239,7 +276,7 @@ def write_prediction(prediction: Prediction, stem: Path, arrays: bool = False) -
     return written
 
 
-def write_json_line(prediction: Prediction, file: IO[str]) -> None:
-    """One line of JSON: what `Prediction.to_dict` holds."""
+def write_json_line(prediction: Prediction | FailedImage, file: IO[str]) -> None:
+    """One line of JSON: what `to_dict` holds."""
     file.write(json.dumps(prediction.to_dict(), allow_nan=False) + "\n")
     file.flush()

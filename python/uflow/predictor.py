@@ -15,10 +15,10 @@ from PIL import Image
 
 from . import segmentation, tiling
 from .files import FileStamp, PathLike
-from .images import ImageLike, batches, list_images, list_sources, read_image
-from .prediction import DetectedRegion, ModelOrigin, Prediction
+from .images import ImageLike, batches, image_size, list_good_sources, list_images, read_image
+from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
 from .scoring import Blend, Evidence, anomaly_map_from_energies
-from .stream import ordered_stream
+from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, PaperThreshold, Threshold, check_alpha, supported_alpha, threshold_from_dict
 
 __all__ = ["UNCALIBRATED", "Network", "Predictor", "evidence_of_tiles", "log_calibration"]
@@ -26,6 +26,9 @@ __all__ = ["UNCALIBRATED", "Network", "Predictor", "evidence_of_tiles", "log_cal
 log = logging.getLogger("uflow")
 
 UNCALIBRATED = "the paper's test, which keeps its promise for independent standard normal latents only"
+
+MAX_HELD_BYTES = 1 << 30  # of images and maps that are on their way, see `Predictor.stream`
+BYTES_A_PIXEL = 24  # of an image and its maps, while they are made
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 Result = TypeVar("Result")
@@ -133,9 +136,10 @@ class Predictor:
         """Predict images one after another, while the next are read and the last are segmented.
 
         Reading, network and segmentation work at the same time, in threads; the predictions come in the order of the
-        images. No more than ``2 * batch_size + 1`` images (tiled: 3) are held: `source` waits until predictions are
-        taken. What is ready passes through the network together, at most `batch_size` images: a camera is not kept
-        waiting for a batch to fill. Maps do not depend on the batch but for float32 rounding.
+        images. No more than ``2 * batch_size + 1`` images (tiled: 3) are held, and of large ones no more than take a
+        gigabyte with their maps: `source` waits until predictions are taken. What is ready passes through the network
+        together, at most `batch_size` images: a camera is not kept waiting for a batch to fill. Maps do not depend on
+        the batch but for float32 rounding.
 
         Args:
             source: a folder, a file name pattern, or any iterable of images, endless ones too. It is iterated in
@@ -150,23 +154,36 @@ class Predictor:
         images = list_images(source) if isinstance(source, str | os.PathLike) else source
         return self.run(images, self.judge, batch_size, on_tiles)
 
+    def stream_all(
+        self, source: PathLike | Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
+    ) -> Iterator[Prediction | FailedImage]:
+        """`stream` that goes on: an image that cannot be used gives a `FailedImage` in its place."""
+        images = list_images(source) if isinstance(source, str | os.PathLike) else source
+        return self.run(images, self.judge, batch_size, on_tiles, recover=_failed_image)
+
     def run(
         self,
         sources: Iterable[ImageLike],
         finish: Callable[[ImageLike, Pixels, Evidence], Result],
         batch_size: int = 8,
         on_tiles: OnTiles | None = None,
+        recover: Callable[[ImageLike, Exception], Any] | None = None,
     ) -> Iterator[Result]:
-        """``finish(source, image, evidence)`` of each image, in order, as `stream` does it with `judge`."""
+        """``finish(source, image, evidence)`` of each image, in order, as `stream` does it with `judge`.
+
+        What `recover` makes of an image and an error stands in its place; without it the error is raised.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        steps = Steps(
+            read_image, lambda images: self.evidence(images, batch_size, on_tiles), finish, _bytes_held, recover
+        )
         return ordered_stream(
             sources,
-            read_image,
-            lambda images: self.evidence(images, batch_size, on_tiles),
-            finish,
+            steps,
             batch_size=1 if self.tile else batch_size,
             capacity=3 if self.tile else 2 * batch_size + 1,
+            max_weight=MAX_HELD_BYTES,
         )
 
     def evidence(self, images: Sequence[Pixels], batch_size: int, on_tiles: OnTiles | None = None) -> list[Evidence]:
@@ -193,6 +210,10 @@ class Predictor:
         """What the evidence of an image says of it."""
         size = (image.shape[0], image.shape[1])
         anomaly_map, log_nfa = self.anomaly_map(evidence, size), self.log_nfa(evidence, size)
+        if not (np.isfinite(anomaly_map).all() and np.isfinite(log_nfa).all()):  # NaN would count as normal
+            raise ValueError(
+                f"{_name_of(source)} cannot be judged: its maps hold values that are not finite; is the model damaged?"
+            )
         mask = log_nfa < 0
         path = Path(source) if isinstance(source, str | os.PathLike) else None
         return Prediction(
@@ -243,7 +264,7 @@ class Predictor:
         """
         check_alpha(alpha)
         self.origin = None  # the file holds another threshold
-        sources = list_sources(images)
+        sources = list_good_sources(images)
         found = list(self.run(sources, lambda _, image, evidence: evidence, batch_size))
         if not found:
             self.threshold = PaperThreshold()
@@ -251,6 +272,23 @@ class Predictor:
             return
         self.threshold = CalibratedThreshold.from_good_images(found, alpha)
         log_calibration(self.threshold, sources)
+
+
+def _bytes_held(source: ImageLike) -> int:
+    """Bytes that an image and its maps take; none where it cannot be read, which reading it will say."""
+    try:
+        height, width = image_size(source)
+    except (OSError, ValueError, TypeError):
+        return 0
+    return height * width * BYTES_A_PIXEL
+
+
+def _failed_image(source: ImageLike, error: Exception) -> FailedImage:
+    return FailedImage(Path(source) if isinstance(source, str | os.PathLike) else None, error)
+
+
+def _name_of(source: ImageLike) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "the image"
 
 
 def evidence_of_tiles(tilings: Sequence[tiling.Tiling], found: Sequence[Evidence]) -> list[Evidence]:

@@ -10,9 +10,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
 
-__all__ = ["ordered_stream"]
+__all__ = ["Steps", "ordered_stream"]
 
 Item = TypeVar("Item")  # what the source gives, such as a file's name
 Value = TypeVar("Value")  # what is read from it
@@ -23,14 +24,41 @@ READERS = min(4, os.cpu_count() or 1)  # threads that read and finish
 LOOK_AROUND_S = 0.2  # seconds that a waiting thread sleeps before it looks whether the program is ending
 
 
+@dataclass(frozen=True)
+class Steps(Generic[Item, Value, Found, Result]):
+    """What a stream does with each item.
+
+    Attributes:
+        read: makes a value of an item.
+        work: makes as many results of up to `batch_size` values.
+        finish: makes what is yielded.
+        weigh: how much an item weighs, such as bytes, from before it is read until its result is taken.
+        recover: makes what is yielded of an item that `read` or `finish` failed with; None ends the stream there.
+    """
+
+    read: Callable[[Item], Value]
+    work: Callable[[Sequence[Value]], Sequence[Found]]
+    finish: Callable[[Item, Value, Found], Result]
+    weigh: Callable[[Item], int] | None = None
+    recover: Callable[[Item, Exception], Result] | None = None
+
+    def finish_or_recover(self, item: Item, value: Value, found: Found) -> Result:
+        """What is yielded of an item that was worked on."""
+        try:
+            return self.finish(item, value, found)
+        except Exception as error:
+            if self.recover is None:
+                raise
+            return self.recover(item, error)
+
+
 def ordered_stream(
     source: Iterable[Item],
-    read: Callable[[Item], Value],
-    work: Callable[[Sequence[Value]], Sequence[Found]],
-    finish: Callable[[Item, Value, Found], Result],
+    steps: Steps[Item, Value, Found, Result],
     *,
     batch_size: int,
     capacity: int,
+    max_weight: int = 0,
 ) -> Iterator[Result]:
     """Yield ``finish(item, value, found)`` of each item of `source`, in order, while later ones are read and worked on.
 
@@ -40,46 +68,80 @@ def ordered_stream(
 
     Args:
         source: any iterable, an endless one too; it is iterated in another thread.
-        read: makes a value of an item.
-        work: makes as many results of up to `batch_size` values.
-        finish: makes what is yielded.
+        steps: what is done with each item.
         batch_size: values that are worked on together, at most.
         capacity: items held at a time, at most, from before one is taken out of the source until its result is taken.
+        max_weight: what all that are held may weigh together; an item that weighs more is held alone.
 
     Raises:
-        What `source`, `read`, `work` or `finish` raise, after the results of the items before.
+        What `source` and `work` raise, and `read` and `finish` where nothing recovers from it, after the results of the
+        items before.
 
-    >>> list(ordered_stream("ab", str.upper, lambda values: [v * 2 for v in values], "{}{}{}".format,
-    ...                     batch_size=2, capacity=4))
+    >>> steps = Steps(str.upper, lambda values: [v * 2 for v in values], "{}{}{}".format)
+    >>> list(ordered_stream("ab", steps, batch_size=2, capacity=4))
     ['aAAA', 'bBBB']
     """
-    stages = _Stages(source, read, work, finish, batch_size, capacity)
+    stages = _Stages(source, steps, batch_size, _Room(capacity, max_weight))
     try:
-        while (result := stages.results.get()) is not None:
-            value = result.result()
-            stages.slots.release()
+        while (item := stages.results.get()) is not None:
+            value = item.result.result()
+            stages.room.leave(item.weight)
             yield value
     finally:
         stages.close()
+
+
+@dataclass
+class _Held(Generic[Item, Value, Result]):
+    """An item on its way, and what is made of it; the item is None where the source failed."""
+
+    item: Item | None
+    weight: int
+    value: Future[Value]
+    result: Future[Result] = field(default_factory=Future)
+
+
+class _Room:
+    """How much is held: items, and their weight."""
+
+    def __init__(self, capacity: int, max_weight: int) -> None:
+        self.capacity, self.max_weight = capacity, max_weight
+        self.items, self.weight = 0, 0
+        self.changed = threading.Condition()
+
+    def enter(self, is_ending: Callable[[], bool]) -> bool:
+        """Wait until one more item may be held; False where the stream ends meanwhile."""
+        with self.changed:
+            while self.items >= self.capacity and not is_ending():
+                self.changed.wait(LOOK_AROUND_S)
+            self.items += 1
+        return not is_ending()
+
+    def load(self, weight: int, is_ending: Callable[[], bool]) -> bool:
+        """Wait until an item that is held may weigh something; False where the stream ends meanwhile."""
+        with self.changed:
+            while self.weight > 0 and self.weight + weight > self.max_weight and not is_ending():
+                self.changed.wait(LOOK_AROUND_S)
+            self.weight += weight
+        return not is_ending()
+
+    def leave(self, weight: int) -> None:
+        """Make room: an item's result was taken."""
+        with self.changed:
+            self.items -= 1
+            self.weight -= weight
+            self.changed.notify_all()
 
 
 class _Stages(Generic[Item, Value, Found, Result]):
     """The threads of one stream, and the queues between them."""
 
     def __init__(
-        self,
-        source: Iterable[Item],
-        read: Callable[[Item], Value],
-        work: Callable[[Sequence[Value]], Sequence[Found]],
-        finish: Callable[[Item, Value, Found], Result],
-        batch_size: int,
-        capacity: int,
+        self, source: Iterable[Item], steps: Steps[Item, Value, Found, Result], batch_size: int, room: _Room
     ) -> None:
-        self.source, self.read, self.work, self.finish = source, read, work, finish
-        self.batch_size = batch_size
-        self.slots = threading.Semaphore(capacity)
-        self.waiting: queue.SimpleQueue[tuple[Item | None, Future[Value]] | None] = queue.SimpleQueue()
-        self.results: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
+        self.source, self.steps, self.batch_size, self.room = source, steps, batch_size, room
+        self.waiting: queue.SimpleQueue[_Held[Item, Value, Result] | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[_Held[Item, Value, Result] | None] = queue.SimpleQueue()
         self.stopped = threading.Event()
         self.pool = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="uflow")
         # A camera that never answers does not keep the program from ending. The worker must not be cut off instead: it
@@ -91,67 +153,78 @@ class _Stages(Generic[Item, Value, Found, Result]):
     def close(self) -> None:
         """End the threads; what is being worked on is finished first."""
         self.stopped.set()
-        self.slots.release()
+        self.room.leave(0)
         self.waiting.put(None)
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.worker.join()
 
-    def _ending(self) -> bool:
+    def _is_ending(self) -> bool:
         return self.stopped.is_set() or not threading.main_thread().is_alive()
 
     def _take(self) -> None:
-        """Take items out of the source as slots become free, and have them read."""
+        """Take items out of the source as there is room, and have them read."""
         try:
             iterator = iter(self.source)
-            while self._wait_for_slot():
+            while self.room.enter(self._is_ending):
                 try:
                     item = next(iterator)
                 except StopIteration:
                     break
-                self.waiting.put((item, self.pool.submit(self.read, item)))
+                weight = 0 if self.steps.weigh is None else self.steps.weigh(item)
+                if not self.room.load(weight, self._is_ending):
+                    break
+                self.waiting.put(_Held(item, weight, self.pool.submit(self.steps.read, item)))
         except BaseException as error:  # whatever the caller's iterator raises goes to the caller
-            self.waiting.put((None, _failed(error)))
+            self.waiting.put(_Held(None, 0, _failed(error)))
         self.waiting.put(None)
-
-    def _wait_for_slot(self) -> bool:
-        while not self.slots.acquire(timeout=LOOK_AROUND_S):
-            if self._ending():
-                return False
-        return not self._ending()
 
     def _work_all(self) -> None:
         """Work on what has been read, batch by batch, and have it finished."""
         try:
             more = True
             while more:
-                batch, error, more = self._next_batch()
+                batch, failed, more = self._next_batch()
                 if batch:
-                    found = self.work([value for _, value in batch])
-                    for (item, value), one in zip(batch, found, strict=True):
-                        self.results.put(self.pool.submit(self.finish, item, value, one))
-                if error is not None:
-                    self.results.put(_failed(error))
+                    found = self.steps.work([held.value.result() for held in batch])
+                    for held, one in zip(batch, found, strict=True):
+                        held.result = self.pool.submit(
+                            self.steps.finish_or_recover, cast(Item, held.item), held.value.result(), one
+                        )
+                        held.value = Future()  # what was read is not kept until the result is taken
+                        self.results.put(held)
+                if failed is not None:
+                    self.results.put(failed)
         except BaseException as error:  # it belongs to the caller, who waits for a result
-            self.results.put(_failed(error))
+            self.results.put(_Held(None, 0, Future(), _failed(error)))
         self.results.put(None)
 
-    def _next_batch(self) -> tuple[list[tuple[Any, Value]], BaseException | None, bool]:
-        """What is ready, at least one value, then an error that came instead of one, and whether to go on."""
-        batch: list[tuple[Any, Value]] = []
+    def _next_batch(
+        self,
+    ) -> tuple[list[_Held[Item, Value, Result]], _Held[Item, Value, Result] | None, bool]:
+        """What is ready, at least one, then one that failed instead, and whether to go on."""
+        batch: list[_Held[Item, Value, Result]] = []
         while not batch or (len(batch) < self.batch_size and not self.waiting.empty()):
             try:
-                read = self.waiting.get(timeout=LOOK_AROUND_S)
+                held = self.waiting.get(timeout=LOOK_AROUND_S)
             except queue.Empty:
-                if self._ending():
+                if self._is_ending():
                     return batch, None, False
                 continue
-            if read is None or self._ending():
+            if held is None or self._is_ending():
                 return batch, None, False
-            item, future = read
-            if (error := future.exception()) is not None:
-                return batch, error, False
-            batch.append((item, future.result()))
+            if (error := held.value.exception()) is not None:
+                return batch, held, self._recovers(held, error)
+            batch.append(held)
         return batch, None, True
+
+    def _recovers(self, held: _Held[Item, Value, Result], error: BaseException) -> bool:
+        """Give an item that could not be read a result, which is what is made of the error, or raises it."""
+        held.result = _failed(error)
+        if self.steps.recover is None or held.item is None or not isinstance(error, Exception):
+            return False
+        held.result = Future()
+        held.result.set_result(self.steps.recover(held.item, error))
+        return True
 
 
 def _failed(error: BaseException) -> Future[Any]:

@@ -34,7 +34,7 @@ def calibrate(
     """Learn the threshold anew from good images, without training: another camera, a model made elsewhere."""
     from .. import load
     from ..deploy.exported import save_threshold
-    from ..images import list_images
+    from ..images import list_good_images
     from ..predictor import Predictor
 
     if model.is_dir() and output is not None:
@@ -43,7 +43,7 @@ def calibrate(
     if not model.is_dir():
         check_new_file(output)
     loaded = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
-    loaded.calibrate(list_images(images), alpha)
+    loaded.calibrate(list_good_images(images), alpha)
     if isinstance(loaded, Predictor):
         save_threshold(loaded)
     else:

@@ -6,13 +6,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..files import atomic_write, one_line
+from ..listing import RESULT_PICTURES, RESULTS_FILE
 from .app import app
 from .common import check_output_folder, load_model, say
 from .options import DeviceOption, ModelArgument, RuntimeOption, TileOption, WeightsOption
@@ -20,7 +23,16 @@ from .options import DeviceOption, ModelArgument, RuntimeOption, TileOption, Wei
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from ..prediction import Prediction
+    from ..prediction import FailedImage, Prediction
+
+SOME_FAILED = 3  # exit code: images could not be judged, all others were
+
+
+class OnError(str, Enum):
+    """What `uflow predict` does after an image that cannot be judged."""
+
+    stop = "stop"
+    skip = "skip"
 
 
 @app.command(epilog="Example: uflow predict tile.uflow new_parts/ --output results")
@@ -30,25 +42,37 @@ def predict(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for masks, maps and overlays")] = None,
     arrays: Annotated[bool, typer.Option("--npy", help="also write the maps as .npy, float32")] = False,
     batch_size: Annotated[int, typer.Option(help="images, or tiles, at once")] = 8,
+    on_error: Annotated[
+        OnError, typer.Option(help="after an image that cannot be judged: stop, or skip it (exit code 3)")
+    ] = OnError.stop,
+    max_pixels: Annotated[int | None, typer.Option(help="refuse larger images (default: 178956970)")] = None,
     tile: TileOption = None,
     runtime: RuntimeOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Anomaly map, mask and regions of new images; one line of JSON an image on standard output."""
-    from ..images import list_images
+    from ..images import list_images, set_max_pixels
 
+    if max_pixels is not None:
+        set_max_pixels(max_pixels)
+    paths = list_images(images)
+    names = output_names(paths)
     if output is not None:
+        check_pictures(paths, names, output)
         check_output_folder(output)
     _, predictor = load_model(model, device, weights, runtime, tile)
-    paths = list_images(images)
     started = time.perf_counter()
-    with _PredictionBars(len(paths)) as bars:
-        predictions = predictor.stream(paths, batch_size, bars.show_tiles if predictor.tile else None)
-        flagged = write_all(predictions, output_names(paths), output, arrays, bars.advance)
+    with _PredictionBars(len(paths)) as bars, _Results(output, arrays, on_error) as results:
+        found = predictor.stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
+        results.write_all(found, names, bars.advance)
     rate = len(paths) / (time.perf_counter() - started)
-    where = "" if output is None else f"; pictures and predictions.jsonl in {output}"
-    say(f"{flagged} of {len(paths)} images have a detected region, {rate:.1f} images/s{where}", err=True)
+    where = "" if output is None else f"; pictures and {RESULTS_FILE} in {output}"
+    failed = f", {results.failed} could not be judged" if results.failed else ""
+    flagged = f"{results.flagged} of {len(paths)} images have a detected region"
+    say(f"{flagged}{failed}, {rate:.1f} images/s{where}", err=True)
+    if results.failed:
+        raise typer.Exit(SOME_FAILED)
 
 
 class _PredictionBars:
@@ -82,36 +106,70 @@ class _PredictionBars:
             self.progress.update(self.tiles, completed=done, total=total, visible=True)
 
 
-def write_all(
-    predictions: Iterable[Prediction],
-    names: Sequence[Path],
-    output: Path | None,
-    arrays: bool,
-    on_image: Callable[[], None],
-) -> int:
-    """Print each prediction as a line of JSON and, with a folder, write lines and pictures; how many were flagged."""
-    from ..prediction import write_json_line, write_prediction
+class _Results:
+    """Where results go: standard output, and perhaps a folder, whose list is replaced only when all are there."""
 
-    flagged = 0
-    with ExitStack() as stack:
-        lines = None
-        if output is not None:
-            lines = stack.enter_context((output / "predictions.jsonl").open("w", encoding="utf-8"))
-        for prediction, name in zip(predictions, names, strict=True):
+    def __init__(self, output: Path | None, arrays: bool, on_error: OnError) -> None:
+        self.output, self.arrays, self.on_error = output, arrays, on_error
+        self.flagged = self.failed = 0
+        self.files: list[IO[str]] = [sys.stdout]
+        self.stack = ExitStack()
+
+    def __enter__(self) -> _Results:
+        if self.output is not None:
+            temporary = self.stack.enter_context(atomic_write(self.output / RESULTS_FILE))
+            self.files.append(self.stack.enter_context(temporary.open("w", encoding="utf-8")))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.__exit__(*error)
+
+    def write_all(
+        self,
+        found: Iterator[Prediction | FailedImage],
+        names: Sequence[Path],
+        on_image: Callable[[], None],
+    ) -> None:
+        """Write a line of JSON an image, and its pictures; the error of one that failed is raised, or counted."""
+        from ..prediction import FailedImage, write_json_line, write_prediction
+
+        for result, name in zip(found, names, strict=True):
             on_image()
-            flagged += prediction.is_anomalous
-            write_json_line(prediction, sys.stdout)
-            if output is not None and lines is not None:
-                write_json_line(prediction, lines)
-                write_prediction(prediction, output / name, arrays)
-    return flagged
+            for file in self.files:
+                write_json_line(result, file)
+            if isinstance(result, FailedImage):
+                self.failed += 1
+                if self.on_error is OnError.stop:
+                    raise result.error
+                say(f"skipped: {one_line(result.error)}", err=True)
+                continue
+            self.flagged += result.is_anomalous
+            if self.output is not None:
+                write_prediction(result, self.output / name, self.arrays)
 
 
 def output_names(paths: Sequence[Path]) -> list[Path]:
-    """The path below the folder that all images share, without suffix where that is unambiguous."""
-    whole = [path.resolve() for path in paths]
+    """The path below the folder that all images share, as they were given; without suffix where that is unambiguous.
+
+    All are distinct, also where upper and lower case are the same.
+    """
+    whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 (links keep their own names)
     shared = os.path.commonpath([path.parent for path in whole])
     relative = [path.relative_to(shared) for path in whole]
     bare = [path.with_suffix("") for path in relative]
-    counts = Counter(bare)
-    return [name if counts[name] == 1 else path for name, path in zip(bare, relative, strict=True)]
+    counts = Counter(str(name).casefold() for name in bare)
+    taken = {str(name).casefold() for name in relative}
+    alone = [counts[key] == 1 and key not in taken for key in (str(name).casefold() for name in bare)]
+    return [name if is_alone else path for name, path, is_alone in zip(bare, relative, alone, strict=True)]
+
+
+def check_pictures(paths: Sequence[Path], names: Sequence[Path], output: Path) -> None:
+    """ValueError where the pictures of these images would be written over an image, or over a file of somebody else."""
+    inputs = {os.path.realpath(path) for path in paths}
+    has_results = (output / RESULTS_FILE).exists()
+    for name in names:
+        for ending in RESULT_PICTURES:
+            picture = (output / name).with_name(name.name + ending)
+            if picture.exists() and (not has_results or os.path.realpath(picture) in inputs):
+                whose = "one of the images" if has_results else "which no earlier uflow predict wrote"
+                raise ValueError(f"--output {output} would replace {picture}, {whose}: name another folder")

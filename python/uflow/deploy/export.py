@@ -25,7 +25,7 @@ from ..detector import Detector
 from ..extras import pip_install
 from ..fast.folded_flow import FoldedFlow
 from ..files import sha256
-from ..images import ImageLike, batches, list_sources, read_image, resize_image
+from ..images import ImageLike, batches, list_good_sources, read_image, resize_image
 from ..scoring import MAP_ROUNDING, squash
 from . import exported
 from .runtimes import Run
@@ -132,7 +132,7 @@ def export(
     """
     _check_request(folder, format, int8)
     folder = Path(folder)
-    images = None if int8 is None else [_resized(detector, image) for image in list_sources(int8)]
+    images = None if int8 is None else [_resized(detector, image) for image in list_good_sources(int8)]
     if images == []:
         raise ValueError("int8 needs good images to calibrate with: none given")
     network = _Network(detector, dynamic_size)

@@ -82,4 +82,6 @@ def _read_frame(path: Path, frame: int, shape: tuple[int, int]) -> NDArray[Any]:
     if masks.shape[1:] != tuple(shape):
         seen, wanted = "x".join(map(str, masks.shape[1:])), "x".join(map(str, shape))
         raise ValueError(f"the masks in {path} are {seen} pixels (height x width), the image is {wanted}")
+    if masks.dtype.kind not in "biu":
+        raise ValueError(f"the masks in {path} are {masks.dtype}, and whole numbers or bool are expected")
     return np.asarray(masks[frame])
