@@ -17,8 +17,9 @@ import typer
 from ..files import atomic_write, one_line
 from ..listing import RESULT_PICTURES, RESULTS_FILE
 from .app import app
-from .common import check_output_folder, load_model, say
-from .options import DeviceOption, ModelArgument, RuntimeOption, TileOption, WeightsOption
+from .common import check_output_folder, load_model, note, say, shows_bars
+from .options import DeviceOption, JsonOption, ModelArgument, RuntimeOption, TileOption, WeightsOption
+from .table import TABLE_HEADER, table_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -50,8 +51,9 @@ def predict(
     runtime: RuntimeOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    json: JsonOption = False,
 ) -> None:
-    """Anomaly map, mask and regions of new images; one line of JSON an image on standard output."""
+    """Anomaly map, mask and regions of new images: a table on a terminal, a line of JSON an image in a pipe or file."""
     from ..images import list_images, set_max_pixels
 
     if max_pixels is not None:
@@ -63,14 +65,15 @@ def predict(
         check_output_folder(output)
     _, predictor = load_model(model, device, weights, runtime, tile)
     started = time.perf_counter()
-    with _PredictionBars(len(paths)) as bars, _Results(output, arrays, on_error) as results:
+    as_table = sys.stdout.isatty() and not json
+    with _PredictionBars(len(paths)) as bars, _Results(output, arrays, on_error, as_table) as results:
         found = predictor.stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
         results.write_all(found, names, bars.advance)
     rate = len(paths) / (time.perf_counter() - started)
     where = "" if output is None else f"; pictures and {RESULTS_FILE} in {output}"
     failed = f", {results.failed} could not be judged" if results.failed else ""
     flagged = f"{results.flagged} of {len(paths)} images have a detected region"
-    say(f"{flagged}{failed}, {rate:.1f} images/s{where}", err=True)
+    note(f"{flagged}{failed}, {rate:.1f} images/s{where}", err=True)
     if results.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -80,11 +83,13 @@ class _PredictionBars:
 
     def __init__(self, count: int) -> None:
         self.progress: Progress | None = None
-        if sys.stderr.isatty():
+        if shows_bars():
             from rich.console import Console  # a tenth of a second that lines of JSON need not wait for
             from rich.progress import Progress
 
-            self.progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True))
+            console, columns = Console(stderr=True), Progress.get_default_columns()
+            # Bars take what is printed, and show it above them; but not what a pipe is to have.
+            self.progress = Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty())
             self.images = self.progress.add_task("Predicting", total=count, visible=count > 1)
             self.tiles = self.progress.add_task("Tiles", visible=False)
 
@@ -109,16 +114,18 @@ class _PredictionBars:
 class _Results:
     """Where results go: standard output, and perhaps a folder, whose list is replaced only when all are there."""
 
-    def __init__(self, output: Path | None, arrays: bool, on_error: OnError) -> None:
-        self.output, self.arrays, self.on_error = output, arrays, on_error
+    def __init__(self, output: Path | None, arrays: bool, on_error: OnError, as_table: bool) -> None:
+        self.output, self.arrays, self.on_error, self.as_table = output, arrays, on_error, as_table
         self.flagged = self.failed = 0
-        self.files: list[IO[str]] = [sys.stdout]
+        self.files: list[IO[str]] = [] if as_table else [sys.stdout]
         self.stack = ExitStack()
 
     def __enter__(self) -> _Results:
         if self.output is not None:
             temporary = self.stack.enter_context(atomic_write(self.output / RESULTS_FILE))
             self.files.append(self.stack.enter_context(temporary.open("w", encoding="utf-8")))
+        if self.as_table:
+            say(TABLE_HEADER)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -130,11 +137,13 @@ class _Results:
         names: Sequence[Path],
         on_image: Callable[[], None],
     ) -> None:
-        """Write a line of JSON an image, and its pictures; the error of one that failed is raised, or counted."""
+        """Write a line an image, and its pictures; the error of one that failed is raised, or counted."""
         from ..prediction import FailedImage, write_json_line, write_prediction
 
         for result, name in zip(found, names, strict=True):
             on_image()
+            if self.as_table:
+                say(table_line(result.to_dict()))
             for file in self.files:
                 write_json_line(result, file)
             if isinstance(result, FailedImage):
