@@ -17,9 +17,10 @@ import tables
 import trained
 from numpy.typing import NDArray
 
+from uflow.conformal import supported_alpha
 from uflow.detector import Detector
 from uflow.evaluate.datasets import Dataset
-from uflow.threshold import CalibratedThreshold, supported_alpha
+from uflow.threshold import CalibratedThreshold
 
 ALPHAS = (0.02, 0.05, 0.1, 0.2)
 

@@ -326,6 +326,42 @@ def test_the_p_value_is_the_decision() -> None:
         assert result.is_anomalous == (result.p_value <= 0.1)
 
 
+@pytest.mark.parametrize("tile", [False, True])
+def test_another_alpha_needs_no_images_and_equals_a_new_calibration(tile: bool) -> None:
+    size = (48, 80) if tile else (32, 32)
+    rng = np.random.default_rng(5)
+    good, new = (list(rng.integers(0, most, (count, *size, 3), np.uint8)) for count, most in ((19, 60), (30, 60)))
+    predictor = brightness(tile=tile)
+    predictor.calibrate(good, alpha=0.05, look_alpha=0.1)
+    before = predictor.threshold
+    other, again = predictor.at(0.2, 0.4), brightness(tile=tile)
+    again.calibrate(good, alpha=0.2, look_alpha=0.4)
+    assert (other.threshold, other.tile) == (again.threshold, tile)
+    assert (predictor.threshold, other.network) == (before, predictor.network)
+    results = other.predict(new)
+    assert {result.verdict for result in results} == {"good", "look", "reject"}
+    for result, first in zip(results, predictor.predict(new), strict=True):
+        assert result.p_value == first.p_value  # the p-value does not hang on alpha
+        expected = "reject" if result.p_value <= 0.2 else "look" if result.p_value <= 0.4 else "good"
+        assert result.verdict == result.to_dict()["verdict"] == expected
+
+
+def test_without_calibration_the_verdict_says_what_is_anomalous() -> None:
+    image = picture(40)
+    image[8:24, 8:24] = 250
+    assert [brightness().predict(each).verdict for each in (picture(9), image)] == ["good", "reject"]
+    with pytest.raises(ValueError, match="the paper's test has no alpha"):
+        brightness().at(0.1)
+
+
+def test_an_alpha_that_the_images_do_not_support_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    predictor = brightness()
+    predictor.calibrate(noise_pictures(9), alpha=0.2)
+    assert not caplog.records
+    predictor.at(0.05)
+    assert "9 calibration images support alpha >= 0.1, not 0.05" in caplog.text
+
+
 def test_a_calibration_that_fails_changes_nothing() -> None:
     predictor = brightness()
     predictor.calibrate(noise_pictures(9), alpha=0.2)

@@ -18,6 +18,7 @@ import pytest
 from scipy import ndimage
 
 from uflow import segmentation
+from uflow.conformal import conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
 from uflow.images import read_image
 from uflow.input_size import choose_input_size
@@ -25,15 +26,7 @@ from uflow.outline import draw_regions
 from uflow.predictor import Predictor
 from uflow.scoring import Evidence, EvidenceWeights
 from uflow.segmentation import Background
-from uflow.threshold import (
-    CalibratedThreshold,
-    PaperThreshold,
-    conformal_shift,
-    images_needed,
-    supported_alpha,
-    threshold_from_dict,
-    variance_decay,
-)
+from uflow.threshold import CalibratedThreshold, PaperThreshold, threshold_from_dict, variance_decay
 
 
 def good_images(rng: np.random.Generator, count: int) -> list[Evidence]:
@@ -157,6 +150,41 @@ def test_p_values_are_the_decision_and_uniform() -> None:
     assert np.mean(values) == pytest.approx(0.5, abs=0.15)
     assert (threshold.p_value(-1e9), threshold.p_value(1e9)) == (1 / 20, 1.0)
     assert PaperThreshold().p_value(-5.0) is None
+
+
+def test_both_limits_are_promised_the_same_way() -> None:
+    """What is not called good, and what is rejected: as often as each alpha says, and the first holds the second."""
+    rng = np.random.default_rng(6)
+    shares = []
+    for _ in range(60):
+        threshold = CalibratedThreshold.from_good_images(good_images(rng, 39), 0.1, look_alpha=0.3)
+        lows = [lowest(threshold, image) for image in good_images(rng, 20)]
+        verdicts = [threshold.verdict(low) for low in lows]
+        assert [v == "reject" for v in verdicts] == [low < 0 for low in lows]
+        looser = threshold.at(0.3)
+        flagged = [low - threshold.shift + looser.shift < 0 for low in lows]
+        assert [v != "good" for v in verdicts] == flagged == [threshold.p_value(low) <= 0.3 for low in lows]
+        shares.append([np.mean([v == "reject" for v in verdicts]), np.mean([v != "good" for v in verdicts])])
+    error = np.std(shares, 0) / np.sqrt(len(shares))
+    assert (np.mean(shares, 0) <= np.array([0.1, 0.3]) + 2 * error).all()
+    assert (np.mean(shares, 0) >= np.array([0.1, 0.3]) / 2).all()
+
+
+def test_the_looser_limit_is_kept_where_it_is_looser() -> None:
+    threshold = CalibratedThreshold.from_good_images(good_images(np.random.default_rng(0), 19), 0.1, look_alpha=0.2)
+    alphas = [(t.alpha, t.look_alpha) for t in (threshold.at(0.05), threshold.at(0.3), threshold.at(look_alpha=0.4))]
+    assert alphas == [(0.05, 0.2), (0.3, None), (0.1, 0.4)]
+    assert threshold_from_dict(json.loads(json.dumps(threshold.to_dict()))) == threshold
+    assert PaperThreshold().verdict(-1.0) == "reject"
+    assert PaperThreshold().verdict(0.0) == "good"
+    for alpha, look in ((0.1, 0.1), (0.1, 1.0), (0.3, 0.2)):
+        with pytest.raises(ValueError, match="look_alpha is a probability between alpha"):
+            threshold.at(alpha, look)
+    with pytest.raises(ValueError, match="the paper's test has no alpha, so none can be set: calibrate"):
+        PaperThreshold().at(0.1)
+    for rule in (threshold, PaperThreshold()):
+        with pytest.raises(ValueError, match="a verdict needs the lowest"):
+            rule.verdict(float("nan"))
 
 
 def chi_square_images(rng: np.random.Generator) -> list[Evidence]:

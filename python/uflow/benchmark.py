@@ -21,7 +21,7 @@ from .arrays import output_size
 from .images import ImageLike, batches, read_image
 from .predictor import Predictor, evidence_of_tiles
 from .scoring import Evidence
-from .threshold import CalibratedThreshold, PaperThreshold, Threshold
+from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
 
 if TYPE_CHECKING:
     from .detector import Detector
@@ -60,7 +60,7 @@ def steps(
     size: int | tuple[int, int] = 256,
     batch: int = 16,
     threads: Sequence[int] = (1,),
-    threshold: Threshold | None = None,
+    threshold: DecisionRule | None = None,
 ) -> list[Step]:
     """List what there is to time for a batch of standard normal latents.
 
@@ -130,14 +130,16 @@ def _normal_latents(shapes: Sequence[tuple[int, int, int]], batch: int) -> list[
         ) from None
 
 
-def _normal_distances(threshold: Threshold, shapes: Sequence[tuple[int, int, int]], batch: int) -> list[Any]:
+def _normal_distances(threshold: DecisionRule, shapes: Sequence[tuple[int, int, int]], batch: int) -> list[Any]:
     """As many distances to good images as a threshold asks for."""
     count = len(threshold.weights.distances) if isinstance(threshold, CalibratedThreshold) else 0
     rng = np.random.default_rng(1)
     return [np.square(rng.standard_normal((batch, height, width), np.float32)) for _, height, width in shapes[:count]]
 
 
-def _log_nfa(threshold: Threshold, evidence: Evidence, dof: Sequence[int], size: tuple[int, int], threads: int) -> Any:
+def _log_nfa(
+    threshold: DecisionRule, evidence: Evidence, dof: Sequence[int], size: tuple[int, int], threads: int
+) -> Any:
     """What the threshold gives; the paper's on so many threads."""
     if not isinstance(threshold, PaperThreshold):
         return threshold.log_nfa(evidence, dof, size)

@@ -21,7 +21,7 @@ from .network import TorchNetwork, resolve_device
 from .prediction import ModelOrigin, Prediction
 from .predictor import Predictor
 from .recipe import Recipe
-from .threshold import Threshold
+from .threshold import DecisionRule
 from .training import Epoch
 from .weights import WeightsNotFound
 
@@ -91,7 +91,7 @@ class Detector:
                 detector are not fair, and it says so (`selected_on_test`) wherever it goes. See `evaluate.study`.
             progress: show progress bars; a `Progress` shows them among its own.
             **recipe: `image_size`, `quality`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`,
-                `hold_out`: see
+                `hold_out`, `look_alpha`: see
                 `recipe.Recipe`, which says what each means and what it is by default.
 
         Raises:
@@ -149,14 +149,23 @@ class Detector:
         return self.predictor.stream(source, batch_size, on_tiles)
 
     def calibrate(
-        self, images: str | Path | Sequence[ImageLike], alpha: float = 0.05, batch_size: int = 16
+        self,
+        images: str | Path | Sequence[ImageLike],
+        alpha: float = 0.05,
+        batch_size: int = 16,
+        look_alpha: float | None = None,
     ) -> Detector:
         """Learn the threshold anew from good images, without training, see `Predictor.calibrate`; gives itself back."""
-        self.predictor.calibrate(images, alpha, batch_size)
+        self.predictor.calibrate(images, alpha, batch_size, look_alpha)
         return self
 
+    def at(self, alpha: float | None = None, look_alpha: float | None = None) -> Detector:
+        """The same detector for another alpha, without images, see `Predictor.at`; this one stays as it is."""
+        predictor = self.predictor.at(alpha, look_alpha)
+        return Detector(self.network, predictor, history=self.history, record=self.record)
+
     @property
-    def threshold(self) -> Threshold:
+    def threshold(self) -> DecisionRule:
         """The decision rule."""
         return self.predictor.threshold
 

@@ -24,7 +24,7 @@ from .network import TorchNetwork
 from .predictor import UNCALIBRATED, evidence_of_tiles, log_calibration
 from .recipe import Recipe
 from .scoring import Blend, Evidence
-from .threshold import CalibratedThreshold, PaperThreshold, Threshold
+from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
 from .training import TrainingState, train
 
 __all__ = ["Fitted", "Selection", "fit_parts", "make_backbone", "training_record"]
@@ -53,7 +53,7 @@ class Fitted:
     """The parts that `fit_parts` learnt, and the training that gave them."""
 
     network: TorchNetwork
-    threshold: Threshold
+    threshold: DecisionRule
     blend: Blend | None
     training: TrainingState
     record: dict[str, Any]
@@ -215,7 +215,7 @@ class _FlowTrainer:
 
 def learn_threshold(
     evidence: Sequence[Evidence], trainer: _FlowTrainer, folds: Sequence[Fold], augmented: bool, remember: bool
-) -> Threshold:
+) -> DecisionRule:
     """Calibrate on the images held out from the detector, and on those held out from further flows.
 
     Args:
@@ -225,7 +225,7 @@ def learn_threshold(
         augmented: whether flows learn from copies.
         remember: whether flows have a memory beside them.
     """
-    alpha, features = trainer.recipe.alpha, trainer.features
+    alpha, look_alpha, features = trainer.recipe.alpha, trainer.recipe.look_alpha, trainer.features
     if alpha is None:
         return PaperThreshold()
     found = []
@@ -235,7 +235,7 @@ def learn_threshold(
             memory = trainer.memory(features.others(fold.held_out)) if remember else None
             network = TorchNetwork(trainer.backbone, flow, memory, trainer.device)
             evidence = evidence_of_features(network, features, fold.judged)
-        found.append(CalibratedThreshold.from_good_images(evidence, alpha))
+        found.append(CalibratedThreshold.from_good_images(evidence, alpha, look_alpha))
     return found[0].with_images_of(found[1:])
 
 

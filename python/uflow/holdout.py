@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .conformal import images_needed
 from .images import ImageLike
 from .recipe import HoldOut
-from .threshold import images_needed
 
 __all__ = ["Fold", "choose_folds", "find_copies", "order_effect"]
 

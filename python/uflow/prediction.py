@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .conformal import Verdict
 from .files import FileStamp, atomic_write, one_line
 from .outline import polygon
 from .segmentation import Region, connected_components
-from .threshold import PaperThreshold, Threshold
+from .threshold import DecisionRule, PaperThreshold
 
 __all__ = [
     "DetectedRegion",
@@ -149,7 +150,7 @@ class Prediction:
     image: np.ndarray
     path: Path | None = None
     p_value: float | None = None
-    threshold: Threshold = field(default_factory=PaperThreshold)
+    threshold: DecisionRule = field(default_factory=PaperThreshold)
     model: ModelOrigin | None = None
     time: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     content: FileStamp | bytes | None = None
@@ -163,6 +164,15 @@ class Prediction:
             f"<Prediction {name}{width} x {height} pixels: {'anomalous' if self.is_anomalous else 'good'}, "
             f"score {self.score:.3f}, {p_value}log10 NFA {float(self.log_nfa.min()):.1f}, {found}>"
         )
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to do with the part: "good", "look" or "reject", see `conformal.verdict_of`.
+
+        "reject" is what is anomalous, "look" what is beyond the looser limit only, if there is one. Without
+        calibration nothing is promised, and it says no more than `is_anomalous`.
+        """
+        return self.threshold.verdict(float(self.log_nfa.min()))
 
     @cached_property
     def sha256(self) -> str | None:
@@ -184,9 +194,11 @@ class Prediction:
             "model": None if self.model is None else self.model.name,
             "model_sha256": None if self.model is None else self.model.sha256,
             "alpha": self.threshold.alpha,
+            "look_alpha": self.threshold.look_alpha,
             "size": list(self.mask.shape),
             "score": self.score,
             "is_anomalous": self.is_anomalous,
+            "verdict": self.verdict,
             "p_value": self.p_value,
             "log_nfa": float(self.log_nfa.min()),
             "regions": [region.to_dict() for region in self.regions],

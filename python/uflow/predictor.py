@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import segmentation, tiling
+from .conformal import check_alpha, check_look_alpha, supported_alpha
 from .files import FileStamp, PathLike
 from .images import ImageLike, batches, image_size, list_good_sources, list_images, read_image
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
 from .scoring import Blend, Evidence, anomaly_map_from_energies
 from .stream import Steps, ordered_stream
-from .threshold import CalibratedThreshold, PaperThreshold, Threshold, check_alpha, supported_alpha, threshold_from_dict
+from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
 __all__ = ["UNCALIBRATED", "Network", "Predictor", "evidence_of_tiles", "log_calibration"]
 
@@ -70,14 +72,14 @@ class Predictor:
     def __init__(
         self,
         network: Network,
-        threshold: Threshold | None = None,
+        threshold: DecisionRule | None = None,
         blend: Blend | None = None,
         *,
         tile: bool = False,
         selected_on_test: bool = False,
     ) -> None:
         self.network = network
-        self.threshold: Threshold = threshold or PaperThreshold()
+        self.threshold: DecisionRule = threshold or PaperThreshold()
         self.blend = blend
         self.tile = tile
         self.selected_on_test = selected_on_test
@@ -251,7 +253,32 @@ class Predictor:
 
     # Calibrating ------------------------------------------------------------------------------------------------------
 
-    def calibrate(self, images: str | Path | Sequence[ImageLike], alpha: float = 0.05, batch_size: int = 16) -> None:
+    def at(self, alpha: float | None = None, look_alpha: float | None = None) -> Predictor:
+        """The same predictor for another alpha, from what calibration has stored: it needs no images.
+
+        Args:
+            alpha: probability that a good image is flagged; None keeps it.
+            look_alpha: probability that a good image is not called good, see `Prediction.verdict`; None keeps the
+                limit that is, where it is larger than `alpha`.
+
+        Returns:
+            A new predictor on the same network; this one stays as it is.
+
+        Raises:
+            ValueError: a threshold that was not calibrated, or numbers out of their range.
+        """
+        found = copy.copy(self)
+        found.threshold = self.threshold.at(alpha, look_alpha)
+        warn_of_few_images(found.threshold)
+        return found
+
+    def calibrate(
+        self,
+        images: str | Path | Sequence[ImageLike],
+        alpha: float = 0.05,
+        batch_size: int = 16,
+        look_alpha: float | None = None,
+    ) -> None:
         """Learn the threshold from good images, without training: for another camera, or a model made elsewhere.
 
         The images must not have been trained on, and have the size of those to be predicted. See
@@ -261,8 +288,10 @@ class Predictor:
             images: good images, as for `Detector.fit`; an empty list goes back to the paper's test.
             alpha: wished probability that a good image is flagged.
             batch_size: images at once.
+            look_alpha: wished probability that a good image is not called good; None is one limit only.
         """
         check_alpha(alpha)
+        check_look_alpha(alpha, look_alpha)
         self.origin = None  # the file holds another threshold
         sources = list_good_sources(images)
         found = list(self.run(sources, lambda _, image, evidence: evidence, batch_size))
@@ -270,7 +299,7 @@ class Predictor:
             self.threshold = PaperThreshold()
             log.warning("no calibration images: %s", UNCALIBRATED)
             return
-        self.threshold = CalibratedThreshold.from_good_images(found, alpha)
+        self.threshold = CalibratedThreshold.from_good_images(found, alpha, look_alpha)
         log_calibration(self.threshold, sources)
 
 
@@ -306,6 +335,14 @@ def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]
     at = int(np.argmin(np.abs(np.add(threshold.minima, threshold.shift))))
     name = sources[at] if isinstance(sources[at], str | Path) else f"number {at + 1}"
     log.info("calibrated for alpha %g on %d good images; as unusual as any may be: %s", threshold.alpha, count, name)
+    warn_of_few_images(threshold)
+
+
+def warn_of_few_images(threshold: DecisionRule) -> None:
+    """Say where an alpha is asked for that the calibration images are too few to promise."""
+    if not isinstance(threshold, CalibratedThreshold):
+        return
+    count = len(threshold.minima)
     if (supported := supported_alpha(count)) > threshold.alpha:
         log.warning(
             "%d calibration images support alpha >= %.3g, not %.3g: a good image may be flagged that often",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .threshold import check_alpha
+from .conformal import check_alpha, check_look_alpha
 
 if TYPE_CHECKING:
     from .backbones import Backbone
@@ -73,6 +73,8 @@ class Recipe:
         alpha: wished probability that a good image is flagged; None is the paper's test, uncalibrated.
         tile: cut images into overlapping tiles of the network's size instead of shrinking them to it.
         hold_out: which images are kept out, "auto", "random", "last" or "groups": see `holdout.choose_folds`.
+        look_alpha: wished probability that a good image is not called good, larger than `alpha`: where the looser limit
+            alone is passed, `Prediction.verdict` is "look"; None is one limit only.
 
     Raises:
         ValueError: a number out of its range; the message names it.
@@ -88,10 +90,12 @@ class Recipe:
     alpha: float | None = 0.05
     tile: bool = False
     hold_out: HoldOut = "auto"
+    look_alpha: float | None = None
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
             check_alpha(self.alpha)
+        check_look_alpha(self.alpha, self.look_alpha)
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is a share of the images between 0 and 1, got {self.held_out}")
         if self.hold_out not in get_args(HoldOut):

@@ -10,49 +10,63 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, get_args
+from typing import Any, NoReturn, Protocol, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from . import segmentation
+from .conformal import (
+    Verdict,
+    check_look_alpha,
+    conformal_p_value,
+    conformal_shift,
+    kept_look_alpha,
+    rounded_shift,
+    verdict_of,
+)
 from .outline import Drawing, draw_regions
 from .scoring import Evidence, EvidenceWeights, weights_from_dict
 from .segmentation import AreaLaw, Background, TailName, TestsName
 
 __all__ = [
     "CalibratedThreshold",
+    "DecisionRule",
     "PaperThreshold",
-    "Threshold",
-    "check_alpha",
-    "conformal_shift",
-    "images_needed",
-    "supported_alpha",
     "threshold_from_dict",
     "variance_decay",
 ]
 
-ROUNDING_ROOM = 1e-3  # log10 NFA: float32 rounding moves it by less between batches
 BLOCK_SIDES = (1, 2, 4, 8)  # cells, of the squares whose means say how fast variance falls: defects are about as large
 
 Size = int | tuple[int, int]
 
 
-class Threshold(Protocol):
-    """A decision rule: a pixel is detected where its log10 NFA is below 0.
+class DecisionRule(Protocol):
+    """What decides: a pixel is detected where its log10 NFA is below 0.
 
     Attributes:
         alpha: promised probability that a good image is flagged; None where nothing is promised on real images.
+        look_alpha: promised probability that a good image is not called good; None where there is one limit only.
     """
 
     @property
     def alpha(self) -> float | None: ...
+
+    @property
+    def look_alpha(self) -> float | None: ...
+
+    def at(self, alpha: float | None = None, look_alpha: float | None = None) -> DecisionRule:
+        """The same rule for another alpha, from what is stored; ValueError where no good images were seen."""
 
     def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
         """log10 of the Number of False Alarms at each pixel of B images: (B, height, width) float32."""
 
     def p_value(self, lowest_log_nfa: float) -> float | None:
         """The share of good images at least as strange; None where no good images were seen."""
+
+    def verdict(self, lowest_log_nfa: float) -> Verdict:
+        """ "reject" where the image is flagged, "look" beyond the looser limit only, else "good"."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; `threshold_from_dict` reads it."""
@@ -72,6 +86,7 @@ class PaperThreshold:
     tail: TailName = "chernoff"
     n_tests: TestsName = "total"
     alpha: None = None
+    look_alpha: None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -87,8 +102,16 @@ class PaperThreshold:
             evidence.energies, latent_channels, size, tail=self.tail, n_tests=self.n_tests
         )
 
+    def at(self, alpha: float | None = None, look_alpha: float | None = None) -> NoReturn:
+        """ValueError: no good images were seen, so no alpha can be promised."""
+        raise ValueError("the paper's test has no alpha, so none can be set: calibrate on good images")
+
     def p_value(self, lowest_log_nfa: float) -> None:
         """None: no good images were seen."""
+
+    def verdict(self, lowest_log_nfa: float) -> Verdict:
+        """ "reject" where the image is flagged, else "good": nothing is promised."""
+        return verdict_of((), lowest_log_nfa, 0.0, None)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -116,9 +139,11 @@ class CalibratedThreshold:
         drawing: what good images say of the map that outlines are drawn on.
         minima: the lowest log10 NFA of each calibration image, before the shift: what p-values and other alphas need.
         alpha: promised probability that a good image is flagged.
+        look_alpha: promised probability that a good image is not called good, see `verdict`; None is one limit only.
 
     Raises:
-        ValueError: minima that are empty or not finite, an alpha outside (0, 1), an exponent outside [0, 1].
+        ValueError: minima that are empty or not finite, an alpha outside (0, 1), a look_alpha that is not above it, an
+            exponent outside [0, 1].
     """
 
     weights: EvidenceWeights
@@ -127,19 +152,24 @@ class CalibratedThreshold:
     drawing: Drawing
     minima: tuple[float, ...]
     alpha: float
+    look_alpha: float | None = None
 
     def __post_init__(self) -> None:
         conformal_shift(self.minima, self.alpha)  # checks both
+        check_look_alpha(self.alpha, self.look_alpha)
         if not 0 <= self.exponent <= 1:
             raise ValueError(f"the exponent of the area lies between 0 and 1, got {self.exponent}")
 
     @classmethod
-    def from_good_images(cls, evidence: Sequence[Evidence], alpha: float) -> CalibratedThreshold:
+    def from_good_images(
+        cls, evidence: Sequence[Evidence], alpha: float, look_alpha: float | None = None
+    ) -> CalibratedThreshold:
         """Learn from good images that were not trained on.
 
         Args:
             evidence: of each of N images.
             alpha: wished probability that a good image is flagged.
+            look_alpha: wished probability that a good image is not called good; None is one limit only.
 
         Each image's lowest log10 NFA is under the background of the others: a new image has no part in the background
         that judges it either.
@@ -156,16 +186,23 @@ class CalibratedThreshold:
             others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
             minima.append(float(_log_nfa_of_cells(field, _background(others), exponent).min()))
         drawing = Drawing.from_good_images([weights.drawing(image) for image in evidence])
-        return cls(weights, _background(moments), exponent, drawing, tuple(minima), alpha)
+        return cls(weights, _background(moments), exponent, drawing, tuple(minima), alpha, look_alpha)
 
     @property
     def shift(self) -> float:
         """What is added to log10 NFA so that the promise is kept."""
-        return conformal_shift(self.minima, self.alpha) + ROUNDING_ROOM
+        return rounded_shift(self.minima, self.alpha)
 
-    def at(self, alpha: float) -> CalibratedThreshold:
-        """The same test for another alpha; needs no images."""
-        return replace(self, alpha=alpha)
+    def at(self, alpha: float | None = None, look_alpha: float | None = None) -> CalibratedThreshold:
+        """The same rule for another alpha; needs no images.
+
+        Args:
+            alpha: probability that a good image is flagged; None keeps it.
+            look_alpha: probability that a good image is not called good; None keeps the one that is, where it is
+                larger than `alpha`.
+        """
+        alpha = self.alpha if alpha is None else alpha
+        return replace(self, alpha=alpha, look_alpha=kept_look_alpha(alpha, look_alpha, self.look_alpha))
 
     def with_images_of(self, others: Sequence[CalibratedThreshold]) -> CalibratedThreshold:
         """The same test, promised by the calibration images of others too (of flows that held out other images)."""
@@ -198,10 +235,11 @@ class CalibratedThreshold:
         Raises:
             ValueError: NaN, which would count as an image like any other.
         """
-        if math.isnan(lowest_log_nfa):
-            raise ValueError("p_value needs the lowest log10 NFA of an image, got NaN")
-        as_strange = np.count_nonzero(np.asarray(self.minima) + self.shift <= lowest_log_nfa)
-        return float(1 + as_strange) / (1 + len(self.minima))
+        return conformal_p_value(np.add(self.minima, self.shift), lowest_log_nfa)
+
+    def verdict(self, lowest_log_nfa: float) -> Verdict:
+        """What to do with an image, see `conformal.verdict_of`; `lowest_log_nfa` as for `p_value`."""
+        return verdict_of(self.minima, lowest_log_nfa, self.alpha, self.look_alpha)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -213,6 +251,7 @@ class CalibratedThreshold:
             "drawing": asdict(self.drawing),
             "minima": list(self.minima),
             "alpha": self.alpha,
+            "look_alpha": self.look_alpha,
         }
 
 
@@ -305,53 +344,3 @@ def _background(moments: NDArray[np.float64]) -> Background:
             f"the calibration images' evidence does not vary or are not finite: mean {mean:g}, variance {var:g}"
         )
     return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=1.0)
-
-
-def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
-    """The least shift of log10 NFA that keeps the chance of flagging a good image at most `alpha`.
-
-    Conformal risk control (Angelopoulos et al., arXiv 2208.02814) with the loss "this image has a region with
-    ``log_nfa + shift < 0``": the least shift whose ``(sum of losses + 1) / (n + 1) <= alpha``. For n images
-    exchangeable with the new one the promise holds whatever their distribution.
-
-    Args:
-        log_nfa_minima: the lowest log10 NFA of each of n calibration images.
-        alpha: probability in (0, 1) that a new good image is flagged.
-
-    Returns:
-        The shift to add to log10 NFA. Where n is too small (``alpha < 1 / (n + 1)``) the shift that flags none of the
-        n images, which promises ``1 / (n + 1)``; `supported_alpha` tells.
-
-    Raises:
-        ValueError: no images, values that are not finite, or an alpha outside (0, 1).
-
-    >>> conformal_shift([-3.0, -1.0, 0.5, 2.0], alpha=0.4)
-    1.0
-    """
-    minima = np.sort(np.asarray(log_nfa_minima, np.float64))
-    if minima.ndim != 1 or len(minima) == 0 or not np.isfinite(minima).all():
-        raise ValueError(f"conformal_shift needs one finite number for each image, got shape {minima.shape}")
-    check_alpha(alpha)
-    allowed = max(math.floor(alpha * (len(minima) + 1) - 1 + 1e-9), 0)
-    return -float(minima[min(allowed, len(minima) - 1)]) + 0.0
-
-
-def check_alpha(alpha: float) -> None:
-    """ValueError unless `alpha` is a probability in (0, 1)."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
-
-
-def supported_alpha(count: int) -> float:
-    """The least alpha that `count` calibration images can promise: 1 / (count + 1)."""
-    return 1 / (count + 1)
-
-
-def images_needed(alpha: float) -> int:
-    """How many calibration images `alpha` needs: the least n with 1 / (n + 1) <= alpha.
-
-    >>> images_needed(0.05)
-    19
-    """
-    check_alpha(alpha)
-    return math.ceil(1 / alpha - 1 - 1e-9)

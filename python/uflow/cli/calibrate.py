@@ -9,7 +9,7 @@ import typer
 
 from .app import app
 from .common import check_new_file, note
-from .options import AlphaOption, DeviceOption, ModelArgument, WeightsOption
+from .options import AlphaOption, DeviceOption, LookAlphaOption, ModelArgument, WeightsOption
 
 
 @app.command(epilog="Example: uflow calibrate tile.uflow good_parts/ --alpha 0.02 --output tile_line2.uflow")
@@ -25,6 +25,7 @@ def calibrate(
         ),
     ] = None,
     alpha: AlphaOption = 0.05,
+    look_alpha: LookAlphaOption = None,
     soft_clamp: Annotated[
         str | None, typer.Option(help="of a .ckpt: tanh(r) or tanh(r/clamp), see docs/guide/checkpoints.md")
     ] = None,
@@ -43,7 +44,7 @@ def calibrate(
     if not model.is_dir():
         check_new_file(output)
     loaded = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
-    loaded.calibrate(list_good_images(images), alpha)
+    loaded.calibrate(list_good_images(images), alpha, look_alpha=look_alpha)
     if isinstance(loaded, Predictor):
         save_threshold(loaded)
     else:

@@ -22,6 +22,7 @@ __all__ = [
     "FiguresOption",
     "JsonOption",
     "LayoutOption",
+    "LookAlphaOption",
     "ModelArgument",
     "ProtocolOption",
     "RuntimeOption",
@@ -51,6 +52,9 @@ TileOption = Annotated[
     bool | None, typer.Option(help="cut large images into tiles of the network's size (default: as trained)")
 ]
 AlphaOption = Annotated[float, typer.Option(help="wished chance that a good image is flagged")]
+LookAlphaOption = Annotated[
+    float | None, typer.Option(help="larger chance that a good image is not called good: what lies between is 'look'")
+]
 CategoriesOption = Annotated[str | None, typer.Option(help="only these: bottle,cable")]
 LayoutOption = Annotated[str | None, typer.Option(help="of the data set, such as visa (default: as it looks)")]
 ProtocolOption = Annotated[str, typer.Option(help="paper: at 256x256; native: at each image's own size")]
@@ -77,6 +81,7 @@ def build_recipe(
         str, typer.Option(help="which images these are: random, last, groups (of like ones), or auto")
     ] = "auto",
     alpha: AlphaOption = 0.05,
+    look_alpha: LookAlphaOption = None,
     tile: Annotated[bool, typer.Option(help="cut large images into tiles of the network's size")] = False,
     paper_test: Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")] = False,
     paper_map: Annotated[
@@ -98,6 +103,7 @@ def build_recipe(
         held_out=held_out,
         hold_out=hold_out,  # type: ignore[arg-type]  # a Recipe checks it
         alpha=None if paper_test else alpha,
+        look_alpha=look_alpha,
         tile=tile,
     )
 

@@ -18,7 +18,15 @@ from ..files import atomic_write, one_line
 from ..listing import RESULT_PICTURES, RESULTS_FILE
 from .app import app
 from .common import check_output_folder, load_model, note, say, shows_bars
-from .options import DeviceOption, JsonOption, ModelArgument, RuntimeOption, TileOption, WeightsOption
+from .options import (
+    DeviceOption,
+    JsonOption,
+    LookAlphaOption,
+    ModelArgument,
+    RuntimeOption,
+    TileOption,
+    WeightsOption,
+)
 from .table import TABLE_HEADER, table_line
 
 if TYPE_CHECKING:
@@ -48,6 +56,10 @@ def predict(
     ] = OnError.stop,
     max_pixels: Annotated[int | None, typer.Option(help="refuse larger images (default: 178956970)")] = None,
     tile: TileOption = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="another chance that a good image is flagged (default: as calibrated)")
+    ] = None,
+    look_alpha: LookAlphaOption = None,
     runtime: RuntimeOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -64,6 +76,8 @@ def predict(
         check_pictures(paths, names, output)
         check_output_folder(output)
     _, predictor = load_model(model, device, weights, runtime, tile)
+    if alpha is not None or look_alpha is not None:
+        predictor = predictor.at(alpha, look_alpha)
     started = time.perf_counter()
     as_table = sys.stdout.isatty() and not json
     with _PredictionBars(len(paths)) as bars, _Results(output, arrays, on_error, as_table) as results:
