@@ -227,6 +227,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("accuracy", (), "| parts |", ("categories", "races")),
         ("threshold", ("--seeds", 0), "| parts, alpha |", ("promises", "seeds")),
+        ("monitor", (), "| gain 0.8", ("promises", "delays")),
         ("mask", ("--seeds", "0"), "| parts | automatic |", ("categories", "alpha")),
         ("tiles", (), "| tiles, 64x64 |", ("ways", "borders", "large", "races")),
         pytest.param("export", (), "| ONNX Runtime, INT8 |", ("categories", "races"), marks=pytest.mark.slow),

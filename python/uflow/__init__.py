@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from .detector import Detector
     from .evaluate import datasets, metrics
     from .interop.freia import SoftClamp
+    from .map_threshold import Threshold
+    from .monitor import Monitor
     from .prediction import Prediction
     from .predictor import Predictor
 
 __all__ = [
     "Detector",
+    "Monitor",
     "Prediction",
+    "Threshold",
     "__version__",
     "backbones",
     "datasets",
@@ -40,7 +44,12 @@ __all__ = [
     "training",
 ]
 
-_WHERE = {"Detector": "detector", "Prediction": "prediction"}
+_WHERE = {
+    "Detector": "detector",
+    "Monitor": "monitor",
+    "Prediction": "prediction",
+    "Threshold": "map_threshold",
+}
 _MODULES = {"datasets": "evaluate.datasets", "metrics": "evaluate.metrics"}
 
 

@@ -17,6 +17,7 @@ from .fitting import Selection, fit_parts, make_backbone
 from .flow import UFlow
 from .images import ImageLike, list_good_sources
 from .memory import MemoryBank
+from .monitor import Monitor
 from .network import TorchNetwork, resolve_device
 from .prediction import ModelOrigin, Prediction
 from .predictor import Predictor
@@ -163,6 +164,10 @@ class Detector:
         """The same detector for another alpha, without images, see `Predictor.at`; this one stays as it is."""
         predictor = self.predictor.at(alpha, look_alpha)
         return Detector(self.network, predictor, history=self.history, record=self.record)
+
+    def monitor(self, false_alarm: float = 0.01, defective: float = 0.1, seed: int = 0) -> Monitor:
+        """What watches p-values for a change of the line, see `Predictor.monitor`."""
+        return self.predictor.monitor(false_alarm, defective, seed)
 
     @property
     def threshold(self) -> DecisionRule:

@@ -200,6 +200,7 @@ class Prediction:
             "is_anomalous": self.is_anomalous,
             "verdict": self.verdict,
             "p_value": self.p_value,
+            "calibration_images": self.threshold.calibration_images,
             "log_nfa": float(self.log_nfa.min()),
             "regions": [region.to_dict() for region in self.regions],
         }

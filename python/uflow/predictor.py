@@ -18,6 +18,7 @@ from . import segmentation, tiling
 from .conformal import check_alpha, check_look_alpha, supported_alpha
 from .files import FileStamp, PathLike
 from .images import ImageLike, batches, image_size, list_good_sources, list_images, read_image
+from .monitor import Monitor
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
 from .scoring import Blend, Evidence, anomaly_map_from_energies
 from .stream import Steps, ordered_stream
@@ -271,6 +272,19 @@ class Predictor:
         found.threshold = self.threshold.at(alpha, look_alpha)
         warn_of_few_images(found.threshold)
         return found
+
+    def monitor(self, false_alarm: float = 0.01, defective: float = 0.1, seed: int = 0) -> Monitor:
+        """What watches the p-values of this predictor for a change of the line, see `monitor.Monitor`.
+
+        ``alarm = watch.add(result.p_value)`` after each part.
+
+        Raises:
+            ValueError: a threshold that was not calibrated, or numbers out of their range.
+        """
+        count, alpha = self.threshold.calibration_images, self.threshold.alpha
+        if count is None or alpha is None:
+            raise ValueError("the paper's test gives no p-values to watch: calibrate on good images")
+        return Monitor(count, alpha, false_alarm=false_alarm, defective=defective, seed=seed)
 
     def calibrate(
         self,

@@ -32,7 +32,10 @@ from .segmentation import AreaLaw, Background, TailName, TestsName
 __all__ = [
     "CalibratedThreshold",
     "DecisionRule",
+    "FieldRule",
     "PaperThreshold",
+    "judge_fields",
+    "learn_from_fields",
     "threshold_from_dict",
     "variance_decay",
 ]
@@ -55,6 +58,10 @@ class DecisionRule(Protocol):
 
     @property
     def look_alpha(self) -> float | None: ...
+
+    @property
+    def calibration_images(self) -> int | None:
+        """How many good images p-values are counted in; None where none were seen."""
 
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> DecisionRule:
         """The same rule for another alpha, from what is stored; ValueError where no good images were seen."""
@@ -87,6 +94,7 @@ class PaperThreshold:
     n_tests: TestsName = "total"
     alpha: None = None
     look_alpha: None = None
+    calibration_images: None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -178,15 +186,14 @@ class CalibratedThreshold:
             ValueError: no images; evidence that does not vary, or is not finite.
         """
         weights = EvidenceWeights.from_good_images(evidence)
-        fields = [weights.field(image) for image in evidence]
-        exponent = variance_decay(fields)
-        moments = np.array([(np.mean(f, dtype=np.float64), np.var(f, dtype=np.float64)) for f in fields])
-        minima = []
-        for i, field in enumerate(fields):
-            others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
-            minima.append(float(_log_nfa_of_cells(field, _background(others), exponent).min()))
+        cell, exponent, minima = learn_from_fields([weights.field(image) for image in evidence])
         drawing = Drawing.from_good_images([weights.drawing(image) for image in evidence])
-        return cls(weights, _background(moments), exponent, drawing, tuple(minima), alpha, look_alpha)
+        return cls(weights, cell, exponent, drawing, minima, alpha, look_alpha)
+
+    @property
+    def calibration_images(self) -> int:
+        """How many good images p-values are counted in."""
+        return len(self.minima)
 
     @property
     def shift(self) -> float:
@@ -214,17 +221,7 @@ class CalibratedThreshold:
         Inside the outline of a region that was found (`outline.draw_regions`) it is the region's lowest; outside it is
         not below 0.
         """
-        cells = _log_nfa_of_cells(self.weights.field(evidence), self.cell, self.exponent) + np.float32(self.shift)
-        maps = segmentation.weighted_sum([cells], [1.0], size)
-        for log_nfa, own, drawn_on in zip(maps, cells, self.weights.drawing(evidence), strict=True):
-            found = own < 0
-            if found.any():
-                mask = draw_regions(drawn_on, found, self.drawing, (log_nfa.shape[0], log_nfa.shape[1]))
-                np.maximum(log_nfa, 0, out=log_nfa)
-                log_nfa[mask] = _lowest_of_regions(mask, own)
-            else:  # resizing flattens the lowest value, which p-values are made of
-                log_nfa += own.min() - log_nfa.min()
-        return maps
+        return judge_fields(self, self.weights.field(evidence), self.weights.drawing(evidence), size)
 
     def p_value(self, lowest_log_nfa: float) -> float:
         """The share of good images, the new one among them, at least as strange: (1 + #{minima <= it}) / (n + 1).
@@ -253,6 +250,63 @@ class CalibratedThreshold:
             "alpha": self.alpha,
             "look_alpha": self.look_alpha,
         }
+
+
+class FieldRule(Protocol):
+    """The numbers that a field is judged by, see `CalibratedThreshold`."""
+
+    @property
+    def cell(self) -> Background: ...
+
+    @property
+    def exponent(self) -> float: ...
+
+    @property
+    def drawing(self) -> Drawing: ...
+
+    @property
+    def shift(self) -> float: ...
+
+
+def learn_from_fields(fields: Sequence[NDArray[np.float32]]) -> tuple[Background, float, tuple[float, ...]]:
+    """What fields of good images, (1, h, w) each, say: the law of a cell, the exponent of the area, and the minima.
+
+    Each image's lowest log10 NFA is under the background of the others.
+
+    Raises:
+        ValueError: fields that do not vary, or are not finite.
+    """
+    exponent = variance_decay(fields)
+    moments = np.array([(np.mean(f, dtype=np.float64), np.var(f, dtype=np.float64)) for f in fields])
+    minima = []
+    for i, field in enumerate(fields):
+        others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
+        minima.append(float(_log_nfa_of_cells(field, _background(others), exponent).min()))
+    return _background(moments), exponent, tuple(minima)
+
+
+def judge_fields(
+    rule: FieldRule, fields: NDArray[np.float32], drawn_on: NDArray[np.float32], size: Size
+) -> NDArray[np.float32]:
+    """log10 NFA of B fields after the shift, see `CalibratedThreshold.log_nfa`: (B, height, width) float32.
+
+    Args:
+        rule: what is normal.
+        fields: (B, h, w).
+        drawn_on: (B, h, w), the maps that outlines are drawn on.
+        size: of the result.
+    """
+    cells = _log_nfa_of_cells(fields, rule.cell, rule.exponent) + np.float32(rule.shift)
+    maps = segmentation.weighted_sum([cells], [1.0], size)
+    for log_nfa, own, values in zip(maps, cells, drawn_on, strict=True):
+        found = own < 0
+        if found.any():
+            mask = draw_regions(values, found, rule.drawing, (log_nfa.shape[0], log_nfa.shape[1]))
+            np.maximum(log_nfa, 0, out=log_nfa)
+            log_nfa[mask] = _lowest_of_regions(mask, own)
+        else:  # resizing flattens the lowest value, which p-values are made of
+            log_nfa += own.min() - log_nfa.min()
+    return maps
 
 
 def variance_decay(fields: Sequence[NDArray[np.float32]]) -> float:

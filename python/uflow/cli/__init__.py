@@ -8,6 +8,7 @@ from . import train
 from . import predict
 from . import evaluate
 from . import calibrate
+from . import monitor
 from . import export
 from . import info
 from . import weights
@@ -15,4 +16,17 @@ from . import benchmark
 from . import demo
 # isort: on
 
-__all__ = ["app", "benchmark", "calibrate", "demo", "evaluate", "export", "info", "main", "predict", "train", "weights"]
+__all__ = [
+    "app",
+    "benchmark",
+    "calibrate",
+    "demo",
+    "evaluate",
+    "export",
+    "info",
+    "main",
+    "monitor",
+    "predict",
+    "train",
+    "weights",
+]

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..conformal import supported_alpha
 from ..files import sha256
 from ..model_header import read_header
 from ..published_weights import describe_licence
-from ..threshold import CalibratedThreshold, supported_alpha, threshold_from_dict
+from ..threshold import CalibratedThreshold, threshold_from_dict
 from .exported import METADATA, check_files, read_metadata
 
 __all__ = ["describe_model"]
