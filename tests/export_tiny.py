@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from uflow import Detector
 from uflow.deploy.export import export
@@ -21,6 +22,7 @@ def main(folder: Path) -> None:
     settings = TrainingSettings(epochs=2, batch_size=4)
     detector = Detector.fit(images[:-1], image_size=64, settings=settings, alpha=0.3, device="cpu", progress=False)
     export(detector, folder / "onnx")
+    Image.fromarray(images[-1]).save(folder / "image.png")
     (result,) = detector.predict(images[-1:])
     np.savez(folder / "expected.npz", image=images[-1], anomaly_map=result.anomaly_map, mask=result.mask)
     print(f"Wrote {folder}: {result.score:.3f}, {len(result.regions)} regions")

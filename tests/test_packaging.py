@@ -20,7 +20,8 @@ else:  # pytest brings it there
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, TOOLS = SETTINGS["project"], SETTINGS["tool"]
 EXTRAS = PROJECT["optional-dependencies"]
 FOR_DEVELOPERS = {"all", "bench", "test", "docs", "lint"}
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage"}
@@ -210,3 +211,37 @@ app(["--help"])
 """
     ours, least = cpu_seconds("-c", MAIN, "predict", "--help"), cpu_seconds("-c", one_option)
     assert ours < max(0.3, 2 * least)
+
+
+# The index, and where wheels are made ---------------------------------------------------------------------------------
+
+
+def test_the_readme_on_the_index_has_no_relative_link() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    hook = TOOLS["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    links = len(re.findall(r"\]\(", text))
+    for substitution in hook["substitutions"]:
+        text = re.sub(substitution["pattern"], substitution["replacement"], text)
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(targets) == links
+    assert [target for target in targets if not target.startswith("https://")] == []
+    home = PROJECT["urls"]["Homepage"]
+    assert f"![A part, its anomaly map, and what is outlined]({home}/raw/main/docs/hero.png)" in text
+    assert f"[installing]({home}/blob/main/docs/guide/install.md)" in text
+
+
+def test_versions_and_pythons_agree_everywhere() -> None:
+    assert f"project(uflow VERSION {PROJECT['version']} " in (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f"\n## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    minors = [name.rpartition(".")[2] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
+    built = TOOLS["cibuildwheel"]["build"].split()
+    assert built == [f"cp3{minor}-*" for minor in minors] + ["cp314t-*"]
+    assert PROJECT["requires-python"] == f">=3.{minors[0]}"
+
+
+def test_what_a_release_publishes_is_what_is_tried() -> None:
+    release, wheels = ((ROOT / f".github/workflows/{name}.yml").read_text() for name in ("release", "wheels"))
+    assert "uses: ./.github/workflows/wheels.yml" in release
+    assert 'pattern: "dist-*"' in release
+    assert len(re.findall(r"name: \"?dist-", wheels)) == 2
+    assert "password" not in release.replace("there is no password", "")

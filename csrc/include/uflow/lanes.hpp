@@ -12,6 +12,8 @@
 #define UFLOW_INLINE inline __attribute__((always_inline))
 #define UFLOW_INLINED __attribute__((always_inline))  // the same for a lambda, after its parameters
 #define UFLOW_VECTORS 1
+#define UFLOW_PRAGMA(text) _Pragma(#text)
+#define UFLOW_UNROLL(n) UFLOW_PRAGMA(GCC unroll n)  // the loop below, of n rounds at most
 #ifdef __x86_64__
 #define UFLOW_AVX2 __attribute__((target("avx2")))
 #define UFLOW_AVX2_FMA __attribute__((target("avx2,fma")))
@@ -22,6 +24,7 @@
 #else
 #define UFLOW_INLINE inline
 #define UFLOW_INLINED
+#define UFLOW_UNROLL(n)
 #endif
 
 namespace uflow::detail {

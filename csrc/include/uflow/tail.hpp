@@ -87,7 +87,7 @@ UFLOW_INLINE V fraction(const V& E, const V& U, const V& p) noexcept {
     const V scale = bits_as<V>(Bits(0x7fe0000000000000 - exponent));
     const V e = E * scale, step = (1.0 + p) * scale, u = U * scale * scale, u2 = p * scale * scale;
     V before = V{} + 1.0, now = e + step * double(terms);
-#pragma GCC unroll 16
+    UFLOW_UNROLL(16)
     for (double m = terms; m > 0.0; m -= 1.0) {
         const V next = (e + step * (m - 1.0)) * now + (u - u2 * m) * m * before;
         before = now;
@@ -126,7 +126,7 @@ UFLOW_INLINE V temme(const V& D, const V& W, const V& u, const V& v) noexcept {
     };
     const V inv_W = 1.0 / W, s = -square_root(V(2.0 * D * inv_W)), peak = square_root(V(inv_2pi * inv_W));
     V sum{}, r{}, r_next{};
-#pragma GCC unroll 15
+    UFLOW_UNROLL(15)
     for (int n = 15; n > 0; --n) {
         const int top = std::min(n < 12 ? n / 2 : 3, degree);
         V g_n = V{} + g[n - 1][top];
@@ -485,7 +485,7 @@ UFLOW_INLINE void chernoff_in_lanes(const double* t, double dof, bool guarded, d
             store<V>(out + i, guarded ? (x > one ? bound : V{}) : bound);
         } else {
             for (int lane = 0; lane < lanes<V>; ++lane)
-                out[i + lane] = log10_chi2_chernoff(get(x, lane), dof, guarded);
+                out[i + std::size_t(lane)] = log10_chi2_chernoff(get(x, lane), dof, guarded);
         }
     }
     for (; i < count; ++i) out[i] = log10_chi2_chernoff(t[i], dof, guarded);
