@@ -324,8 +324,10 @@ def _models(root: Path, frozen: Frozen) -> dict[str, list[Any]]:  # noqa: PLR091
             written[f"export, {format}"] = read(f"exported_{format}/model.json")
             frozen.values[f"exported_{format}/model.json"] = plain(written[f"export, {format}"][0], root)
 
+    from uflow.evaluate.protocols import Protocol
+
     for protocol in ("paper", "native"):
-        figures = evaluate(detector, data, protocol=protocol, size=64, fair=protocol == "native")
+        figures = evaluate(detector, data, protocol=Protocol(protocol, size=64), fair=protocol == "native")
         for curve in ("roc", "pro"):  # hundreds of points
             points = np.array(figures.pop(curve))
             frozen.arrays[f"evaluate_{protocol}/{curve}"] = points[:: max(1, len(points) // 50)]

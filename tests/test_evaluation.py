@@ -13,8 +13,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import reference
+from uflow import cli, segmentation
 from uflow.evaluate.datasets import Dataset, Sample, read_mvtec
 from uflow.evaluate.evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor
+from uflow.evaluate.protocols import Protocol, parse_oracle, published_truth
 from uflow.images import image_size, resize_mask
 from uflow.predictor import Predictor
 from uflow.scoring import Evidence
@@ -42,7 +44,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 def truth_of(sample: Sample, shape: tuple[int, int] | None = None) -> np.ndarray:
     truth = sample.truth(image_size(sample.path))
-    return truth if shape is None else resize_mask(truth, shape)
+    return truth if shape is None else published_truth(truth, shape)
 
 
 def make_outputs(samples: list[Sample], size: tuple[int, int] | None = None) -> list[ImageOutput]:
@@ -67,7 +69,7 @@ def test_equals_the_exact_functions(samples: list[Sample], protocol: str) -> Non
     truth = [truth_of(sample, size) for sample in samples]
     maps, log_nfa = [one.anomaly_map for one in outputs], [one.log_nfa for one in outputs]
 
-    found = evaluate(samples, iter(outputs), protocol, 48, iter(normal))
+    found = evaluate(samples, iter(outputs), Protocol(protocol, size=48), iter(normal))
     flat, flat_truth = np.concatenate([m.ravel() for m in maps]), np.concatenate([t.ravel() for t in truth])
     assert found.pixel_auroc == pytest.approx(reference.auroc(flat, flat_truth), abs=1e-12)
     assert found.aupro == pytest.approx(reference.aupro(maps, truth), abs=1e-12)
@@ -184,7 +186,7 @@ def test_what_cannot_be_computed_is_none(
 def test_a_defect_everywhere_leaves_no_normal_pixel(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "0.png")
     sample = Sample(tmp_path / "0.png", "bad", (tmp_path / "0.png",))
-    found = evaluate([sample], [ImageOutput(np.eye(4, dtype=np.float32), 1.0)], size=4)
+    found = evaluate([sample], [ImageOutput(np.eye(4, dtype=np.float32), 1.0)], Protocol(size=4))
     assert (found.pixel_auroc, found.aupro, found.image_auroc) == (None, None, None)
     assert found.miou_best == 1
 
@@ -219,7 +221,7 @@ ONES = np.ones((4, 4), np.float32)
         ([ImageOutput(ONES, 1.0)], {"protocol": "mine"}, "protocol must be one of paper, native, not 'mine'"),
         (
             [ImageOutput(ONES, 1.0)],
-            {"size": 5},
+            {"protocol": Protocol(size=5)},
             r"anomaly map of .*0\.png is \(4, 4\): protocol 'paper' wants \(5, 5\)",
         ),
         ([ImageOutput(ONES, 1.0)], {"protocol": "native"}, r"is \(4, 4\): protocol 'native' wants \(40, 56\)"),
@@ -233,7 +235,103 @@ ONES = np.ones((4, 4), np.float32)
 )
 def test_bad_input_is_one_clear_line(samples: list[Sample], outputs: list[ImageOutput], options, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        evaluate(samples, outputs, **{"size": 4, **options})
+        evaluate(samples, outputs, **{"protocol": Protocol(size=4), **options})
+    assert "\n" not in str(error.value)
+
+
+# The paper's protocol to the letter -----------------------------------------------------------------------------------
+
+
+def test_the_truth_goes_the_published_way_to_256() -> None:
+    """By torchvision's Resize of a PIL image and torch's interpolation, which the published evaluation uses."""
+    torch = pytest.importorskip("torch")
+    transforms = pytest.importorskip("torchvision.transforms")
+    rng, overlaps = np.random.default_rng(0), []
+    for height, width in ((700, 700), (900, 900), (1024, 1024), (233, 391)):
+        noise = gaussian_filter(rng.normal(size=(height, width)), 6)
+        truth = noise > np.quantile(noise, 0.97)
+        grey = transforms.ToTensor()(transforms.Resize((448, 448))(Image.fromarray(truth.astype(np.uint8) * 255)))
+        shares = torch.nn.functional.interpolate(grey[None], (256, 256), mode="bilinear", align_corners=False)
+        expected = (shares > 0.5)[0, 0].numpy()
+        np.testing.assert_array_equal(published_truth(truth, (256, 256), (448, 448)), expected)
+        overlaps.append(reference.iou(resize_mask(truth, (256, 256)), expected))
+    assert 0.9 < min(overlaps) < max(overlaps) < 1  # one step with antialiasing is not the same
+    assert published_truth(np.ones((5, 7), bool), (3, 2)).all()
+    with pytest.raises(ValueError, match=r"must be \(H, W\) bool, not \(4, 4\) float32"):
+        published_truth(ONES, (2, 2))
+
+
+def test_the_input_size_is_on_the_way_of_the_truth(category: Path) -> None:
+    y, x = np.mgrid[:40, :64]
+    for mask in (category / "ground_truth/red").iterdir():
+        Image.fromarray(((y - 20) ** 2 / 100 + (x - 31) ** 2 / 300 < 1).astype(np.uint8) * 255).save(mask)
+    dataset, protocol = read_mvtec(category), Protocol(size=20)
+    defective = [sample for sample in dataset.test if sample.is_anomalous]
+    through = [published_truth(sample.truth((40, 64)), (20, 20), (32, 32)) for sample in defective]
+    straight = [published_truth(sample.truth((40, 64)), (20, 20)) for sample in defective]
+    assert any((a != b).any() for a, b in zip(through, straight, strict=True))
+    outputs = [ImageOutput(truth.astype(np.float32), 1.0) for truth in through]
+    assert evaluate(defective, outputs, protocol, input_size=(32, 32)).miou_best == 1
+    assert evaluate(defective, outputs, protocol).miou_best < 1
+    predictor = Predictor(Reddish())
+    found = evaluate_predictor(predictor, dataset, protocol=protocol)
+    maps = [predictor.run([one.path], lambda _, image, e: predictor.anomaly_map(e, 20)) for one in dataset.test]
+    scores = [float(next(iter(one)).max()) for one in maps]
+    assert [image["score"] for image in found.images] == scores  # the image's score is that of the map compared
+    log_nfa = [next(iter(predictor.run([s.path], lambda _, i, e: predictor.log_nfa(e, 20)))) for s in defective]
+    ious = [reference.iou(one < 0, truth) for one, truth in zip(log_nfa, through, strict=True)]
+    assert [image["iou"] for image in found.images if image["defect"] == "red"] == ious
+
+
+def test_the_oracle_tries_a_range_or_any_threshold(samples: list[Sample]) -> None:
+    outputs = make_outputs(samples, (48, 48))
+    truth, log_nfa = [truth_of(sample, (48, 48)) for sample in samples], [one.log_nfa for one in outputs]
+    found = evaluate(samples, outputs, Protocol(size=48, oracle=(-60, 40, 20)))
+    by_threshold = {t: reference.mean_iou([m < t for m in log_nfa], truth) for t in range(-60, 41, 20)}
+    best = max(by_threshold, key=by_threshold.get)
+    assert found.oracle == "-60:40:20"
+    assert found.miou_best == pytest.approx(by_threshold[best], abs=1e-12)
+    assert found.best_log_nfa == pytest.approx(best, abs=1e-4)
+    anywhere = evaluate(samples, outputs, Protocol(size=48))
+    assert anywhere.oracle == "any"
+    assert anywhere.miou_best > found.miou_best
+    assert anywhere.miou == found.miou == pytest.approx(by_threshold[0], abs=1e-12)
+    maps_alone = [ImageOutput(one.anomaly_map, one.score) for one in outputs]  # no log NFA: any threshold
+    free = evaluate(samples, maps_alone, Protocol(size=48, oracle=(-60, 40, 20)))
+    assert free.miou_best == evaluate(samples, maps_alone, Protocol(size=48)).miou_best
+
+
+def test_the_fair_threshold_is_read_off_as_the_sentence_says_or_at_the_curves_corners(samples: list[Sample]) -> None:
+    roc_curve = pytest.importorskip("sklearn.metrics").roc_curve
+    outputs = make_outputs(samples, (48, 48))
+    normal = [np.round(one.anomaly_map, 2) for one in make_outputs(samples[:1] * 5, (48, 48))]  # with ties
+    found = {rule: evaluate(samples, outputs, Protocol(size=48, fair=rule), normal) for rule in ("sentence", "corners")}
+    scores = np.concatenate([m.ravel() for m in normal])
+    with pytest.warns(Warning, match="No positive samples"):
+        rates, _, thresholds = roc_curve(np.zeros(scores.size), scores)
+    thresholds[0] = thresholds[1]  # infinite: above everything
+    expected = np.interp(1 / 48**2, rates, thresholds)
+    assert found["corners"].fair_threshold == pytest.approx(expected, abs=1e-6)
+    assert found["sentence"].fair_threshold != pytest.approx(expected, abs=1e-3)
+    for rule, one in found.items():
+        truth = [truth_of(sample, (48, 48)) for sample in samples]
+        assert one.fair_rule == rule
+        assert one.miou_fair == reference.mean_iou([o.anomaly_map >= one.fair_threshold for o in outputs], truth)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Protocol(fair="mine"), "fair must be one of sentence, corners, not 'mine'"),
+        (lambda: Protocol(size=0), "side of the maps must be at least 1, not 0"),
+        (lambda: Protocol(oracle=(1.0, 0.0, 1.0)), "from LOW to HIGH by a STEP above 0"),
+        (lambda: parse_oracle("best"), "--oracle is any, or LOW:HIGH:STEP in log10 NFA, got 'best'"),
+        (lambda: parse_oracle("published"), "the paper does not say which thresholds"),
+    ],
+)
+def test_a_protocol_that_there_is_not_is_one_line(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        make()
     assert "\n" not in str(error.value)
 
 
@@ -269,7 +367,7 @@ def category(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("protocol", ["paper", "native"])
 def test_a_predictor_evaluates_what_it_predicts(category: Path, protocol: str) -> None:
     predictor, dataset = Predictor(Reddish()), read_mvtec(category)
-    found = evaluate_predictor(predictor, dataset, size=64, protocol=protocol, fair=True, progress=True)
+    found = evaluate_predictor(predictor, dataset, protocol=Protocol(protocol, size=64), fair=True, progress=True)
     predictions = [predictor.predict(Path(image["path"])) for image in found.images]
     assert [image["flagged"] for image in found.images] == [one.is_anomalous for one in predictions]
     assert found.flagged == {"good": {"images": 2, "share": 0.0}, "red": {"images": 2, "share": 1.0}}
@@ -281,7 +379,7 @@ def test_a_predictor_evaluates_what_it_predicts(category: Path, protocol: str) -
         assert [image["log_nfa"] for image in found.images] == [one.log_nfa.min() for one in predictions]
         training = [predictor.predict(path).anomaly_map for path in sorted((category / "train/good").iterdir())]
         assert sum((one >= np.float32(found.fair_threshold)).sum() for one in training) <= 2
-    without = evaluate_predictor(predictor, dataset, size=64, protocol=protocol)
+    without = evaluate_predictor(predictor, dataset, protocol=Protocol(protocol, size=64))
     assert without.fair_threshold is None
     assert without == replace(found, miou_fair=None, fair_threshold=None)
 
@@ -298,3 +396,24 @@ def test_a_data_set_may_be_made_of_any_samples(samples: list[Sample]) -> None:
 def test_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import uflow.evaluate.evaluation"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_evaluate_judges_any_model_by_the_papers_test_with_the_tail_asked_for(
+    detector, category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector.save(tmp_path / "one.uflow")
+    found, asked, judge = {}, set(), segmentation.log_nfa_from_energies
+    monkeypatch.setattr(
+        segmentation, "log_nfa_from_energies", lambda *of, **how: asked.add(how["tail"]) or judge(*of, **how)
+    )
+    for tail in ("exact", "chernoff-unguarded"):
+        arguments = ["evaluate", tmp_path / "one.uflow", category, "--tail", tail, "-o", tmp_path / f"{tail}.json"]
+        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments), "--oracle", "0:0:1", "--fair", "corners"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        found[tail] = json.loads((tmp_path / f"{tail}.json").read_text())
+        assert (found[tail]["oracle"], found[tail]["fair_rule"]) == ("0:0:1", "corners")
+        assert found[tail]["miou_best"] == pytest.approx(found[tail]["miou"])  # the oracle tries 0 alone
+        assert found[tail]["alpha"] is None
+    assert asked == {"exact", "chernoff-unguarded"}

@@ -248,6 +248,11 @@ def test_whoever_wants_no_memory_gets_none(paths: list[Path], backbone: Backbone
 # 5. The threshold -----------------------------------------------------------------------------------------------------
 
 
+def test_the_papers_test_has_the_tail_asked_for(paths: list[Path], backbone: Backbone) -> None:
+    found = fit(paths[:4], backbone, alpha=None, tail="chernoff-unguarded")
+    assert found.threshold == PaperThreshold("chernoff-unguarded")
+
+
 def test_without_alpha_it_is_the_papers(
     paths: list[Path], backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:

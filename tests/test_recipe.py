@@ -39,6 +39,11 @@ def test_settings_out_of_range_are_one_line(settings: dict[str, Any], message: s
         ({"alpha": 0.0}, r"alpha is a probability between 0 and 1, got 0\.0"),
         ({"alpha": 1.5}, r"alpha is a probability between 0 and 1, got 1\.5"),
         ({"hold_out": "first"}, "hold_out must be one of auto, random, last, groups, got 'first'"),
+        (
+            {"tail": "binomial", "alpha": None},
+            "tail must be one of exact, chernoff, chernoff-unguarded, got 'binomial'",
+        ),
+        ({"tail": "exact"}, r"tail 'exact' is of the paper's test: alpha must be None \(--paper-test\)"),
         ({"quality": "best"}, "quality must be one of fast, balanced, fine, got 'best'"),
     ],
 )

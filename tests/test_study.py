@@ -14,10 +14,11 @@ from uflow import model_file
 from uflow.evaluate import published, study
 from uflow.evaluate.datasets import Dataset, find_categories
 from uflow.evaluate.metrics import PixelMetrics
+from uflow.evaluate.protocols import published_truth
 from uflow.evaluate.study import Given, Result, TestSelection, Trained
 from uflow.evaluate.summary import summarise
 from uflow.evaluate.tables import FIGURES
-from uflow.images import digest, read_image, resize_image, resize_mask
+from uflow.images import digest, read_image, resize_image
 from uflow.model_file import load_model, save_model
 from uflow.network import TorchNetwork
 from uflow.recipe import Recipe, TrainingSettings
@@ -207,7 +208,7 @@ def test_a_selection_is_the_pixel_auroc_of_the_latents_alone(detector, dataset: 
     for sample in category.test:
         evidence = network.evidence(resize_image(read_image(sample.path), network.image_size)[None])
         (latent_map,) = anomaly_map_from_energies(evidence.energies, network.latent_channels, 256)
-        pixels.update(latent_map, resize_mask(sample.truth((80, 96)), (256, 256)))
+        pixels.update(latent_map, published_truth(sample.truth((80, 96)), (256, 256), network.image_size))
     with TestSelection(category) as selection:
         alone = TorchNetwork(network.backbone, network.flow, device="cpu")
         assert selection(alone) == pytest.approx(pixels.auroc(), abs=1e-4)  # features are kept in float16

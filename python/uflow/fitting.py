@@ -227,7 +227,7 @@ def learn_threshold(
     """
     alpha, look_alpha, features = trainer.recipe.alpha, trainer.recipe.look_alpha, trainer.features
     if alpha is None:
-        return PaperThreshold()
+        return PaperThreshold(trainer.recipe.tail)
     found = []
     for number, fold in enumerate(folds):
         if number > 0:  # a flow that is there only to judge the images held out from it

@@ -18,7 +18,7 @@ from .training import TrainingState
 
 __all__ = ["load_model", "load_training_state", "save_model", "save_training_state"]
 
-NO_ALPHAS = {"alpha": None, "look_alpha": None}
+NO_THRESHOLD = {"alpha": None, "look_alpha": None, "tail": None}
 
 
 def save_model(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
@@ -47,8 +47,8 @@ def save_training_state(path: Path, state: TrainingState, record: dict[str, Any]
 def load_training_state(path: Path, record: dict[str, Any]) -> TrainingState:
     """Read a state written by `save_training_state`; ValueError where it belongs to another training than `record`."""
     tensors, config = _load(path, "training state")
-    # The flow does not depend on the alphas: only what is calibrated after it does.
-    if differing := differences({**config["record"], **NO_ALPHAS}, {**record, **NO_ALPHAS}):
+    # The flow does not depend on the threshold, which is learnt after it.
+    if differing := differences({**config["record"], **NO_THRESHOLD}, {**record, **NO_THRESHOLD}):
         raise ValueError(
             f"{path} belongs to another training ({differing}); delete it to start anew, "
             "or repeat the call that made it to go on"

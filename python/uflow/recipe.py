@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .conformal import check_alpha, check_look_alpha
+from .threshold import PaperThreshold
 
 if TYPE_CHECKING:
     from .backbones import Backbone
 
-__all__ = ["HoldOut", "Quality", "Recipe", "TrainingSettings", "differences"]
+__all__ = ["HoldOut", "Quality", "Recipe", "TailOfEnergy", "TrainingSettings", "differences"]
 
 HoldOut = Literal["auto", "random", "last", "groups"]
 Quality = Literal["fast", "balanced", "fine"]
+TailOfEnergy = Literal["exact", "chernoff", "chernoff-unguarded"]  # the binomial tail counts channels
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Recipe:
         hold_out: which images are kept out, "auto", "random", "last" or "groups": see `holdout.choose_folds`.
         look_alpha: wished probability that a good image is not called good, larger than `alpha`: where the looser limit
             alone is passed, `Prediction.verdict` is "look"; None is one limit only.
+        tail: of the paper's test, where `alpha` is None: "chernoff", "exact", or "chernoff-unguarded", by which the
+            published figures were made; see `segmentation.log_nfa`.
 
     Raises:
         ValueError: a number out of its range; the message names it.
@@ -91,6 +95,7 @@ class Recipe:
     tile: bool = False
     hold_out: HoldOut = "auto"
     look_alpha: float | None = None
+    tail: TailOfEnergy = "chernoff"
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
@@ -98,6 +103,10 @@ class Recipe:
         check_look_alpha(self.alpha, self.look_alpha)
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is a share of the images between 0 and 1, got {self.held_out}")
+        if self.tail not in get_args(TailOfEnergy):
+            raise ValueError(f"tail must be one of {', '.join(get_args(TailOfEnergy))}, got {self.tail!r}")
+        if self.alpha is not None and self.tail != PaperThreshold.tail:
+            raise ValueError(f"tail {self.tail!r} is of the paper's test: alpha must be None (--paper-test)")
         if self.hold_out not in get_args(HoldOut):
             raise ValueError(f"hold_out must be one of {', '.join(get_args(HoldOut))}, got {self.hold_out!r}")
         if self.quality not in get_args(Quality):

@@ -24,17 +24,21 @@ from .common import (
 from .options import (
     CategoriesOption,
     DeviceOption,
+    FairOption,
     FiguresOption,
     LayoutOption,
     ModelArgument,
+    OracleOption,
     ProtocolOption,
     RuntimeOption,
+    TailOption,
     TileOption,
     WeightsOption,
     with_recipe,
 )
 
 if TYPE_CHECKING:
+    from ..evaluate.protocols import Protocol
     from ..evaluate.samples import Dataset
     from ..evaluate.study import Models, Result
     from ..recipe import Recipe
@@ -55,7 +59,10 @@ def evaluate(
     categories: CategoriesOption = None,
     layout: LayoutOption = None,
     protocol: ProtocolOption = "paper",
+    oracle: OracleOption = "any",
+    fair: FairOption = "sentence",
     figures: FiguresOption = False,
+    tail: TailOption = None,
     tile: TileOption = None,
     runtime: RuntimeOption = None,
     weights: WeightsOption = None,
@@ -66,18 +73,22 @@ def evaluate(
     Each category of ROOT is evaluated, unless its result is there: killed, the same command goes on.
     """
     from ..evaluate.study import Given
+    from ..threshold import PaperThreshold
 
+    rules = make_protocol(protocol, oracle, fair)
     datasets, failed = find_datasets(root, layout, categories)
     output = _evaluation_output(output, model, single=len(datasets) == 1 and not failed and not figures)
     loaded, predictor = load_model(model, device, weights, runtime)
     changed: dict[str, Any] = {} if runtime is None else {"runtime": runtime}
     if tile is not None and tile != predictor.tile:
         predictor.tile = changed["tile"] = tile
+    if tail is not None:
+        predictor.threshold, changed["tail"] = PaperThreshold(tail), tail  # type: ignore[arg-type]  # it checks
     given = Given(model, loaded, changed)
     if output.suffix == ".json":
-        _evaluate_into_file(given, datasets[0], root, output, protocol)
+        _evaluate_into_file(given, datasets[0], root, output, rules)
     else:
-        _run(datasets, failed, output, given, protocol, figures)
+        _run(datasets, failed, output, given, rules, figures)
 
 
 @app.command(epilog="Example: uflow study data/mvtec_ad --output results")
@@ -91,6 +102,8 @@ def study(
     categories: CategoriesOption = None,
     layout: LayoutOption = None,
     protocol: ProtocolOption = "paper",
+    oracle: OracleOption = "any",
+    fair: FairOption = "sentence",
     figures: FiguresOption = False,
     select_on_test: Annotated[
         bool, typer.Option("--select-on-test", help="choose the epoch on the test set, to reproduce: no fair figure")
@@ -107,12 +120,13 @@ def study(
     """
     from ..evaluate.study import Trained
 
+    rules = make_protocol(protocol, oracle, fair)
     check_output_folder(output)
     datasets, failed = find_datasets(root, layout, categories)
     if select_on_test:
         say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
     trained = Trained(models or output / "models", recipe, weights, device, select_on_test)
-    _run(datasets, failed, output, trained, protocol, figures)
+    _run(datasets, failed, output, trained, rules, figures)
 
 
 @app.command(epilog="Example: uflow compare data --methods uflow,patchcore,cflow --seeds 0,1,2 --output comparison")
@@ -154,6 +168,13 @@ def compare(
         raise typer.Exit(1)
 
 
+def make_protocol(name: str, oracle: str, fair: str) -> Protocol:
+    """The protocol that the options ask for."""
+    from ..evaluate.protocols import Protocol, parse_oracle
+
+    return Protocol(name, oracle=parse_oracle(oracle), fair=fair)  # type: ignore[arg-type]  # it checks
+
+
 def _evaluation_output(output: Path | None, model: Path, single: bool) -> Path:
     """The JSON file or the folder that results go to, looked at before the work."""
     output = output or Path(f"{model.stem}_evaluation.json" if single else "results")
@@ -166,7 +187,7 @@ def _evaluation_output(output: Path | None, model: Path, single: bool) -> Path:
     return output
 
 
-def _evaluate_into_file(given: Models, dataset: Dataset, root: Path, output: Path, protocol: str) -> None:
+def _evaluate_into_file(given: Models, dataset: Dataset, root: Path, output: Path, protocol: Protocol) -> None:
     """Measure a finished model on one category."""
     from ..evaluate.study import Result, measure
     from ..evaluate.tables import write_json
@@ -182,7 +203,7 @@ def _run(
     failed: Mapping[str, str],
     output: Path,
     models: Models,
-    protocol: str,
+    protocol: Protocol,
     figures: bool,
 ) -> None:
     """Run over the categories with a line for each, print and write the tables; exit code 1 where one failed."""

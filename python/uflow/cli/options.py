@@ -19,13 +19,16 @@ __all__ = [
     "AlphaOption",
     "CategoriesOption",
     "DeviceOption",
+    "FairOption",
     "FiguresOption",
     "JsonOption",
     "LayoutOption",
     "LookAlphaOption",
     "ModelArgument",
+    "OracleOption",
     "ProtocolOption",
     "RuntimeOption",
+    "TailOption",
     "TileOption",
     "WeightsOption",
     "build_recipe",
@@ -59,6 +62,15 @@ CategoriesOption = Annotated[str | None, typer.Option(help="only these: bottle,c
 LayoutOption = Annotated[str | None, typer.Option(help="of the data set, such as visa (default: as it looks)")]
 ProtocolOption = Annotated[str, typer.Option(help="paper: at 256x256; native: at each image's own size")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+OracleOption = Annotated[
+    str, typer.Option(help="thresholds that mIoU best is sought over: any, or LOW:HIGH:STEP in log10 NFA")
+]
+FairOption = Annotated[
+    str, typer.Option(help="how mIoU fair's threshold is read off: sentence, or corners (as the published figures)")
+]
+TailOption = Annotated[
+    str | None, typer.Option(help="judge by the paper's test with this tail: chernoff, exact, chernoff-unguarded")
+]
 FiguresOption = Annotated[bool, typer.Option("--figures", help="also draw the article's figures of each category")]
 
 
@@ -84,6 +96,9 @@ def build_recipe(
     look_alpha: LookAlphaOption = None,
     tile: Annotated[bool, typer.Option(help="cut large images into tiles of the network's size")] = False,
     paper_test: Annotated[bool, typer.Option("--paper-test", help="the published test, not calibrated")] = False,
+    tail: Annotated[
+        str, typer.Option(help="of --paper-test: chernoff, exact, or chernoff-unguarded (as the published figures)")
+    ] = "chernoff",
     paper_map: Annotated[
         bool, typer.Option("--paper-map", help="the published map: of the latents alone, learnt without turned copies")
     ] = False,
@@ -105,6 +120,7 @@ def build_recipe(
         alpha=None if paper_test else alpha,
         look_alpha=look_alpha,
         tile=tile,
+        tail=tail,  # type: ignore[arg-type]  # a Recipe checks it
     )
 
 

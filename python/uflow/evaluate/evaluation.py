@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images import ImageLike, image_size, resize_mask
+from ..images import ImageLike, image_size
 from ..predictor import Predictor
 from ..progress import track
 from ..scoring import Evidence
 from . import metrics
+from .histogram import BINS, next_above
+from .protocols import Protocol, as_protocol, published_truth
 from .samples import Dataset, Sample
 
 if TYPE_CHECKING:  # an exported model needs neither
@@ -21,9 +23,7 @@ if TYPE_CHECKING:  # an exported model needs neither
 
     from ..detector import Detector
 
-__all__ = ["PROTOCOLS", "Evaluation", "ImageOutput", "check_protocol", "evaluate", "evaluate_predictor"]
-
-PROTOCOLS = ("paper", "native")
+__all__ = ["Evaluation", "ImageOutput", "evaluate", "evaluate_predictor"]
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,17 @@ class Evaluation:
     Attributes:
         miou: of the automatic mask, ``log_nfa < 0``.
         miou_best: at the one threshold that maximises it on this very test set: of log_nfa where there is one
-            (`best_log_nfa`), else of the anomaly map.
+            (`best_log_nfa`), else of the anomaly map. `oracle` says which thresholds were tried, "any" or a range of
+            log10 NFA.
         flagged: per kind of image ("good" and each defect), how many images there are and the share that a region is
             detected in, at the image's own size; empty for a method without a threshold.
-        miou_fair: mIoU of ``anomaly_map >= fair_threshold``, the lowest threshold that leaves at most one false pixel
-            an image on the normal training images: the paper's choice for methods that have none.
+        miou_fair: mIoU of ``anomaly_map >= fair_threshold``, a threshold that leaves one false pixel an image on the
+            normal training images: the paper's choice for methods that have none. `fair_rule` says how it was read off,
+            see `Protocol.fair`.
         iou_defective: mean IoU of the automatic mask over the images with defective pixels alone. A mask that is empty
             everywhere counts 1 for each good image in `miou`, and 0 here.
         pixel_f1: F1 of the automatic mask over all pixels of the test set.
-        protocol: "paper" or "native", see `evaluate`.
+        protocol: "paper" or "native", see `Protocol`.
         images: per test image, in their order: path, defect, score, log_nfa (the lowest), flagged, iou (of the
             automatic mask).
         roc, pro: points (false-positive rate, true-positive rate or per-region overlap) of the pixels' curves.
@@ -78,6 +80,8 @@ class Evaluation:
     iou_defective: float | None = None
     pixel_f1: float | None = None
     protocol: str = "paper"
+    oracle: str = "any"
+    fair_rule: str = "sentence"
     fair_threshold: float | None = None
     images: list[dict[str, Any]] = field(default_factory=list)
     roc: list[tuple[float, float]] = field(default_factory=list)
@@ -102,9 +106,9 @@ class Evaluation:
 def evaluate(
     samples: Sequence[Sample],
     outputs: Iterable[ImageOutput],
-    protocol: str = "paper",
-    size: int = 256,
+    protocol: str | Protocol = "paper",
     normal_maps: Iterable[np.ndarray] | None = None,
+    input_size: tuple[int, int] | None = None,
 ) -> Evaluation:
     """Compare what a method says of the images of a test set with the truth.
 
@@ -114,37 +118,31 @@ def evaluate(
     Args:
         samples: the test images.
         outputs: what the method says of each of them, in the same order.
-        protocol: "paper": maps of `size` x `size`, the truth resized to it bilinearly, then above one half; AUPRO to a
-            false-positive rate of 0.3. "native": maps and truth at each image's own size.
-        size: side of the maps for "paper".
+        protocol: "paper": maps of 256 x 256, the truth resized to it as the published one is
+            (`protocols.published_truth`); AUPRO to a false-positive rate of 0.3. "native": maps and truth at each
+            image's own size. Or a `Protocol`, which says more.
         normal_maps: anomaly maps of the normal training images at the protocol's size, for the fair threshold; read
             before `outputs`.
+        input_size: (height, width) of the network's input, by which the published truth goes on its way; None where
+            there is none, as with tiles.
 
     Raises:
         ValueError: another protocol, a map of another size, NaN, or not as many outputs as samples.
         What `Sample.truth` raises.
     """
-    check_protocol(protocol)
-    fixed_size = (size, size) if protocol == "paper" else None
-    fair_threshold = None if normal_maps is None else _fair_threshold(normal_maps, fixed_size)
-    comparison = _Comparison(protocol, fixed_size, fair_threshold)
+    rules = as_protocol(protocol)
+    fair_threshold = None if normal_maps is None else _fair_threshold(normal_maps, rules)
+    comparison = _Comparison(rules, input_size, fair_threshold)
     for sample, output in _pairs(samples, outputs):
         comparison.add(sample, output)
     return comparison.evaluation()
-
-
-def check_protocol(protocol: str) -> None:
-    """Raise ValueError for a protocol that there is not."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
 
 
 def evaluate_predictor(
     predictor: Predictor | Detector,
     dataset: Dataset,
     *,
-    protocol: str = "paper",
-    size: int = 256,
+    protocol: str | Protocol = "paper",
     fair: bool = False,
     batch_size: int = 16,
     progress: bool | Progress = False,
@@ -154,7 +152,7 @@ def evaluate_predictor(
     Args:
         predictor: what `uflow.load` or `Detector.fit` gave.
         dataset: one category, as `datasets.find_categories` found it.
-        protocol, size: see `evaluate`.
+        protocol: see `evaluate`.
         fair: also run over the training images, for mIoU at the "fair" threshold of the anomaly map.
         batch_size: images that pass through the network together.
         progress: show a progress bar; a `rich.progress.Progress` shows it among its own.
@@ -163,22 +161,24 @@ def evaluate_predictor(
         ValueError, FileNotFoundError: an image or a mask cannot be used.
     """
     inner = predictor if isinstance(predictor, Predictor) else predictor.predictor
-    compared = _ComparedSize(inner, size if protocol == "paper" else None)
+    rules = as_protocol(protocol)
+    compared = _ComparedSize(inner, rules.map_size)
+    input_size = None if inner.tile else inner.network.image_size
     outputs = inner.run([sample.path for sample in dataset.test], compared.output, batch_size)
     outputs_shown = track(outputs, "Evaluating", len(dataset.test), progress)
     if not fair:
-        return evaluate(dataset.test, outputs_shown, protocol, size)
+        return evaluate(dataset.test, outputs_shown, rules, input_size=input_size)
     normal_maps = inner.run(dataset.train, compared.anomaly_map, batch_size)
     normal_maps_shown = track(normal_maps, "Normal images", len(dataset.train), progress)
-    return evaluate(dataset.test, outputs_shown, protocol, size, normal_maps_shown)
+    return evaluate(dataset.test, outputs_shown, rules, normal_maps_shown, input_size)
 
 
 @dataclass(frozen=True)
 class _ComparedSize:
-    """What a predictor says at the size at which it is compared: a side, or None for each image's own."""
+    """What a predictor says at the size at which it is compared: (height, width), or None for each image's own."""
 
     predictor: Predictor
-    side: int | None
+    fixed: tuple[int, int] | None
 
     def anomaly_map(self, _: ImageLike, image: NDArray[np.uint8], evidence: Evidence) -> NDArray[np.float32]:
         return self.predictor.anomaly_map(evidence, self._size(image))
@@ -192,14 +192,14 @@ class _ComparedSize:
         return ImageOutput(anomaly_map, float(anomaly_map.max()), log_nfa, bool(own.min() < 0))
 
     def _size(self, image: NDArray[np.uint8]) -> tuple[int, int]:
-        return (image.shape[0], image.shape[1]) if self.side is None else (self.side, self.side)
+        return self.fixed or (image.shape[0], image.shape[1])
 
 
 class _Comparison:
     """The sums over a test set, and the figures they give."""
 
-    def __init__(self, protocol: str, fixed_size: tuple[int, int] | None, fair_threshold: float | None) -> None:
-        self.protocol, self.fixed_size, self.fair_threshold = protocol, fixed_size, fair_threshold
+    def __init__(self, protocol: Protocol, input_size: tuple[int, int] | None, fair_threshold: float | None) -> None:
+        self.protocol, self.input_size, self.fair_threshold = protocol, input_size, fair_threshold
         self.pixels, self.best = metrics.PixelMetrics(), metrics.BestIoU()
         self.masks, self.fair_masks = metrics.MaskMetrics(), metrics.MaskMetrics()
         self.images: list[dict[str, Any]] = []
@@ -207,10 +207,11 @@ class _Comparison:
     def add(self, sample: Sample, output: ImageOutput) -> None:
         """Compare one image with its truth."""
         own_size = image_size(sample.path)
-        self._check(sample, output, self.fixed_size or own_size)
+        fixed_size = self.protocol.map_size
+        self._check(sample, output, fixed_size or own_size)
         truth = sample.truth(own_size)
-        if truth is not None and self.fixed_size:
-            truth = resize_mask(truth, self.fixed_size)
+        if truth is not None and fixed_size:
+            truth = published_truth(truth, fixed_size, self.input_size)
         self.images.append(
             {
                 "path": str(sample.path),
@@ -238,7 +239,7 @@ class _Comparison:
         for name, values in (("anomaly map", output.anomaly_map), ("log_nfa", output.log_nfa)):
             if values is not None and values.shape != size:
                 raise ValueError(
-                    f"the {name} of {sample.path} is {values.shape}: protocol {self.protocol!r} wants {size}"
+                    f"the {name} of {sample.path} is {values.shape}: protocol {self.protocol.name!r} wants {size}"
                 )
             if values is not None and np.isnan(values.max()):
                 raise ValueError(f"the {name} of {sample.path} holds NaN")
@@ -250,7 +251,7 @@ class _Comparison:
     def evaluation(self) -> Evaluation:
         """The figures of all images so far."""
         has_curves = bool(self.pixels.normal and self.pixels.defective)
-        miou_best, best_threshold = self.best.best() if self.best.images else (None, None)
+        miou_best, best_threshold = self._best()
         return Evaluation(
             pixel_auroc=self.pixels.auroc() if has_curves else None,
             aupro=self.pixels.aupro() if has_curves else None,
@@ -262,12 +263,22 @@ class _Comparison:
             miou_fair=self.fair_masks.miou(),
             iou_defective=self.masks.iou_defective(),
             pixel_f1=self.masks.pixel_f1(),
-            protocol=self.protocol,
+            protocol=self.protocol.name,
+            oracle=self.protocol.oracle_name,
+            fair_rule=self.protocol.fair,
             fair_threshold=self.fair_threshold,
             images=self.images,
             roc=self.pixels.roc() if has_curves else [],
             pro=self.pixels.pro() if has_curves else [],
         )
+
+    def _best(self) -> tuple[float | None, float | None]:
+        """The best mIoU, and the threshold of -log NFA or of the map that reaches it."""
+        if not self.best.images:
+            return None, None
+        tried = self.protocol.thresholds if self.masks.ious else None
+        # As everywhere, what is below the threshold is detected.
+        return self.best.best(None if tried is None else [next_above(-threshold) for threshold in tried])
 
     def _image_auroc(self) -> float | None:
         labels = [image["defect"] != "good" for image in self.images]
@@ -288,15 +299,18 @@ def _pairs(samples: Sequence[Sample], outputs: Iterable[ImageOutput]) -> Iterato
         raise ValueError(f"{len(samples)} samples and more outputs")
 
 
-def _fair_threshold(normal_maps: Iterable[NDArray[Any]], size: tuple[int, int] | None) -> float | None:
-    """The lowest threshold that leaves a false pixel an image on average; size: what all maps must have, if any."""
-    pixels, count = metrics.PixelMetrics(), 0
+def _fair_threshold(normal_maps: Iterable[NDArray[Any]], protocol: Protocol) -> float | None:
+    """The threshold that leaves a false pixel an image on average, read off as the protocol says."""
+    size, corners = protocol.map_size, protocol.fair == "corners"
+    pixels, count = metrics.PixelMetrics(metrics.ALL_SCORES if corners else BINS), 0
     for normal_map in normal_maps:
         if size and normal_map.shape != size:
             raise ValueError(f"normal map {count} is {normal_map.shape}: protocol 'paper' wants {size}")
         pixels.update(normal_map, np.zeros(normal_map.shape, bool))
         count += 1
-    return pixels.threshold(count) if count else None
+    if not count:
+        return None
+    return pixels.corner_threshold(count / pixels.normal) if corners else pixels.threshold(count)
 
 
 def _flagged(images: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BINS", "ScoreHistogram", "group", "lowest_score", "next_above", "to_keys"]
+__all__ = ["BINS", "ScoreHistogram", "group", "lowest_score", "lowest_scores", "next_above", "to_keys"]
 
 BINS = 1 << 18  # different scores that are kept apart: 2 MB for each number kept of them
 
@@ -97,8 +97,14 @@ _LOWEST_KEY = int(to_keys(np.full(1, -np.inf))[0])
 
 def lowest_score(key: int, shift: int) -> float:
     """The lowest float32 score of a bin."""
-    lowest = max(key << shift, _LOWEST_KEY)  # below are the NaNs
-    return float(np.int32(lowest if lowest >= 0 else lowest ^ 0x7FFFFFFF).view(np.float32))
+    return float(lowest_scores(np.array([key]), shift)[0])
+
+
+def lowest_scores(keys: NDArray[Any], shift: int) -> NDArray[np.float32]:
+    """The lowest float32 score of each of some bins."""
+    lowest = np.maximum(keys.astype(np.int64) << shift, _LOWEST_KEY).astype(np.int32)  # below are the NaNs
+    bits: NDArray[np.int32] = np.where(lowest >= 0, lowest, lowest ^ np.int32(0x7FFFFFFF))
+    return bits.view(np.float32)
 
 
 def next_above(largest: float) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..segmentation import connected_components
-from .histogram import BINS, ScoreHistogram, group, lowest_score, next_above, to_keys
+from .histogram import BINS, ScoreHistogram, group, lowest_score, lowest_scores, next_above, to_keys
 
 __all__ = ["BestIoU", "MaskMetrics", "PixelMetrics", "aupro", "auroc", "best_iou", "iou", "mean_iou"]
 
@@ -118,6 +118,29 @@ class PixelMetrics:
         allowed = keys[reached <= false_pixels]
         return lowest_score(int(allowed[0]), self._normal.shift) if allowed.size else next_above(self._largest)
 
+    def corner_threshold(self, false_positive_rate: float) -> float:
+        """The threshold of a false-positive rate, between the corner points of the ROC curve of the normal pixels.
+
+        A point on a straight line between its neighbours is left out, as by scikit-learn's ``drop_intermediate``: where
+        all scores differ, that is every point but the ends. The threshold is interpolated linearly between what is
+        left, so it depends on which scores are equal: give `bins` that keep all of them apart.
+
+        Args:
+            false_positive_rate: share of the normal pixels.
+
+        Raises:
+            ValueError: there was no normal pixel.
+        """
+        keys, (counts,) = self._normal.read()
+        if not keys.size:
+            raise ValueError("a threshold needs at least one normal pixel")
+        scores = lowest_scores(keys[::-1], self._normal.shift)
+        counts = counts[::-1]
+        corner = np.append(True, counts[1:] != np.append(counts[2:], np.nan)) if len(counts) > 1 else np.array([True])
+        rates = np.cumsum(counts)[corner] / self.normal
+        above = next_above(self._largest)
+        return float(np.interp(false_positive_rate, np.append(0.0, rates), np.append(above, scores[corner])))
+
     def _curves(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """False-positive rate, true-positive rate and per-region overlap at all edges of bins, highest first."""
         for histogram in (self._normal, self._defects):
@@ -183,16 +206,24 @@ class BestIoU:
         values = true / (found + true[0] - true)
         self._gain.add(levels << self._gain.shift, -np.diff(values, append=0.0)[None])
 
-    def best(self) -> tuple[float, float]:
+    def best(self, thresholds: Sequence[float] | None = None) -> tuple[float, float]:
         """The best mean IoU and the threshold that reaches it (mask = map >= threshold), of equals the highest one.
 
+        Args:
+            thresholds: those that are tried; None tries all.
+
         Raises:
-            ValueError: there was no image.
+            ValueError: there was no image, or there are no thresholds.
         """
         if not self.images:
             raise ValueError("the best IoU needs at least one image")
         keys, gain = self._gain.read()
         totals = np.cumsum(np.append(self._above_everything, gain[0, ::-1]))
+        if thresholds is not None:
+            tried = np.sort(np.asarray(thresholds, np.float64))[::-1]
+            reached = len(keys) - np.searchsorted(keys, to_keys(tried) >> self._gain.shift)
+            best = int(np.argmax(totals[reached]))
+            return float(totals[reached[best]]) / self.images, float(tried[best])
         at = int(np.argmax(totals))
         threshold = lowest_score(int(keys[-at]), self._gain.shift) if at else next_above(self._largest)
         return float(totals[at]) / self.images, threshold

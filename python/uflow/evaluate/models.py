@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from .. import load
-from ..images import digest, resize_mask
+from ..images import digest
 from ..predictor import Predictor
 from ..recipe import Recipe, differences
 from ..scoring import anomaly_map_from_energies
 from .metrics import PixelMetrics
+from .protocols import PAPER_SIZE, published_truth
 from .samples import Dataset
 
 if TYPE_CHECKING:  # a model that is exported needs no torch
@@ -207,7 +208,6 @@ class TestSelection:
     """
 
     __test__ = False  # pytest: this is no test
-    SIZE = 256  # side of the maps compared
 
     def __init__(self, dataset: Dataset, tile: bool = False, progress: bool | Progress = False) -> None:
         self.dataset, self.tile, self.progress = dataset, tile, progress
@@ -231,7 +231,7 @@ class TestSelection:
         for i, truth in enumerate(self._truths):
             if truth is not None:
                 (evidence,) = evidence_of_features(network, features, [i])
-                (latent_map,) = anomaly_map_from_energies(evidence.energies, network.latent_channels, self.SIZE)
+                (latent_map,) = anomaly_map_from_energies(evidence.energies, network.latent_channels, PAPER_SIZE)
                 pixels.update(latent_map, truth)
         return pixels.auroc()
 
@@ -240,8 +240,9 @@ class TestSelection:
 
         paths = [sample.path for sample in self.dataset.test]
         self._features = ImageFeatures.compute(network.backbone, paths, self.tile, self.progress)
+        input_size = None if self.tile else network.image_size
         self._truths: list[NDArray[np.bool_] | None] = []
         for sample, size in zip(self.dataset.test, self._features.sizes, strict=True):
             truth = sample.truth(size)
-            self._truths.append(None if truth is None else resize_mask(truth, (self.SIZE, self.SIZE)))
+            self._truths.append(None if truth is None else published_truth(truth, (PAPER_SIZE, PAPER_SIZE), input_size))
         return self._features

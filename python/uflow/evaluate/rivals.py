@@ -214,7 +214,7 @@ def _measure(category: Dataset, method: str, seed: int, settings: Settings) -> d
         outputs = list(_outputs(paths, size, score))
         predict = clock.lap()
         normal_maps = (output.anomaly_map for output in _outputs(category.train, size, score))
-        found = evaluate(category.test, outputs, size=SIZE, normal_maps=normal_maps)
+        found = evaluate(category.test, outputs, normal_maps=normal_maps, input_size=size)
     return {
         **{name: getattr(found, name) for name in FIGURES},
         "fit_s": fit[0],
@@ -246,7 +246,7 @@ def _measure_uflow(
     for _ in detector.stream([sample.path for sample in category.test]):
         pass
     predict = clock.lap()
-    return evaluate_predictor(detector, category, size=SIZE, fair=True), fit, predict
+    return evaluate_predictor(detector, category, fair=True), fit, predict
 
 
 class _Clock:

@@ -22,8 +22,9 @@ from ..files import atomic_write, sha256
 from ..images import digest
 from ..predictor import Predictor
 from ..recipe import differences
-from .evaluation import Evaluation, check_protocol, evaluate_predictor
+from .evaluation import Evaluation, evaluate_predictor
 from .models import Given, Models, TestSelection, Trained
+from .protocols import Protocol, as_protocol
 from .samples import Dataset
 
 if TYPE_CHECKING:  # a model that is exported needs no torch
@@ -68,12 +69,12 @@ class Result:
 # Running --------------------------------------------------------------------------------------------------------------
 
 
-def check(datasets: Sequence[Dataset], output: Path, models: Models, protocol: str) -> None:
+def check(datasets: Sequence[Dataset], output: Path, models: Models, protocol: str | Protocol) -> None:
     """See before hours of training whether what is there already was made with these settings.
 
     Raises ValueError, one line, where it was not. Images are not looked at: `run` does that, category by category.
     """
-    check_protocol(protocol)
+    rules = as_protocol(protocol)
     for dataset in datasets:
         if Path(dataset.name).name != dataset.name:
             raise ValueError(f"the category {dataset.name!r} cannot be the name of a file: call it otherwise")
@@ -85,14 +86,14 @@ def check(datasets: Sequence[Dataset], output: Path, models: Models, protocol: s
                     f"{_file(output, dataset.name)} is of a model that is gone, {record['model']}: "
                     "give another --output, or delete it"
                 )
-            _compare(_file(output, dataset.name), record, _asked(dataset.name, models, protocol))
+            _compare(_file(output, dataset.name), record, _asked(dataset.name, models, rules))
 
 
 def run(
     datasets: Sequence[Dataset],
     output: Path,
     models: Models,
-    protocol: str = "paper",
+    protocol: str | Protocol = "paper",
     figures: bool = False,
     progress: bool | Progress = False,
 ) -> Iterator[Result]:
@@ -105,7 +106,7 @@ def run(
         datasets: the categories.
         output: folder, made if it is not there.
         models: `Given` or `Trained`.
-        protocol: "paper" or "native", see `evaluation.evaluate`.
+        protocol: "paper", "native", or a `Protocol`, see `evaluation.evaluate`.
         figures: draw pictures, see `figures.write_category`.
         progress: a `Progress` shows each category's bars among its own.
     """
@@ -113,7 +114,7 @@ def run(
         bars = set(progress.task_ids) if isinstance(progress, Progress) else set()
         result = Result(dataset.name, dataset.layout)
         try:
-            result, model = _run_category(dataset, output, models, protocol, progress)
+            result, model = _run_category(dataset, output, models, as_protocol(protocol), progress)
             if figures:
                 _draw(dataset, output, result, models, model)
         except Exception as error:
@@ -132,7 +133,7 @@ def measure(
     dataset: Dataset,
     model: Detector | Predictor,
     path: Path,
-    protocol: str = "paper",
+    protocol: str | Protocol = "paper",
     progress: bool | Progress = False,
 ) -> dict[str, Any]:
     """Evaluate a model, read from `path`, on one category: what it is, and the figures, ready for JSON."""
@@ -158,7 +159,7 @@ def measure(
 
 
 def _run_category(
-    dataset: Dataset, output: Path, models: Models, protocol: str, progress: bool | Progress
+    dataset: Dataset, output: Path, models: Models, protocol: Protocol, progress: bool | Progress
 ) -> tuple[Result, Detector | Predictor | None]:
     """What is known of a category, and what it was evaluated with if that was done now."""
     file = _file(output, dataset.name)
@@ -198,9 +199,9 @@ def _file(output: Path, category: str) -> Path:
     return output / "evaluations" / f"{category}.json"
 
 
-def _asked(category: str, models: Models, protocol: str) -> dict[str, Any]:
+def _asked(category: str, models: Models, protocol: Protocol) -> dict[str, Any]:
     path = models.path(category)
-    return {"protocol": protocol, "model": sha256(path / METADATA if path.is_dir() else path), **models.settings()}
+    return {"protocol": str(protocol), "model": sha256(path / METADATA if path.is_dir() else path), **models.settings()}
 
 
 def _read(file: Path) -> dict[str, Any]:

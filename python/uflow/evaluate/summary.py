@@ -18,6 +18,10 @@ __all__ = ["flagged_table", "summarise", "summary_markdown", "summary_text", "wr
 
 WIDTH = 120  # columns of a terminal
 MAX_NAME_LENGTH = 20  # what of them the name of a category may take
+FAIR_RULES = {
+    "sentence": "one false pixel a training image",
+    "corners": "one false pixel a training image on the ROC curve's corner points, as the published figures have it",
+}
 ELSEWHERE = ("selected_on_test", "model", "counts", "epochs", "training_seconds")  # taken over from a record as it is
 
 
@@ -31,10 +35,11 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
     ordered = sorted(results, key=lambda r: (rank[r.category] if _is_mvtec(r) else len(rank), r.category))
     rows = [_row(result) for result in ordered]
     records = [result.record for result in ordered if result.record]
+    first = Evaluation(**records[0]["evaluation"]) if records else None
     return {
         "uflow": __version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "protocol": records[0]["evaluation"]["protocol"] if records else None,
+        **{name: getattr(first, name, None) for name in ("protocol", "oracle", "fair_rule")},
         "selected_on_test": any(record["selected_on_test"] for record in records),
         "not_fair": _not_fair(records),
         # The alpha is the detector's own: `calibrate` may have set another since.
@@ -178,8 +183,10 @@ def _legend(summary: Mapping[str, Any]) -> list[str]:
     notes = [
         *summary["notes"],
         "mIoU auto: where log10 NFA < 0. Defect IoU: the same over the images with a defect alone, where an empty mask "
-        "counts 0. Pixel F1: of those masks over all pixels. Fair: at the threshold of the anomaly map that leaves one "
-        "false pixel a training image. Best: at the one threshold of log10 NFA that is best on this test set.",
+        f"counts 0. Pixel F1: of those masks over all pixels. Fair: at the threshold of the anomaly map that leaves "
+        f"{FAIR_RULES.get(summary['fair_rule'], FAIR_RULES['sentence'])}. Best: at the threshold of log10 NFA "
+        f"{'' if summary['oracle'] in ('any', None) else 'in ' + summary['oracle'] + ' '}"
+        "that is best on this test set.",
     ]
     if any(row["published"] for row in (*summary["categories"], *summary["means"])):
         notes.append(f"Paper: {summary['published_source']}. Not measured here.")
