@@ -46,7 +46,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(f"{method} {seed}")
         figures = {"pixel_auroc": 0.9, "aupro": 0.8, "image_auroc": 0.7, "miou_fair": 0.2, "miou_best": 0.3}
         costs = {"fit_s": 2.0, "fit_cpu_s": 1.0, "predict_ms": 4.0, "predict_cpu_ms": 3.0, "memory_mb": 500.0}
-        result = Result(category.name, method, seed, epochs, **figures, **costs)
+        result = Result(category.name, method, seed, epochs, category.layout, **figures, **costs)
         return replace(result, pixel_auroc=0.8, aupro=0.81 + seed / 10) if method == "fre" else result
 
     monkeypatch.setattr(rivals, "_in_own_process", measure)

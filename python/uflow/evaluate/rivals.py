@@ -28,6 +28,7 @@ from ..detector import Detector
 from ..recipe import TrainingSettings
 from . import published
 from .evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor
+from .literature import literature_markdown
 from .rival_methods import (
     ANOMALIB,
     BATCH_SIZE,
@@ -45,7 +46,6 @@ from .tables import FIGURES, Table, figure_text, mean_figure, write_json, write_
 
 __all__ = ["METHODS", "Result", "Settings", "check_methods", "compare", "markdown"]
 
-PUBLISHED = "Tailanian et al., JMIV 2024"
 STEPS = 200  # training steps of a trained rival, unless epochs are given
 
 
@@ -55,6 +55,7 @@ class Result:
 
     Attributes:
         epochs: passes over the good images; None for a method that learns in one.
+        layout: of the data set, for what the literature says of it.
         pixel_auroc, ..., defective_flagged: as in `evaluation.Evaluation`; None for what needs a threshold of the
             method's own, where it has none.
         fit_s, fit_cpu_s: seconds to learn, by the clock and of processors (which other programs do not lengthen).
@@ -67,6 +68,7 @@ class Result:
     method: str
     seed: int
     epochs: int | None = None
+    layout: str = ""
     pixel_auroc: float | None = None
     aupro: float | None = None
     image_auroc: float | None = None
@@ -179,7 +181,7 @@ def _in_own_process(
             figures = json.loads(answer.read_text())
     if figures.get("failure"):
         figures["failure"] += f" (logs/{name})"
-    return Result(category.name, method, seed, epochs, **figures)
+    return Result(category.name, method, seed, epochs, category.layout, **figures)
 
 
 def _ending(code: int) -> str:
@@ -308,7 +310,7 @@ def _write(results: Sequence[Result], settings: Settings, output: Path) -> None:
         "settings": _common(settings),
         "machine": _machine(),
         "results": records,
-        "published": {"source": PUBLISHED, "means": published.METHODS},
+        "published": {"source": published.CITATION, "means": published.METHODS},
     }
     write_json(content, output / "comparison.json")
     write_text(
@@ -348,11 +350,29 @@ def markdown(results: Sequence[Result], settings: Settings) -> str:
         "",
         f"{', '.join(f'{name} {value}' for name, value in _machine().items())}.",
         "",
-        f"Published, not measured here: means over the 15 categories of MVTec AD, other backbones ({PUBLISHED}).",
+        "Published, not measured here: means over the 15 categories of MVTec AD, other backbones "
+        f"({published.CITATION}).",
         "",
         _published_table().to_markdown(),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(["\n".join(lines), *_literature(results)]) + "\n"
+
+
+def _literature(results: Sequence[Result]) -> list[str]:
+    """All published figures of these categories beside what was measured, means over the seeds."""
+    groups: dict[str, dict[str, dict[str, list[Result]]]] = {}
+    for result in results:
+        if result.failure is None:
+            by_method = groups.setdefault(result.layout, {}).setdefault(result.category, {})
+            by_method.setdefault(result.method, []).append(result)
+    parts: list[str] = []
+    for layout, categories in groups.items():
+        measured = {
+            category: {method: {name: _mean(done, name) for name in FIGURES} for method, done in methods.items()}
+            for category, methods in categories.items()
+        }
+        parts += literature_markdown(measured, layout)
+    return parts
 
 
 def _measured_table(results: Sequence[Result]) -> Table:

@@ -11,6 +11,7 @@ from typing import Any
 from .. import __version__
 from . import published
 from .evaluation import Evaluation
+from .literature import literature_markdown
 from .study import Result
 from .tables import FIGURES, Table, figure_text, mean_figure, write_json, write_text
 
@@ -87,6 +88,7 @@ def _row(result: Result) -> dict[str, Any]:
         group = "textures" if result.category in published.TEXTURES else "objects"
     return {
         "category": result.category,
+        "layout": "mvtec" if group else result.layout,
         "group": group,
         **figures,
         "flagged": flagged,
@@ -205,7 +207,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
 
 
 def summary_markdown(summary: Mapping[str, Any]) -> str:
-    """The same as a page in Markdown, with the share of images flagged by kind, and other methods' published means."""
+    """The same as a page in Markdown, with the share of images flagged by kind, and all published figures."""
     parts = ["# Results", _settings(summary), _figures_table(summary, bold_means=True).to_markdown()]
     if summary["not_fair"]:
         parts.insert(1, f"**{summary['not_fair']}**")
@@ -224,7 +226,18 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
             "Means over its 15 categories, from the same paper; none of them was measured here.",
             Table(["method", *(FIGURES[field] for field in fields)], rows).to_markdown(),
         ]
+    parts += _literature(summary)
     return "\n\n".join(parts) + "\n"
+
+
+def _literature(summary: Mapping[str, Any]) -> list[str]:
+    """All published figures of these categories beside ours, data set by data set."""
+    rows = [row for row in summary["categories"] if row["counts"]]
+    parts: list[str] = []
+    for layout in dict.fromkeys(row["layout"] for row in rows):
+        measured = {row["category"]: {"measured here": row} for row in rows if row["layout"] == layout}
+        parts += literature_markdown(measured, layout)
+    return parts
 
 
 def flagged_table(summary: Mapping[str, Any]) -> Table:
