@@ -21,6 +21,7 @@ import torch
 from uflow import features as features_room
 from uflow import fitting, model_file
 from uflow.backbones import Backbone, create_backbone
+from uflow.detector import Detector, load
 from uflow.features import ImageFeatures
 from uflow.fitting import fit_parts, make_backbone, training_record
 from uflow.holdout import Fold, choose_folds
@@ -268,6 +269,7 @@ class Scripted:
     """Says of each epoch what a test wants."""
 
     digest = "4 scripted"
+    figure = "what a test wants"
 
     def __init__(self, answers: list[float]) -> None:
         self.answers = answers
@@ -293,8 +295,71 @@ def test_a_selection_chooses_the_epoch_and_leaves_the_papers_method(
     )
     assert all(network.memory is None for network in selection.networks)
     assert (chosen.network.memory, chosen.blend) == (None, None)  # neither memory nor copies are the paper's
-    assert {"selected_on_test"} == chosen.record.keys() - plain.record.keys()
+    assert {"selected_on_test", "selected_by"} == chosen.record.keys() - plain.record.keys()
     assert chosen.record["selected_on_test"] == "4 scripted"
+    assert chosen.record["selected_by"] == "what a test wants"
+
+
+# No image held out ----------------------------------------------------------------------------------------------------
+
+
+PAPERS = TrainingSettings(
+    epochs=3, batch_size=4, augment=True, memory_size=0, last_batch="remainder", count_affine=False, precision="float32"
+)
+
+
+def test_without_held_out_images_all_are_learnt_from_and_the_last_epoch_is_kept(
+    paths: list[Path], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, np.dtype[Any]]] = []
+    train = fitting.train
+
+    def spied(flow: Any, features: Any, *of: Any, **how: Any) -> TrainingState:
+        shown.append((len(features.indices), features.cache.arrays[0].dtype))
+        return train(flow, features, *of, **how)
+
+    monkeypatch.setattr(fitting, "train", spied)
+    found = fit(paths[:6], backbone, PAPERS, held_out=0.0, alpha=None)
+    assert shown == [(6, np.float32)]  # no trial with copies: nothing could choose; features are not rounded
+    assert found.training.best_epoch == len(found.training.history) == 3
+    assert [epoch["held_out_nll"] for epoch in found.training.history] == [None] * 3
+    assert found.training.best_nll == found.training.history[-1]["train_nll"]
+    assert (found.threshold, found.blend, found.network.memory) == (PaperThreshold(), None, None)
+    alone = fit(paths[:1], backbone, replace(PAPERS, epochs=1), held_out=0.0, alpha=None)  # one image is enough
+    assert len(alone.training.history) == 1
+    chosen = fit(paths[:6], backbone, PAPERS, held_out=0.0, alpha=None, selection=Scripted([0.5, 0.9, 0.7]))
+    assert chosen.training.best_epoch == 2
+
+
+def test_patience_counts_epochs_without_a_better_selection(paths: list[Path], backbone: Backbone) -> None:
+    settings = replace(PAPERS, epochs=9, patience=2)
+    found = fit(paths[:6], backbone, settings, held_out=0.0, alpha=None, selection=Scripted([0.5, 0.9, 0.7, 0.8, 1]))
+    assert (found.training.best_epoch, len(found.training.history)) == (2, 4)
+
+
+def test_a_memory_needs_images_held_out(paths: list[Path], backbone: Backbone) -> None:
+    with pytest.raises(ValueError, match=r"memory_size must be 0 \(--paper-map\)"):
+        fit(paths[:6], backbone, QUICK, held_out=0.0, alpha=None)
+
+
+def test_no_images_are_one_line() -> None:
+    with pytest.raises(ValueError, match="no good images to learn from, the list is empty") as error:
+        Detector.fit([])
+    assert "\n" not in str(error.value)
+
+
+def test_a_detector_that_saw_all_images_is_saved_and_goes_on(paths: list[Path], tmp_path: Path) -> None:
+    recipe = Recipe.paper("grating", "efficientnet_lite0", image_size=64)
+    recipe = replace(recipe, settings=replace(recipe.settings, epochs=2))
+    whole = Detector.fit_recipe(paths[:6], recipe, device="cpu", progress=False)
+    whole.save(tmp_path / "one.uflow")
+    loaded = load(tmp_path / "one.uflow", "cpu")
+    assert loaded.history == whole.history
+    assert loaded.predict(paths[7]).score == whole.predict(paths[7]).score
+    half = replace(recipe, settings=replace(recipe.settings, epochs=2))
+    state = tmp_path / "state"
+    Detector.fit_recipe(paths[:6], half, device="cpu", state_file=state, progress=False)
+    assert load_training_state(state, whole.record).epoch == 2
 
 
 # The record -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Every published figure stands beside what was measured, under its category and its method."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from uflow.evaluate import published, rivals, study
 from uflow.evaluate.literature import FIGURES, beside_literature, literature_markdown
 from uflow.evaluate.rivals import Result, Settings
 from uflow.evaluate.summary import summarise, write_summary
+from uflow.recipe import PAPER_TRAINING
+
+ROOT = Path(__file__).parent.parent
 
 OURS = {"pixel_auroc": 0.1111, "aupro": 0.2222, "miou": 0.3333, "miou_fair": 0.3, "miou_best": 0.4444}
 
@@ -84,3 +88,15 @@ def test_study_and_compare_write_them_with_their_source(tmp_path: Path) -> None:
         assert row.startswith("| carpet | 0.1111 |")
         assert "| 0.9942 | 0.9925 | 0.9940 | 0.9890 |" in row
         assert "nut" not in pixel_auroc
+
+
+def test_the_guides_costs_are_those_that_its_command_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the flow; MS-CaiT, which takes long to build, is counted by the command alone."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    paper_cost = importlib.import_module("paper_cost")
+    forward, both, _ = paper_cost.count_flow()
+    shown = sum(PAPER_TRAINING[name][0] * train for name, (train, _) in published.IMAGES.items())
+    judged = sum(PAPER_TRAINING[name][0] * test for name, (_, test) in published.IMAGES.items())
+    guide = (ROOT / "docs/guide/paper.md").read_text()
+    assert f"| training | {shown * both / 1e15:.1f} | {shown * both / 1e11 / 3600:.1f} |" in guide
+    assert f"| choosing the epoch | {judged * forward / 1e15:.1f} |" in guide

@@ -1,5 +1,6 @@
 """The recipe: built once, checked, saved as JSON, compared in words."""
 
+import inspect
 import json
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import pytest
 
 from uflow.backbones import create_backbone
-from uflow.recipe import Recipe, TrainingSettings, differences
+from uflow.cli.options import build_recipe, recipe_of_options
+from uflow.evaluate import published
+from uflow.recipe import PAPER_TRAINING, Recipe, TrainingSettings, differences
+from uflow.training import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -20,6 +24,7 @@ from uflow.recipe import Recipe, TrainingSettings, differences
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
         ({"warm_up": 1.0}, r"warm_up is a share of the steps, at least 0 and below 1, got 1\.0"),
         ({"memory_size": -1}, "memory_size is a number of vectors, 0 for none, got -1"),
+        ({"last_batch": "half"}, "last_batch must be 'even' or 'remainder', got 'half'"),
         ({"precision": "float8"}, "precision must be 'auto', 'float32' or 'bfloat16', got 'float8'"),
     ],
 )
@@ -34,7 +39,8 @@ def test_settings_out_of_range_are_one_line(settings: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"held_out": 0.0}, r"held_out is a share of the images between 0 and 1, got 0\.0"),
+        ({"held_out": 0.0}, r"held_out=0 leaves no good images to calibrate by: alpha must be None \(--paper-test\)"),
+        ({"held_out": -0.1}, r"held_out is a share of the images, at least 0 and below 1, got -0\.1"),
         ({"held_out": 1.0}, "held_out is a share of the images"),
         ({"alpha": 0.0}, r"alpha is a probability between 0 and 1, got 0\.0"),
         ({"alpha": 1.5}, r"alpha is a probability between 0 and 1, got 1\.5"),
@@ -125,3 +131,34 @@ def test_long_values_are_named_only_and_missing_ones_found() -> None:
     assert differences({"tile": True, "roi": 3}, {"tile": True}) == "roi 3, not None"
     assert differences({"tile": True}, {"tile": True, "roi": 3}) == "roi None, not 3"
     assert differences({"settings": None}, {"settings": {"epochs": 3}}) == "settings None, not {'epochs': 3}"
+
+
+def test_the_papers_recipe_is_the_published_one_of_each_category() -> None:
+    assert set(PAPER_TRAINING) == {*published.MVTEC_AD, ""}
+    recipe = Recipe.paper("carpet")
+    assert (recipe.backbone, recipe.image_size, recipe.flow_steps, recipe.tail) == ("mcait", 448, 4, "chernoff")
+    assert (recipe.held_out, recipe.alpha, recipe.settings.memory_size, recipe.settings.augment) == (0, None, 0, False)
+    settings = recipe.settings
+    assert (settings.epochs, settings.batch_size, settings.learning_rate) == (200, 13, 3.163419554150971e-05)
+    assert (settings.warm_up, settings.final_rate, settings.weight_decay) == (0, 0.4, 1e-5)
+    assert (settings.patience, settings.precision, settings.last_batch) == (20, "float32", "remainder")
+    assert not settings.count_affine
+    other = Recipe.paper("nut", "resnet18", image_size=256).settings
+    assert (other.epochs, other.batch_size, other.learning_rate) == (200, 8, 1e-4)
+    rates = [learning_rate(settings, epoch, 0, 21) for epoch in (0, 100, 199)]
+    assert rates == pytest.approx([settings.learning_rate * share for share in (1, 0.7, 0.403)])
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_options_that_are_given_take_the_place_of_the_papers() -> None:
+    asked = {"epochs": 3, "image_size": "64", "backbone": "resnet18", "seed": 4, "tail": "chernoff-unguarded"}
+    options = {name: p.default for name, p in inspect.signature(build_recipe).parameters.items()} | asked
+    recipe_of = recipe_of_options("paper", options, asked)
+    carpet = Recipe.paper("carpet", "resnet18", image_size=64, tail="chernoff-unguarded")
+    assert recipe_of("carpet") == replace(carpet, settings=replace(carpet.settings, epochs=3, seed=4))
+    assert recipe_of("wood").settings.batch_size == 22
+    assert recipe_of_options("default", options | {"tail": "chernoff"}, asked)("carpet").settings.batch_size == 16
+    with pytest.raises(ValueError, match="--recipe must be default or paper, got 'mine'"):
+        recipe_of_options("mine", options, asked)
+    with pytest.raises(ValueError, match="held_out=0 leaves no good images to calibrate by"):
+        recipe_of_options("paper", options | {"tail": "chernoff"}, ["alpha"])

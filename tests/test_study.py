@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import uflow
 from uflow import model_file
 from uflow.evaluate import published, study
 from uflow.evaluate.datasets import Dataset, find_categories
+from uflow.evaluate.evaluation import evaluate_predictor
 from uflow.evaluate.metrics import PixelMetrics
 from uflow.evaluate.protocols import published_truth
 from uflow.evaluate.study import Given, Result, TestSelection, Trained
@@ -21,8 +22,10 @@ from uflow.evaluate.tables import FIGURES
 from uflow.images import digest, read_image, resize_image
 from uflow.model_file import load_model, save_model
 from uflow.network import TorchNetwork
+from uflow.predictor import Predictor
 from uflow.recipe import Recipe, TrainingSettings
 from uflow.scoring import anomaly_map_from_energies
+from uflow.threshold import PaperThreshold
 
 Make = Callable[..., Trained]
 
@@ -214,6 +217,41 @@ def test_a_selection_is_the_pixel_auroc_of_the_latents_alone(detector, dataset: 
         assert selection(alone) == pytest.approx(pixels.auroc(), abs=1e-4)  # features are kept in float16
         assert selection(alone) == selection(alone)
     assert selection.digest == digest(category.test_files)
+
+
+def test_a_selection_is_by_aupro_or_by_miou_of_the_papers_test_too(detector, dataset: Path) -> None:
+    (category,) = find_categories(dataset)
+    alone = TorchNetwork(detector.network.backbone, detector.network.flow, device="cpu")
+    predictor = Predictor(alone, PaperThreshold("exact"))
+    found = evaluate_predictor(predictor, category)
+    recipe = Recipe(alpha=None, tail="exact", settings=TrainingSettings(precision="float32"))
+    for figure in ("pixel_auroc", "aupro", "miou"):
+        with TestSelection(category, recipe, figure) as selection:
+            assert selection(alone) == pytest.approx(getattr(found, figure), abs=1e-6)
+            assert selection.figure == figure
+    with pytest.raises(ValueError, match="chosen by one of pixel_auroc, aupro, miou, not 'f1'"):
+        TestSelection(category, recipe, "f1")
+
+
+def test_each_category_may_have_its_own_recipe(data: Path, output: Path) -> None:
+    def recipe_of(category: str) -> Recipe:
+        recipe = Recipe.paper(category, "efficientnet_lite0", image_size=64)
+        return replace(recipe, settings=replace(recipe.settings, epochs=1))
+
+    models = Trained(output / "models", recipe_of, device="cpu", select_on_test=True, select_by="aupro")
+    results = run(data, output, models)
+    assert done(results) == {"grating": "trained, evaluated", "tile": "trained, evaluated"}
+    for result in results:
+        settings = result.record["trained_with"]["settings"]
+        assert settings == asdict(recipe_of(result.category).settings)
+        assert result.record["selected_by"] == "aupro"
+    summary = summarise(results)
+    assert summary["not_fair"].startswith("NOT A FAIR FIGURE: each epoch chosen by AUPRO on the test set")
+    assert done(run(data, output, models)) == {"grating": "already evaluated", "tile": "already evaluated"}
+    with pytest.raises(ValueError, match="batch_size 30, not 8"):
+        run(data, output, replace(models, recipe=lambda category: recipe_of("nut")))
+    with pytest.raises(ValueError, match="was trained with selected_by aupro, not miou"):
+        run(data, output, replace(models, select_by="miou"))[0]
 
 
 def test_one_model_for_all_categories(detector, data: Path, output: Path, tmp_path: Path) -> None:

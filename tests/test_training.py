@@ -222,3 +222,54 @@ def test_non_finite_loss_stops_with_advice(features: FeatureCache) -> None:
     features.arrays[0][5, 0, 0, 0] = np.nan
     with pytest.raises(TrainingError, match=r"became nan in epoch 1; try a lower learning rate"):
         train(make_flow(), learnt(features), TrainingSettings(epochs=1))
+
+
+def test_the_last_batch_is_even_or_the_remainder(features: FeatureCache) -> None:
+    sizes = {}
+    for last_batch in ("even", "remainder"):
+        shown = learnt(features, list(range(10)), last_batch=last_batch)
+        batches = list(shown.epoch(np.random.default_rng(0), 4))
+        sizes[last_batch] = [len(volumes[0]) for volumes in batches]
+        assert len(batches) == shown.steps_per_epoch(4) == 3
+        images = torch.cat([volumes[0] for volumes in batches]).flatten(1).sum(dim=1).sort().values
+        assert torch.equal(images, features.batch(range(10))[0].flatten(1).sum(dim=1).sort().values)
+    assert sizes == {"even": [4, 3, 3], "remainder": [4, 4, 2]}
+
+
+def test_the_published_objective_takes_the_layer_norm_for_a_part_of_the_features() -> None:
+    """The same steps as nn.LayerNorm before a flow without affine part, by Adam, with the published schedule."""
+    rng = np.random.default_rng(3)
+    cache = FeatureCache(6, SHAPES, layer_norm=True, exact=True)
+    for array in cache.arrays:
+        array[:] = 3 * rng.normal(size=array.shape) + 1
+    settings = TrainingSettings(
+        epochs=2, batch_size=4, learning_rate=1e-2, warm_up=0, last_batch="remainder", count_affine=False
+    )
+    flow = UFlow([s[0] for s in SHAPES], [s[1:] for s in SHAPES], steps=2, affine=True, seed=1)
+    flow.count_affine = False
+    state = train(flow, learnt(cache, range(6), [], last_batch="remainder"), settings)
+
+    norms = torch.nn.ModuleList(torch.nn.LayerNorm(shape) for shape in SHAPES)
+    behind = make_flow()
+    optimizer = torch.optim.Adam([*norms.parameters(), *behind.parameters()], lr=1e-2, weight_decay=1e-5)
+    total, first = 0.0, True
+    for epoch in range(2):
+        order = np.random.default_rng((0, epoch)).permutation(range(6))
+        order += np.random.default_rng(0).integers(1, size=6)
+        for step, batch in enumerate((order[:4], order[4:])):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-2 * (1 - 0.6 * (epoch + step / 2) / 2)
+            latents, log_det = behind([norm(x) for norm, x in zip(norms, cache.batch(batch), strict=True)])
+            loss = behind.nll(latents, log_det).mean()
+            total += loss.item() * len(batch) * first
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        first = False
+    assert state.history[0]["train_nll"] == pytest.approx(total / 6 / (4 * 64 + 8 * 16), rel=1e-5)
+    for affine, norm in zip(flow.affines, norms, strict=True):
+        torch.testing.assert_close(affine.weight, norm.weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(affine.bias, norm.bias, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(norm.weight, torch.ones_like(norm.weight))
+    for ours, theirs in zip(flow.stages.parameters(), behind.stages.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

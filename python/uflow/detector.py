@@ -97,7 +97,7 @@ class Detector:
 
         Raises:
             TypeError: an argument that no recipe has.
-            ValueError: fewer than 2 images, or bad input; the message says which and what to do.
+            ValueError: too few images, or bad input; the message says which and what to do.
             uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
         """
         asked = Recipe.from_keywords(backbone, **recipe)
@@ -119,6 +119,11 @@ class Detector:
     ) -> Detector:
         """`fit`, its keywords as one `Recipe`."""
         sources = list_good_sources(images)
+        sources = list_sources(images)
+        if not sources:
+            raise ValueError(
+                "no good images to learn from, the list is empty: give a folder, a pattern, or their files"
+            )
         target = resolve_device(device)
         net = make_backbone(sources, recipe, weights).to(target)
         file = None if state_file is None else Path(state_file)

@@ -82,7 +82,7 @@ class FeatureSource(ABC):
 
 
 class FeatureCache(FeatureSource):
-    """Features that are kept: one float16 array (n, C, h, w) a scale.
+    """Features that are kept: one float16 array (n, C, h, w) a scale, or float32 where they are to be `exact`.
 
     Held in memory, or memory-mapped in a temporary folder when larger than `memory_share` of the machine's free memory.
     Half precision moves the anomaly map by less than 1e-3 and halves what has to be kept.
@@ -94,15 +94,17 @@ class FeatureCache(FeatureSource):
         shapes: Sequence[tuple[int, int, int]],
         layer_norm: bool = False,
         memory_share: float = MEMORY_SHARE,
+        exact: bool = False,
     ) -> None:
         super().__init__(count, shapes, layer_norm)
         self.folder: Path | None = None
-        if cache_size(count, shapes) <= memory_share * _free_memory():
-            self.arrays: list[np.ndarray] = [np.empty((count, *shape), np.float16) for shape in shapes]
+        dtype = np.float32 if exact else np.float16
+        if cache_size(count, shapes, exact) <= memory_share * _free_memory():
+            self.arrays: list[np.ndarray] = [np.empty((count, *shape), dtype) for shape in shapes]
             return
         self.folder = Path(tempfile.mkdtemp(prefix="uflow-features-"))
         self.arrays = [
-            np.lib.format.open_memmap(self.folder / f"scale{i}.npy", mode="w+", dtype=np.float16, shape=(count, *shape))
+            np.lib.format.open_memmap(self.folder / f"scale{i}.npy", mode="w+", dtype=dtype, shape=(count, *shape))
             for i, shape in enumerate(shapes)
         ]
 
@@ -143,14 +145,16 @@ def feature_shapes(backbone: Backbone) -> list[tuple[int, int, int]]:
     return [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
 
 
-def cache_size(count: int, shapes: Sequence[tuple[int, int, int]]) -> int:
+def cache_size(count: int, shapes: Sequence[tuple[int, int, int]], exact: bool = False) -> int:
     """Bytes of a `FeatureCache`."""
-    return 2 * count * sum(math.prod(shape) for shape in shapes)
+    return (4 if exact else 2) * count * sum(math.prod(shape) for shape in shapes)
 
 
-def fits_somewhere(count: int, shapes: Sequence[tuple[int, int, int]], memory_share: float = MEMORY_SHARE) -> bool:
+def fits_somewhere(
+    count: int, shapes: Sequence[tuple[int, int, int]], memory_share: float = MEMORY_SHARE, exact: bool = False
+) -> bool:
     """Whether a `FeatureCache` fits in memory, or on the disk of temporary files with a tenth to spare."""
-    size = cache_size(count, shapes)
+    size = cache_size(count, shapes, exact)
     return size <= memory_share * _free_memory() or size <= 0.9 * shutil.disk_usage(tempfile.gettempdir()).free
 
 
@@ -178,8 +182,12 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         tile: bool,
         progress: bool | Progress,
         copies: bool = False,
+        exact: bool = False,
     ) -> ImageFeatures:
-        """Run the backbone over images; with `copies` also over `turned_copies`, where there are few enough tiles."""
+        """Run the backbone over images; with `copies` also over `turned_copies`, where there are few enough tiles.
+
+        `exact` keeps the features as float32.
+        """
         sizes = [image_size(source) for source in sources]
         size, stride = backbone.image_size, backbone.strides[-1]
         if tile:
@@ -191,13 +199,14 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
             copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
         read = _TileReader(sources, tilings, copies_each)
         count *= copies_each
-        if fits_somewhere(count, feature_shapes(backbone)):
-            cache: FeatureSource = compute_features(backbone, map(read, range(count)), count, progress=progress)
+        if fits_somewhere(count, feature_shapes(backbone), exact=exact):
+            images = map(read, range(count))
+            cache: FeatureSource = compute_features(backbone, images, count, progress=progress, exact=exact)
         else:
             log.warning(
                 "the features of %d images would need %.0f GB, more than memory and disk hold: they are computed anew "
                 "in each epoch, which takes longer; a larger disk (set TMPDIR) or a smaller input avoids it",
-                *(count, cache_size(count, feature_shapes(backbone)) / 1e9),
+                *(count, cache_size(count, feature_shapes(backbone), exact) / 1e9),
             )
             cache = FeatureStream(backbone, count, read)
         return cls(cache, tilings, sizes, copies_each)
@@ -214,7 +223,7 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         """All images but these."""
         return sorted(set(range(len(self.sizes))) - set(images))
 
-    def without(self, held_out: Sequence[int], augmented: bool) -> TrainingFeatures:
+    def without(self, held_out: Sequence[int], augmented: bool, last_batch: str = "even") -> TrainingFeatures:
         """The features of all images but some, for training with copies and noise or without.
 
         Where copies are there at all, an epoch without them is as long as one with them: the two are compared.
@@ -227,6 +236,7 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
             copies=self.copies if augmented else 1,
             noise_std=FEATURE_NOISE_STD / math.sqrt(len(tiles)) if augmented else 0.0,
             passes=math.ceil(MIN_SHOWN_TILES / len(tiles)) if self.copies > 1 else 1,
+            last_batch=last_batch,
         )
 
 
@@ -260,6 +270,7 @@ class TrainingFeatures:
             them is taken at random.
         noise_std: standard deviation of the noise on what is shown, in standard deviations of each channel.
         passes: how often an epoch passes over the images.
+        last_batch: "even": batches are of equal size, by one at most; "remainder": all but the last are full.
     """
 
     cache: FeatureSource
@@ -268,6 +279,7 @@ class TrainingFeatures:
     copies: int = 1
     noise_std: float = 0.0
     passes: int = 1
+    last_batch: str = "even"
 
     @cached_property
     def moments(self) -> list[tuple[Tensor, Tensor]]:
@@ -281,10 +293,14 @@ class TrainingFeatures:
     def epoch(
         self, rng: np.random.Generator, batch_size: int, device: torch.device | str = "cpu"
     ) -> Iterator[list[Tensor]]:
-        """Batches of equal size (by one at most), in an order that `rng` alone decides: a (B, C, h, w) a scale."""
+        """Batches in an order that `rng` alone decides: a (B, C, h, w) a scale."""
         order = np.concatenate([rng.permutation(np.asarray(self.indices)) for _ in range(self.passes)])
         order += rng.integers(self.copies, size=len(order))
-        for batch in np.array_split(order, self.steps_per_epoch(batch_size)):
+        if self.last_batch == "remainder":
+            parts = np.split(order, range(batch_size, len(order), batch_size))
+        else:
+            parts = np.array_split(order, self.steps_per_epoch(batch_size))
+        for batch in parts:
             volumes = self.cache.normalised(batch, device)
             if self.noise_std:
                 for x, (_, std) in zip(volumes, self.moments, strict=True):
@@ -301,9 +317,10 @@ def compute_features(
     batch_size: int = 16,
     memory_share: float = MEMORY_SHARE,
     progress: bool | Progress = False,
+    exact: bool = False,
 ) -> FeatureCache:
     """Run the frozen backbone, where it is, once over `count` images, (H, W, 3) uint8, and keep its features."""
-    cache = FeatureCache(count, feature_shapes(backbone), backbone.layer_norm, memory_share)
+    cache = FeatureCache(count, feature_shapes(backbone), backbone.layer_norm, memory_share, exact)
     try:
         with progress_bar(progress) as bar, torch.inference_mode():
             task = bar.add_task("Features", total=count)
@@ -311,7 +328,7 @@ def compute_features(
             for batch in batches(images, batch_size):
                 features = backbone(image_tensor(np.stack(batch), backbone.mean.device))
                 for array, feature in zip(cache.arrays, features, strict=True):
-                    kept = feature.half()
+                    kept = feature.float() if exact else feature.half()
                     if not kept.isfinite().all():
                         raise TrainingError(
                             f"features of {backbone.name} are not finite, or above {HALF_MAX:.0f}: use another backbone"

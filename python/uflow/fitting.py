@@ -39,10 +39,12 @@ class Selection(Protocol):
     """Chooses the epoch instead of held-out images: to reproduce published figures, see `evaluate.study`.
 
     Attributes:
-        digest: of what it chooses by.
+        digest: of the images that it chooses by.
+        figure: the name of what it gives.
     """
 
     digest: str
+    figure: str
 
     def __call__(self, network: TorchNetwork) -> float:
         """How good the network is now; higher is better."""
@@ -84,25 +86,30 @@ def fit_parts(
     """Learn all parts of a detector; see `Detector.fit` for what each argument means.
 
     Raises:
-        ValueError: fewer than 2 images, or bad input.
+        ValueError: too few images, or bad input.
         uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
     """
-    if len(sources) < 2:
+    if len(sources) < 2 and recipe.held_out > 0:
         raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
     recipe = recipe.resolved(backbone)
     record = training_record(recipe, backbone, sources, selection)
     # MS-CaiT, and what is to be reproduced, stay the paper's.
     extended = backbone.layer_norm and selection is None
 
-    copies = extended and recipe.settings.augment
-    with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies) as features:
+    remember = extended and recipe.settings.memory_size > 0
+    if remember and recipe.held_out == 0:
+        raise ValueError("held_out=0 leaves no good images to weigh distances by: memory_size must be 0 (--paper-map)")
+
+    copies = extended and recipe.settings.augment and recipe.held_out > 0  # held-out images choose them
+    exact = recipe.settings.precision == "float32"
+    with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies, exact) as features:
         # 1. Folds, before anything is learnt: the images that judge must not have been seen.
         folds = choose_hold_out(features, sources, recipe)
         # 2. The flow, with copies or without: both exist before the choice, which held-out images make.
         trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, progress)
         flow, training, augmented = trainer.with_or_without_copies(folds[0].held_out, state_file)
         network = TorchNetwork(backbone, flow, device=device)
-        if extended and recipe.settings.memory_size:
+        if remember:
             # 3. The memory, for now of the images learnt from alone: held-out images must be as strange as new ones.
             network.memory = trainer.memory(features.others(folds[0].held_out))
         # 4. The blend: what held-out images say of both sources of evidence makes them comparable.
@@ -138,7 +145,7 @@ def training_record(
     record = recipe.resolved(backbone).to_dict()
     record |= {"weights_sha256": backbone.weights_sha256, "images": digest(sources)}
     if selection is not None:
-        record["selected_on_test"] = selection.digest
+        record |= {"selected_on_test": selection.digest, "selected_by": selection.figure}
     return record
 
 
@@ -191,6 +198,7 @@ class _FlowTrainer:
         """A new flow, trained on the images that are not held out; it goes on from its state file if there is one."""
         recipe, net = self.recipe, self.backbone
         flow = UFlow(net.channels, net.sizes, recipe.flow_steps, affine=net.layer_norm, seed=recipe.settings.seed)
+        flow.count_affine = recipe.settings.count_affine
         state = None
         if state_file is not None and state_file.exists():
             state = model_file.load_training_state(state_file, self.record)
@@ -203,7 +211,7 @@ class _FlowTrainer:
         candidate = TorchNetwork(net, flow, device=self.device)
         trained = train(
             flow,
-            self.features.without(held_out, augmented),
+            self.features.without(held_out, augmented, recipe.settings.last_batch),
             recipe.settings,
             state=state,
             on_epoch=save,

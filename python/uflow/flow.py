@@ -225,6 +225,10 @@ class UFlow(nn.Module):
         affine: give each scale's features an `Affine` of their own (the trained half of a LayerNorm).
         seed: alone decides all weights and permutations.
 
+    Attributes:
+        count_affine: whether log_det counts the `Affine`s. False is the published objective, which takes them for a
+            part of the features; then log_det is that of the flow behind them.
+
     Raises:
         ValueError: when the scales do not fit together.
 
@@ -244,7 +248,7 @@ class UFlow(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.affine = affine
+        self.affine, self.count_affine = affine, True
         self.channels = tuple(int(c) for c in channels)
         self.sizes = tuple((int(h), int(w)) for h, w in sizes)
         if not 1 <= len(self.channels) == len(self.sizes):
@@ -301,7 +305,8 @@ class UFlow(nn.Module):
             x = features[level]
             if self.affines:
                 x, log_det = self.affines[level](x)
-                log_dets.append(log_det)
+                if self.count_affine:
+                    log_dets.append(log_det)
             if up is not None:
                 x = torch.cat([x, up], dim=1)
             x, log_det = self.stages[level](x)

@@ -55,7 +55,7 @@ def choose_folds(
 
     A fold holds a `share` of the images, at least 10 and at most a third; copies of an image count once, and stay
     together. There are as many folds, without a common image, as `alpha` needs calibration images, or can be made. The
-    first fold is that of the detector; in a sequence it is the latest block.
+    first fold is that of the detector; in a sequence it is the latest block. A share of 0 is one fold of no images.
 
     Args:
         descriptors: (N, D) a vector of each image, see `features.describe_images`.
@@ -69,6 +69,8 @@ def choose_folds(
     Raises:
         ValueError: groups where images are no files or lie in fewer than 3 folders.
     """
+    if share == 0:
+        return [Fold([], [])], "held out: none, as asked for; the flow learns from all images"
     copies = find_copies(descriptors)
     units = _folders(sources) if how == "groups" else copies
     first_of = {unit[0] for unit in copies}

@@ -20,13 +20,33 @@ Quality = Literal["fast", "balanced", "fine"]
 TailOfEnergy = Literal["exact", "chernoff", "chernoff-unguarded"]  # the binomial tail counts channels
 
 
+# Epochs, images a step and learning rate that each category of MVTec AD was published with; "" is for any other data.
+PAPER_TRAINING = {
+    "carpet": (200, 13, 3.163419554150971e-05),
+    "grid": (500, 12, 3.6224837438852e-05),
+    "leather": (500, 15, 0.0006124723659154866),
+    "tile": (200, 30, 0.006045754779719109),
+    "wood": (500, 22, 0.0002466546120460351),
+    "bottle": (200, 23, 0.00011289990475381853),
+    "cable": (200, 14, 0.001616039111268198),
+    "capsule": (200, 14, 0.0012118892498142058),
+    "hazelnut": (500, 21, 0.0013268898640895934),
+    "metal_nut": (200, 11, 0.0008148858311570219),
+    "pill": (200, 11, 0.0010756100354690954),
+    "screw": (500, 11, 0.0004155987052838602),
+    "toothbrush": (200, 21, 0.0001287312814913699),
+    "transistor": (400, 20, 0.00112129043027424),
+    "zipper": (200, 24, 4.55246818236177e-05),
+    "": (200, 8, 0.0001),
+}
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How the flow is trained.
 
-    The paper's own settings are ``epochs=200, learning_rate=1e-4`` (tuned per category from 3e-5 to 6e-3),
-    ``batch_size`` 8 to 30 and ``warm_up=0``, no early stop, ``augment=False, memory_size=0``; the defaults are for
-    training in minutes on a CPU. `augment` and `memory_size` concern pyramids of feature maps only, not `mcait`.
+    The defaults are for training in minutes on a CPU; `Recipe.paper` has the paper's own. `augment`, `memory_size` and
+    `count_affine` concern pyramids of feature maps only, not `mcait`.
 
     Raises:
         ValueError: a number out of its range; the message names it.
@@ -38,11 +58,15 @@ class TrainingSettings:
     warm_up: float = 0.2  # share of the steps over which the rate rises from 0, so that a good start is not shaken
     final_rate: float = 0.4  # the rate decays linearly to this share of its start
     weight_decay: float = 1e-5
-    patience: int = 10  # epochs without a better held-out likelihood before training stops
+    patience: int = 10  # epochs without a better one, by whatever chooses, before training stops
     seed: int = 0
     precision: str = "auto"  # float32 | bfloat16 | auto: bfloat16 convolutions on CUDA, float32 elsewhere
     augment: bool = True  # small sets: also train with turned copies and noise, and keep the better flow
     memory_size: int = 5000  # vectors of good images a scale, the distance to which is evidence too; 0: latents alone
+    last_batch: str = (
+        "even"  # even: all batches of an epoch equal, by one at most | remainder: the last has what is left
+    )
+    count_affine: bool = True  # False is the published objective: log|det J| of the LayerNorms' affine part is left out
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
@@ -54,6 +78,8 @@ class TrainingSettings:
             raise ValueError(f"warm_up is a share of the steps, at least 0 and below 1, got {self.warm_up}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.last_batch not in ("even", "remainder"):
+            raise ValueError(f"last_batch must be 'even' or 'remainder', got {self.last_batch!r}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
 
@@ -71,7 +97,8 @@ class Recipe:
         strides: scales of a backbone that offers a choice, each twice the one before; None is the backbone's own.
         flow_steps: coupling steps a scale (paper: 4).
         settings: how the flow is trained.
-        held_out: share of images kept out of training; at least 10 of them, at most a third.
+        held_out: share of images kept out of training; at least 10 of them, at most a third. 0 keeps none out: all are
+            learnt from, the last epoch is kept unless a selection chooses, and nothing can be calibrated.
         alpha: wished probability that a good image is flagged; None is the paper's test, uncalibrated.
         tile: cut images into overlapping tiles of the network's size instead of shrinking them to it.
         hold_out: which images are kept out, "auto", "random", "last" or "groups": see `holdout.choose_folds`.
@@ -101,8 +128,10 @@ class Recipe:
         if self.alpha is not None:
             check_alpha(self.alpha)
         check_look_alpha(self.alpha, self.look_alpha)
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is a share of the images between 0 and 1, got {self.held_out}")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out is a share of the images, at least 0 and below 1, got {self.held_out}")
+        if self.held_out == 0 and self.alpha is not None:
+            raise ValueError("held_out=0 leaves no good images to calibrate by: alpha must be None (--paper-test)")
         if self.tail not in get_args(TailOfEnergy):
             raise ValueError(f"tail must be one of {', '.join(get_args(TailOfEnergy))}, got {self.tail!r}")
         if self.alpha is not None and self.tail != PaperThreshold.tail:
@@ -111,6 +140,36 @@ class Recipe:
             raise ValueError(f"hold_out must be one of {', '.join(get_args(HoldOut))}, got {self.hold_out!r}")
         if self.quality not in get_args(Quality):
             raise ValueError(f"quality must be one of {', '.join(get_args(Quality))}, got {self.quality!r}")
+
+    @classmethod
+    def paper(cls, category: str | None = None, backbone: str = "mcait", **changes: Any) -> Recipe:
+        """The published recipe: Adam, the stated schedule without warm-up, all images, the paper's map and test.
+
+        docs/guide/paper.md says what of it equals the published system, and what does not.
+
+        Args:
+            category: of MVTec AD, whose rate, batch and epochs were tuned; any other has the published default.
+            backbone: "mcait", or a ResNet, whose LayerNorms are trained by the published objective.
+            **changes: other arguments of a `Recipe`, such as ``image_size=256``.
+
+        >>> Recipe.paper("carpet").settings.batch_size
+        13
+        """
+        epochs, batch_size, learning_rate = PAPER_TRAINING.get(category or "", PAPER_TRAINING[""])
+        settings = TrainingSettings(
+            epochs,
+            batch_size,
+            learning_rate,
+            warm_up=0.0,
+            patience=20,
+            precision="float32",
+            augment=False,
+            memory_size=0,
+            last_batch="remainder",
+            count_affine=False,
+        )
+        published = {"image_size": 448, "flow_steps": 4, "settings": settings, "held_out": 0.0, "alpha": None}
+        return cls(backbone, **{**published, **changes})
 
     @classmethod
     def from_keywords(cls, backbone: str, settings: TrainingSettings | None = None, **keywords: Any) -> Recipe:

@@ -34,7 +34,7 @@ class Epoch(_Selection):
 
     epoch: int
     train_nll: float
-    held_out_nll: float
+    held_out_nll: float | None  # None where no images are held out
     learning_rate: float
     seconds: float
 
@@ -43,7 +43,8 @@ class Epoch(_Selection):
 class TrainingState:
     """All that is needed to go on after `epoch` epochs: weights, the best weights so far, Adam's moments, history.
 
-    `best_epoch` 0 is the start, before any training; `best_nll` is of held-out images, in nats a dimension.
+    `best_epoch` 0 is the start, before any training; `best_nll` is of held-out images, in nats a dimension, or of those
+    learnt from where none are held out.
     """
 
     epoch: int
@@ -66,6 +67,8 @@ def train(
     progress: bool | Progress = False,
 ) -> TrainingState:
     """Maximise the likelihood of the features of good images, and keep the epoch best on held-out good images.
+
+    Where none are held out, the last epoch is kept, unless `select` chooses.
 
     The loss is ``flow.nll`` (0.5 * sum of squared latents - log|det J|) averaged over the batch (U-Flow, JMIV 2024);
     what is shown and kept in the history is divided by the number of dimensions. The order of images in epoch e depends
@@ -90,12 +93,12 @@ def train(
     optimizer = torch.optim.Adam(flow.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     if state is None:
         # Features of every scale start at mean 0 and variance 1: the first steps need not find their size.
-        if len(flow.affines):
+        if len(flow.affines) and settings.count_affine:
             flow.standardise(features.moments)
         # The start is a candidate too: where no epoch is better on held-out images, nothing was learnt.
         start = _copy(flow.state_dict())
         nll = likelihood.of_held_out()
-        state = TrainingState(epoch=0, best_epoch=0, best_nll=nll, weights=start, best_weights=start, optimizer={})
+        state = TrainingState(0, 0, math.inf if nll is None else nll, start, best_weights=start, optimizer={})
     else:
         # Weights, Adam's moments and the number of the epoch are all that an epoch depends on.
         flow.load_state_dict(state.weights)
@@ -138,7 +141,7 @@ def train(
             if select is not None:
                 result["selection"] = select()
             state = _next_state(state, result, flow, optimizer)
-            bar.update(task, description=f"Training, held-out {state.best_nll:.3f} nats/dim")
+            bar.update(task, description=f"Training, {state.best_nll:.3f} nats/dim")
             if on_epoch is not None:
                 on_epoch(state)
     # The best epoch, not the last: held-out images say when a flow begins to learn its images by heart.
@@ -184,10 +187,12 @@ class _Likelihood:
         return self.flow.nll([z.float() for z in latents], log_det).mean()
 
     @torch.inference_mode()
-    def of_held_out(self) -> float:
-        """In nats a dimension, averaged over images that are not learnt from."""
+    def of_held_out(self) -> float | None:
+        """In nats a dimension, averaged over images that are not learnt from; None where there are none."""
         self.flow.eval()
         indices, total = self.features.held_out, 0.0
+        if not len(indices):
+            return None
         for chunk in batches(indices, self.batch_size):
             total += float(self.mean_nll(self.features.cache.normalised(chunk, self.device))) * len(chunk)
         return float(total / len(indices) / self.dimensions)
@@ -198,14 +203,17 @@ def _next_state(state: TrainingState, result: Epoch, flow: UFlow, optimizer: tor
     if "selection" in result:
         best = max((epoch["selection"] for epoch in state.history), default=-math.inf)
         better = result["selection"] > best
-    else:
+    elif result["held_out_nll"] is not None:
         better = not state.best_nll <= result["held_out_nll"]  # also where the start's is not a number
+    else:
+        better = True  # nothing says which epoch is best: the last is kept
+    nll = result["train_nll"] if result["held_out_nll"] is None else result["held_out_nll"]
     weights = _copy(flow.state_dict())
     return replace(
         state,
         epoch=result["epoch"],
         best_epoch=result["epoch"] if better else state.best_epoch,
-        best_nll=result["held_out_nll"] if better else state.best_nll,
+        best_nll=nll if better else state.best_nll,
         weights=weights,
         best_weights=weights if better else state.best_weights,
         optimizer=_optimizer_tensors(optimizer),

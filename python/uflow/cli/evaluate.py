@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..evaluate.protocols import Protocol
     from ..evaluate.samples import Dataset
     from ..evaluate.study import Models, Result
-    from ..recipe import Recipe
+    from .options import RecipeOf
 
 RootArgument = Annotated[Path, typer.Argument(help="data set, or one category")]
 
@@ -108,8 +108,11 @@ def study(
     select_on_test: Annotated[
         bool, typer.Option("--select-on-test", help="choose the epoch on the test set, to reproduce: no fair figure")
     ] = False,
+    select_by: Annotated[
+        str, typer.Option(help="figure that --select-on-test chooses by: pixel_auroc, aupro or miou")
+    ] = "pixel_auroc",
     *,
-    recipe: Recipe,
+    recipe: RecipeOf,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -125,7 +128,8 @@ def study(
     datasets, failed = find_datasets(root, layout, categories)
     if select_on_test:
         say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
-    trained = Trained(models or output / "models", recipe, weights, device, select_on_test)
+    folder = models or output / "models"
+    trained = Trained(folder, recipe, weights, device, select_on_test, select_by)  # type: ignore[arg-type]  # it checks
     _run(datasets, failed, output, trained, rules, figures)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -27,11 +28,13 @@ __all__ = [
     "ModelArgument",
     "OracleOption",
     "ProtocolOption",
+    "RecipeOf",
     "RuntimeOption",
     "TailOption",
     "TileOption",
     "WeightsOption",
     "build_recipe",
+    "recipe_of_options",
     "with_recipe",
 ]
 
@@ -71,7 +74,17 @@ FairOption = Annotated[
 TailOption = Annotated[
     str | None, typer.Option(help="judge by the paper's test with this tail: chernoff, exact, chernoff-unguarded")
 ]
+RecipeOption = Annotated[
+    str, typer.Option(help="default, or paper: as published, of each category; other options given take its place")
+]
 FiguresOption = Annotated[bool, typer.Option("--figures", help="also draw the article's figures of each category")]
+
+
+RecipeOf = Callable[[str], "Recipe"]  # a category's recipe
+
+# Where the options of `build_recipe` stand in a recipe and in its settings; they take the place of the paper's.
+_IN_RECIPE = ("image_size", "quality", "strides", "held_out", "hold_out", "alpha", "tile", "tail")
+_IN_SETTINGS = ("epochs", "batch_size", "learning_rate", "seed")
 
 
 def build_recipe(
@@ -124,20 +137,59 @@ def build_recipe(
     )
 
 
+def recipe_of_options(name: str, asked: Mapping[str, Any], given: Collection[str]) -> RecipeOf:
+    """The recipe of each category that the options of a training ask for.
+
+    Args:
+        name: "default", or "paper", for `Recipe.paper` with those options that were given in place of its own.
+        asked: the options of `build_recipe`.
+        given: names of those that were given.
+
+    Raises:
+        ValueError: no such recipe.
+    """
+    if name == "default":
+        recipe = build_recipe(**asked)
+        return lambda category: recipe
+    if name != "paper":
+        raise ValueError(f"--recipe must be default or paper, got {name!r}")
+    from ..recipe import Recipe
+
+    own = build_recipe(**{**asked, "paper_test": "alpha" not in given})
+    changes = {field: getattr(own, field) for field in _IN_RECIPE if field in given}
+    changed = {field: getattr(own.settings, field) for field in _IN_SETTINGS if field in given}
+    backbone = {"backbone": own.backbone} if "backbone" in given else {}
+
+    def paper(category: str) -> Recipe:
+        recipe = Recipe.paper(category, **backbone, **changes)
+        return replace(recipe, settings=replace(recipe.settings, **changed))
+
+    paper("")  # what is wrong with the options is said at once
+    return paper
+
+
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of `build_recipe` in place of its parameter `recipe`, which they build."""
+    """A command with --recipe and the options of `build_recipe` in place of its parameter `recipe`, a `RecipeOf`."""
     options = inspect.signature(build_recipe).parameters
 
     @functools.wraps(command)
     def call(**values: Any) -> None:
         asked = {name: values.pop(name) for name in options}
-        command(**values, recipe=build_recipe(**asked))
+        sources = {name: values["context"].get_parameter_source(name) for name in options}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        del values["context"]
+        command(**{**values, "recipe": recipe_of_options(values["recipe"], asked, given)})
 
-    hints = get_type_hints(command, localns={"Recipe": object}, include_extras=True)
+    hints = get_type_hints(command, localns={"RecipeOf": object}, include_extras=True)
     hints |= get_type_hints(build_recipe, localns={"Recipe": object}, include_extras=True)
+    hints |= {"recipe": RecipeOption, "context": typer.Context}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        parameters += options.values() if name == "recipe" else [parameter]
+        if name == "recipe":
+            parameters += [parameter.replace(default="default"), *options.values()]
+        else:
+            parameters.append(parameter)
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY))
     by_keyword = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in parameters]
     call.__signature__ = inspect.Signature(by_keyword)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in by_keyword}

@@ -12,7 +12,7 @@ from .common import check_new_file, note, shows_bars
 from .options import DeviceOption, WeightsOption, with_recipe
 
 if TYPE_CHECKING:
-    from ..recipe import Recipe
+    from .options import RecipeOf
 
 
 @app.command(epilog="Example: uflow train data/tile/train/good --output tile.uflow")
@@ -21,7 +21,7 @@ def train(
     images: Annotated[str, typer.Argument(help="folder or pattern of good images")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="model file (default: CATEGORY.uflow)")] = None,
     *,
-    recipe: Recipe,
+    recipe: RecipeOf,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -31,7 +31,8 @@ def train(
     """
     from ..detector import Detector
 
-    output = output or Path(f"{category_of(images)}.uflow")
+    category = category_of(images)
+    output = output or Path(f"{category}.uflow")
     check_new_file(output)
     state_file = output.with_name(output.name + ".state")
     if state_file.exists():
@@ -39,6 +40,8 @@ def train(
     detector = Detector.fit_recipe(
         images, recipe, weights=weights, device=device, state_file=state_file, progress=shows_bars()
     )
+        say(f"Going on with the training that {state_file} holds")
+    detector = Detector.fit_recipe(images, recipe(category), weights=weights, device=device, state_file=state_file)
     detector.save(output)
     state_file.unlink()
     note(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from ..images import digest
 from ..predictor import Predictor
 from ..recipe import Recipe, differences
 from ..scoring import anomaly_map_from_energies
-from .metrics import PixelMetrics
+from ..threshold import PaperThreshold
+from .metrics import MaskMetrics, PixelMetrics
 from .protocols import PAPER_SIZE, published_truth
 from .samples import Dataset
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:  # a model that is exported needs no torch
     from ..features import ImageFeatures
     from ..network import TorchNetwork
 
-__all__ = ["Given", "Models", "TestSelection", "Trained"]
+__all__ = ["Given", "Models", "SelectBy", "TestSelection", "Trained"]
+
+SelectBy = Literal["pixel_auroc", "aupro", "miou"]
 
 
 class Models(Protocol):
@@ -90,16 +93,22 @@ class Trained:
 
     Attributes:
         folder: where they are, made if it is not there.
-        recipe: how they are trained.
+        recipe: how they are trained; or a function of the category that says so, such as `Recipe.paper`.
         weights, device: see `Detector.fit`.
         select_on_test: choose each epoch on the test set, see `TestSelection`.
+        select_by: the figure that it is chosen by.
     """
 
     folder: Path
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | Callable[[str], Recipe] = field(default_factory=Recipe)
     weights: Sequence[Path] | None = None
     device: str = "auto"
     select_on_test: bool = False
+    select_by: SelectBy = "pixel_auroc"
+
+    def recipe_of(self, category: str) -> Recipe:
+        """How the category's model is trained."""
+        return self.recipe if isinstance(self.recipe, Recipe) else self.recipe(category)
 
     def path(self, category: str) -> Path:
         """The category's model file."""
@@ -111,12 +120,12 @@ class Trained:
 
     def check(self, categories: Sequence[str]) -> None:
         """Raise ValueError where a model that is there follows another recipe; images are not looked at."""
-        # Without a model too: weights that are missing are one error, not one a category.
-        asked = self._asked([], None)
-        del asked["images"]
-        if self.recipe.image_size == "auto":
-            del asked["image_size"]  # the images decide
         for category in categories:
+            # Without a model too: weights that are missing are one error, not one a category.
+            asked = self._asked(category, [], None)
+            del asked["images"]
+            if self.recipe_of(category).image_size == "auto":
+                del asked["image_size"]  # the images decide
             if self.path(category).exists():
                 self._compare(category, asked)
 
@@ -124,19 +133,19 @@ class Trained:
         """Train the category's model if there is none; a training that was broken off goes on."""
         from ..detector import Detector
 
-        path = self.path(dataset.name)
+        path, recipe = self.path(dataset.name), self.recipe_of(dataset.name)
         with ExitStack() as stack:
             selection = None
             if self.select_on_test:
-                selection = stack.enter_context(TestSelection(dataset, self.recipe.tile, progress))
+                selection = stack.enter_context(TestSelection(dataset, recipe, self.select_by, progress))
             if path.exists():
-                self._compare(dataset.name, self._asked(dataset.train, selection))
+                self._compare(dataset.name, self._asked(dataset.name, dataset.train, selection))
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             state_file = path.with_name(path.name + ".state")
             detector = Detector.fit_recipe(
                 dataset.train,
-                self.recipe,
+                recipe,
                 weights=self.weights,
                 device=self.device,
                 state_file=state_file,
@@ -151,30 +160,32 @@ class Trained:
         """Read the category's model."""
         return load(self.path(category), self.device, self.weights)
 
-    def _asked(self, images: Sequence[Path], selection: TestSelection | None) -> dict[str, Any]:
+    def _asked(self, category: str, images: Sequence[Path], selection: TestSelection | None) -> dict[str, Any]:
         """What the record of a model must be, and whether its epoch is chosen on the test set."""
         from ..fitting import training_record
 
-        record = training_record(self.recipe, self._backbone(images), images, selection)
-        return {**record, "select_on_test": self.select_on_test}
+        recipe = self.recipe_of(category)
+        record = training_record(recipe, self._backbone(recipe, images), images, selection)
+        chosen_by = self.select_by if self.select_on_test else None
+        return {**record, "select_on_test": self.select_on_test, "selected_by": chosen_by}
 
-    def _backbone(self, images: Sequence[Path]) -> Backbone:
+    def _backbone(self, recipe: Recipe, images: Sequence[Path]) -> Backbone:
         """The backbone, at the size that the images ask for where the recipe leaves that to them."""
-        from ..backbones import coarsest_stride
+        from ..backbones import coarsest_stride, create_backbone
         from ..fitting import make_backbone
 
-        recipe = self.recipe
         if images and recipe.image_size == "auto" and coarsest_stride(recipe.backbone, recipe.strides) is not None:
             return make_backbone(images, recipe, self.weights)
-        return self._common_backbone
+        key = recipe.backbone, recipe.image_size, recipe.strides
+        if key not in self._backbones:
+            size = None if recipe.image_size == "auto" else recipe.image_size
+            self._backbones[key] = create_backbone(recipe.backbone, size, recipe.strides, self.weights)
+        return self._backbones[key]
 
     @cached_property
-    def _common_backbone(self) -> Backbone:
-        from ..backbones import create_backbone
-
-        recipe = self.recipe
-        size = None if recipe.image_size == "auto" else recipe.image_size
-        return create_backbone(recipe.backbone, size, recipe.strides, self.weights)
+    def _backbones(self) -> dict[Any, Backbone]:
+        """Those of all recipes so far: the categories have the same, which is large."""
+        return {}
 
     def _compare(self, category: str, asked: Mapping[str, Any]) -> None:
         from ..model_file import load_model
@@ -192,25 +203,38 @@ class Trained:
 
 
 class TestSelection:
-    """Chooses the epoch by the pixel AUROC on a test set, at 256 x 256, as the published checkpoints were.
+    """Chooses the epoch by a figure on a test set, at 256 x 256, as the published checkpoints were.
 
-    To reproduce, not to compare: figures of such a detector on that test set are not fair. The map is the paper's, of
-    the latents alone; images whose defective pixels are not known are left out. A context manager: leaving it removes
-    the features, which are computed on the first call.
+    To reproduce, not to compare: figures of such a detector on that test set are not fair. Map and test are the
+    paper's, of the latents alone; images whose defective pixels are not known are left out. A context manager: leaving
+    it removes the features, which are computed on the first call.
 
     Args:
         dataset: the test set.
-        tile: whether its images are cut into tiles, as the recipe says.
+        recipe: of the training: whether images are cut into tiles, how exactly features are kept, the test's tail.
+        figure: "pixel_auroc", "aupro", or "miou", of the paper's test at log NFA = 0.
         progress: show a progress bar while features are computed.
 
     Attributes:
         digest: of the test images and their masks.
+
+    Raises:
+        ValueError: another figure.
     """
 
     __test__ = False  # pytest: this is no test
 
-    def __init__(self, dataset: Dataset, tile: bool = False, progress: bool | Progress = False) -> None:
-        self.dataset, self.tile, self.progress = dataset, tile, progress
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe | None = None,
+        figure: SelectBy = "pixel_auroc",
+        progress: bool | Progress = False,
+    ) -> None:
+        if figure not in get_args(SelectBy):
+            raise ValueError(f"an epoch is chosen by one of {', '.join(get_args(SelectBy))}, not {figure!r}")
+        self.dataset, self.recipe, self.progress = dataset, recipe or Recipe(), progress
+        self.figure: str = figure
         self.digest = digest(dataset.test_files)
         self._features: ImageFeatures | None = None
 
@@ -223,24 +247,32 @@ class TestSelection:
             self._features = None
 
     def __call__(self, network: TorchNetwork) -> float:
-        """The pixel AUROC of the network as it is now."""
+        """The figure of the network as it is now."""
         from ..fitting import evidence_of_features
 
         features = self._features or self._compute(network)
-        pixels = PixelMetrics()
+        pixels, masks, channels = PixelMetrics(), MaskMetrics(), network.latent_channels
         for i, truth in enumerate(self._truths):
-            if truth is not None:
-                (evidence,) = evidence_of_features(network, features, [i])
-                (latent_map,) = anomaly_map_from_energies(evidence.energies, network.latent_channels, PAPER_SIZE)
+            if truth is None:
+                continue
+            (evidence,) = evidence_of_features(network, features, [i])
+            if self.figure == "miou":
+                (log_nfa,) = PaperThreshold(self.recipe.tail).log_nfa(evidence, channels, PAPER_SIZE)
+                masks.update(log_nfa < 0, truth)
+            else:
+                (latent_map,) = anomaly_map_from_energies(evidence.energies, channels, PAPER_SIZE)
                 pixels.update(latent_map, truth)
-        return pixels.auroc()
+        if self.figure == "miou":
+            return masks.miou() or 0.0
+        return pixels.auroc() if self.figure == "pixel_auroc" else pixels.aupro()
 
     def _compute(self, network: TorchNetwork) -> ImageFeatures:
         from ..features import ImageFeatures
 
         paths = [sample.path for sample in self.dataset.test]
-        self._features = ImageFeatures.compute(network.backbone, paths, self.tile, self.progress)
-        input_size = None if self.tile else network.image_size
+        tile, exact = self.recipe.tile, self.recipe.settings.precision == "float32"
+        self._features = ImageFeatures.compute(network.backbone, paths, tile, self.progress, exact=exact)
+        input_size = None if tile else network.image_size
         self._truths: list[NDArray[np.bool_] | None] = []
         for sample, size in zip(self.dataset.test, self._features.sizes, strict=True):
             truth = sample.truth(size)

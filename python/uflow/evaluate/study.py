@@ -148,6 +148,7 @@ def measure(
         "counts": {"train": len(dataset.train), "test": len(dataset.test)},
         "model": str(path),
         "selected_on_test": predictor.selected_on_test,
+        "selected_by": getattr(model, "record", {}).get("selected_by"),
         "alpha": predictor.threshold.alpha,
         "image_size": list(predictor.network.image_size),
         "tile": predictor.tile,

@@ -128,7 +128,7 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The settings that all trainings share, without the images they are for."""
     first, *others = settings or [{}]
     shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
-    return {key: value for key, value in shared.items() if key not in ("images", "selected_on_test")}
+    return {key: value for key, value in shared.items() if key not in ("images", "selected_on_test", "selected_by")}
 
 
 # What must be known of the figures ------------------------------------------------------------------------------------
@@ -138,8 +138,10 @@ def _not_fair(records: Sequence[Mapping[str, Any]]) -> str:
     """A warning in 120 columns where epochs were chosen on the test set, else nothing."""
     chosen = sum(record["selected_on_test"] for record in records)
     which = f"{chosen} of {len(records)} models" if chosen < len(records) else "each epoch"
+    named = {"aupro": "AUPRO", "miou": "mIoU"}
+    figures = dict.fromkeys(named.get(record.get("selected_by") or "", "pixel AUROC") for record in records)
     return (
-        f"NOT A FAIR FIGURE: {which} chosen by pixel AUROC on the test set, as the published ones were."
+        f"NOT A FAIR FIGURE: {which} chosen by {', '.join(figures)} on the test set, as the published ones were."
         if chosen
         else ""
     )
