@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from made_nets import renamed_lite0, timm_net, weights_file
 from uflow import backbones
-from uflow.backbones import coarsest_stride, create_backbone, list_backbones, normalise_maps
+from uflow.backbones import coarsest_stride, create_backbone, default_strides, list_backbones, normalise_maps
+from uflow.flow import UFlow
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TINY_CAIT = backbones._Entry(("cait_xxs24_224", "cait_xxs36_224"), strides=(16, 32), image_size=224, blocks=(3, 2))
@@ -295,8 +298,6 @@ def test_real_mcait_has_41_and_21_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"strides": (16, 8)}, "each be twice the one before"),
         ({"strides": ()}, "each be twice the one before"),
         ({"name": "mcait", "strides": (8, 16)}, r"mcait has strides \(16, 32\) only"),
-        ({"name": "vit_tiny_patch16_224"}, r"no pyramid: its maps have strides \[16, 16, 16\]"),
-        ({"name": "cait_xxs24_224"}, "no pyramid"),
         ({"image_size": 32}, "32x32 is too small for efficientnet_lite0: at least 64x64"),
         ({"image_size": (256, 20)}, "256x20 is too small for efficientnet_lite0: at least 64x64"),
         ({"name": "resnet18", "image_size": 16}, "16x16 is too small for resnet18: at least 32x32"),
@@ -343,3 +344,54 @@ def test_nothing_is_warned_about() -> None:
         warnings.simplefilter("always")
         create_backbone(image_size=64)
     assert caught == []
+
+
+# Plain transformers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "strides", "depths"), [("test_vit", (16, 32), [1, 4]), ("test_vit", (8, 16, 32), [0, 2, 4])]
+)
+def test_a_plain_transformers_maps_are_resampled_to_a_pyramid(
+    folder: Path, arch: str, strides: tuple[int, ...], depths: list[int]
+) -> None:
+    net = create_backbone(arch, image_size=(64, 96), strides=strides, weights=weights_file(folder, arch))
+    assert (net.image_size, net.strides, net.channels) == ((64, 96), strides, (64,) * len(strides))
+    x = torch.rand(2, 3, 64, 96)
+    maps = net(x)
+    assert [tuple(m.shape[2:]) for m in maps] == [(64 // s, 96 // s) for s in strides] == list(net.sizes)
+    by_hand = timm_net(arch, img_size=(64, 96))
+    theirs = weights_file(folder, arch)
+    fill = {k: v for k, v in load_file(theirs).items() if k != "pos_embed"}
+    grid = resample_abs_pos_embed(load_file(theirs)["pos_embed"], [4, 6], num_prefix_tokens=1)
+    by_hand.load_state_dict(fill | {"pos_embed": grid})
+    with torch.no_grad():
+        found = by_hand.forward_intermediates((x - net.mean) / net.std, indices=depths, norm=True)[1]
+    for m, stride, whole in zip(maps, strides, found, strict=True):
+        if stride == 16:
+            expected = whole
+        elif stride == 32:
+            expected = F.avg_pool2d(whole, 2)
+        else:
+            expected = F.interpolate(whole, scale_factor=2, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(m, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_single_cait_is_the_papers_ablation(folder: Path) -> None:
+    """One map of one depth, through its final LayerNorm, and no norm that is trained with the flow."""
+    net = create_backbone("cait_xxs24_224", 64, (16,), weights_file(folder, "cait_xxs24_224"))
+    assert (net.strides, net.channels, net.sizes, net.layer_norm) == ((16,), (192,), ((4, 4),), False)
+    cait, last = backbones._PlainTransformer("cait_xxs24_224", (64, 64), [(4, 4)]), 7 * 24 // 8 - 1
+    assert cait.depths == [last]
+    assert len(net.extractor.nets[0].blocks) == last + 1  # later blocks are not kept in memory
+    UFlow(net.channels, net.sizes, steps=1)(net(torch.rand(1, 3, 64, 64)))
+
+
+def test_a_patch_that_is_no_power_of_two_rounds_the_image_up(folder: Path) -> None:
+    """DINOv2's patches of 14, with class and register tokens beside the grid."""
+    arch = "vit_small_patch14_reg4_dinov2"
+    net = create_backbone(arch, 60, weights=weights_file(folder, arch))
+    assert (net.image_size, net.strides, net.sizes) == ((84, 84), (14, 28), ((6, 6), (3, 3)))
+    assert all(m.isfinite().all() for m in net(torch.rand(1, 3, 84, 84)))
+    assert default_strides(arch) == (14, 28)
+    assert (default_strides("resnet18"), default_strides("mcait")) == ((4, 8, 16), (16, 32))

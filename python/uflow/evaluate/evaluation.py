@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # an exported model needs neither
 
     from ..detector import Detector
 
-__all__ = ["Evaluation", "ImageOutput", "evaluate", "evaluate_predictor"]
+__all__ = ["Evaluation", "ImageOutput", "evaluate", "evaluate_predictor", "outputs_of"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,15 @@ def evaluate_predictor(
     normal_maps = inner.run(dataset.train, compared.anomaly_map, batch_size)
     normal_maps_shown = track(normal_maps, "Normal images", len(dataset.train), progress)
     return evaluate(dataset.test, outputs_shown, rules, normal_maps_shown, input_size)
+
+
+def outputs_of(
+    predictor: Predictor | Detector, dataset: Dataset, images: Sequence[int], protocol: str | Protocol = "paper"
+) -> dict[int, ImageOutput]:
+    """What a predictor says of some of the test images, by their numbers, at the protocol's size."""
+    inner = predictor if isinstance(predictor, Predictor) else predictor.predictor
+    compared = _ComparedSize(inner, as_protocol(protocol).map_size)
+    return dict(zip(images, inner.run([dataset.test[i].path for i in images], compared.output), strict=True))
 
 
 @dataclass(frozen=True)

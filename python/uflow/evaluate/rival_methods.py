@@ -26,13 +26,27 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ..backbones import Backbone, coarsest_stride, create_backbone
 from ..extras import pip_install
+from ..backbones import Backbone, coarsest_stride, create_backbone, default_strides
 from ..features import image_tensor
 from ..images import batches, image_size, read_image, resize_image
 from ..input_size import PIXEL_BUDGETS, choose_input_size
 from ..memory import greedy_coreset
 from ..recipe import Quality
+from .cross_scale import FlowScorer, train_cross_scale_flow
+from .nearest_images import NearestImages
 
-__all__ = ["ANOMALIB", "BATCH_SIZE", "METHODS", "Method", "Scorer", "Settings", "Size", "check_methods", "find_method"]
+__all__ = [
+    "ANOMALIB",
+    "BATCH_SIZE",
+    "METHODS",
+    "TRAINED",
+    "Method",
+    "Scorer",
+    "Settings",
+    "Size",
+    "check_methods",
+    "find_method",
+]
 
 SIZE = 256  # side of the maps and masks compared
 BATCH_SIZE = 16  # images a training step
@@ -53,24 +67,40 @@ class Settings:
         backbone: name of the frozen features, see `backbones.create_backbone`.
         image_size: side, or (height, width), of the network's input; None follows from `quality`.
         quality: how many pixels the input has, in the images' own shape, see `input_size.choose_input_size`.
-        epochs: passes over the good images of the trained rivals; None is as many as make `rivals.STEPS` steps.
+        epochs: passes over the good images of the trained rivals; None is as many as make `rivals.STEPS` steps. Of
+            U-Flow's published recipe too; None is as published.
+        weights: files with the backbone's weights; None finds them, see `backbones.create_backbone`.
+        recipe: of U-Flow: "default", or "paper", see `Recipe.paper`.
+        paper_map, paper_test: U-Flow with the published map, and the published test, where its recipe has others.
 
     Raises:
-        ValueError: below 1.
+        ValueError: below 1; no such recipe.
     """
 
     backbone: str = "efficientnet_lite0"
     image_size: int | Size | None = None
     quality: Quality = "balanced"
     epochs: int | None = None
+    weights: tuple[Path, ...] | None = None
+    recipe: str = "default"
+    paper_map: bool = False
+    paper_test: bool = False
 
     def __post_init__(self) -> None:
+        if self.recipe not in ("default", "paper"):
+            raise ValueError(f"recipe must be default or paper, got {self.recipe!r}")
         for name in ("image_size", "epochs"):
             value = getattr(self, name)
             if value is not None and np.min(value) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.quality not in PIXEL_BUDGETS:
             raise ValueError(f"quality must be one of {', '.join(PIXEL_BUDGETS)}, got {self.quality!r}")
+
+    def make_backbone(self, strides: Sequence[int] | None = None) -> Backbone:
+        """The frozen features at the common size; one whose strides are its own has as many of these as are wished."""
+        if strides is not None and coarsest_stride(self.backbone) is None:
+            strides = default_strides(self.backbone)[: len(strides)]
+        return create_backbone(self.backbone, self.image_size, strides, self.weights)
 
     def for_images(self, images: Sequence[Path]) -> Settings:
         """The same with the input size that suits the images, where it is left open."""
@@ -122,7 +152,7 @@ def neighbours(images: Sequence[Path], settings: Settings, seed: int) -> tuple[S
     (without the zeros it is much worse); the map of distances resized bilinearly and smoothed; the image's score is
     its maximum.
     """
-    backbone = create_backbone(settings.backbone, image_size=settings.image_size, strides=(8, 16))
+    backbone = settings.make_backbone(strides=(8, 16))
     height, width = backbone.sizes[0]
     kept = np.sort(np.random.default_rng(seed).permutation(len(images) * height * width)[:VECTORS])
     parts, start = [], 0
@@ -158,6 +188,28 @@ class _NearestVector:
         maps = F.interpolate(distance, (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
         smooth = gaussian_blur(maps, 8 * round(SMOOTHING) + 1, SMOOTHING)
         return smooth, smooth.amax((1, 2))
+
+
+# ---- from their papers
+
+
+def spade(images: Sequence[Path], settings: Settings, seed: int) -> tuple[Size, Scorer]:
+    """SPADE, see `nearest_images`; nothing in it is random."""
+    backbone = settings.make_backbone()
+    return backbone.image_size, NearestImages.learn(backbone, read_images(images, backbone.image_size), SIZE)
+
+
+def cs_flow(images: Sequence[Path], settings: Settings, seed: int) -> tuple[Size, Scorer]:
+    """CS-Flow, see `cross_scale`."""
+    backbone = settings.make_backbone()
+    order = np.random.default_rng(seed).permutation(len(images))
+    shuffled = [images[i] for i in order]
+    with torch.inference_mode():
+        found = [backbone.normalised(backbone(b)) for b in read_images(shuffled, backbone.image_size)]
+    whole = [torch.cat(scale).half() for scale in zip(*found, strict=True)]
+    batches_of_maps = list(zip(*(torch.split(scale, BATCH_SIZE) for scale in whole), strict=True))
+    flow = train_cross_scale_flow([[m.clone() for m in b] for b in batches_of_maps], settings.epochs or 1, seed)
+    return backbone.image_size, FlowScorer(backbone, flow, SIZE)
 
 
 # ---- anomalib's methods
@@ -204,7 +256,7 @@ class AnomalibMethod:
         """Train it, by its own steps, optimizer and schedule."""
         import lightning
 
-        backbone = create_backbone(settings.backbone, image_size=settings.image_size, strides=self.strides)
+        backbone = create_backbone(settings.backbone, settings.image_size, self.strides, settings.weights)
         net = _describe(backbone, min(BATCH_SIZE, len(images)))
         lightning.seed_everything(seed, verbose=False)
         module = self._module(net)
@@ -349,4 +401,13 @@ ANOMALIB: dict[str, AnomalibMethod] = {
 }
 
 # None is U-Flow, whose detector does more than score.
-METHODS: dict[str, Method | None] = {"uflow": None, "neighbours": neighbours, **ANOMALIB}
+METHODS: dict[str, Method | None] = {
+    "uflow": None,
+    "neighbours": neighbours,
+    "spade": spade,
+    "cs_flow": cs_flow,
+    **ANOMALIB,
+}
+
+# Those that pass over the images more than once.
+TRAINED = {"cs_flow", *(name for name, method in ANOMALIB.items() if method.trained)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import pickle
-import platform
 import signal
 import subprocess
 import sys
@@ -14,26 +12,24 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .. import __version__
-from ..backbones import create_backbone
 from ..detector import Detector
-from ..recipe import TrainingSettings
+from ..files import sha256
+from ..recipe import Recipe, TrainingSettings
 from . import published
-from .evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor
-from .literature import literature_markdown
+from .evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor, outputs_of
+from .method_maps import choose_shown, draw_methods, write_maps
 from .rival_methods import (
-    ANOMALIB,
     BATCH_SIZE,
     METHODS,
     SIZE,
+    TRAINED,
     Scorer,
     Settings,
     Size,
@@ -41,50 +37,13 @@ from .rival_methods import (
     find_method,
     read_images,
 )
+from .rival_results import Result, describe_machine, markdown
 from .samples import Dataset
-from .tables import FIGURES, Table, figure_text, mean_figure, write_json, write_text
+from .tables import FIGURES, Table, write_json, write_text
 
 __all__ = ["METHODS", "Result", "Settings", "check_methods", "compare", "markdown"]
 
 STEPS = 200  # training steps of a trained rival, unless epochs are given
-
-
-@dataclass(frozen=True)
-class Result:
-    """One method on one category with one seed: figures, cost, or why there are none.
-
-    Attributes:
-        epochs: passes over the good images; None for a method that learns in one.
-        layout: of the data set, for what the literature says of it.
-        pixel_auroc, ..., defective_flagged: as in `evaluation.Evaluation`; None for what needs a threshold of the
-            method's own, where it has none.
-        fit_s, fit_cpu_s: seconds to learn, by the clock and of processors (which other programs do not lengthen).
-        predict_ms, predict_cpu_ms: milliseconds for a test image from its file, also by the clock and of processors.
-        memory_mb: the most memory that the process held, libraries included; None where the system does not say.
-        failure: why it failed, one line.
-    """
-
-    category: str
-    method: str
-    seed: int
-    epochs: int | None = None
-    layout: str = ""
-    pixel_auroc: float | None = None
-    aupro: float | None = None
-    image_auroc: float | None = None
-    miou: float | None = None
-    iou_defective: float | None = None
-    pixel_f1: float | None = None
-    miou_fair: float | None = None
-    miou_best: float | None = None
-    good_flagged: float | None = None
-    defective_flagged: float | None = None
-    fit_s: float | None = None
-    fit_cpu_s: float | None = None
-    predict_ms: float | None = None
-    predict_cpu_ms: float | None = None
-    memory_mb: float | None = None
-    failure: str | None = None
 
 
 # ---- running
@@ -100,8 +59,10 @@ def compare(
 ) -> list[Result]:
     """Measure every method on every category with every seed, and write the table after each.
 
-    `output` gets ``comparison.md``, ``.csv`` and ``.json``, and what each process printed in ``logs``. Results that the
-    folder holds already are not measured again, unless they are failures; those of other settings are an error.
+    `output` gets ``comparison.md``, ``.csv`` and ``.json``, what each process printed in ``logs``, the maps of some
+    defective images in ``maps/CATEGORY/METHOD-SEED.npz``, and a picture of them, ``pictures/CATEGORY.png``. Results
+    that the folder holds already are not measured again, unless they are failures; those of other settings are an
+    error.
 
     Args:
         categories: what to learn from and to test on.
@@ -137,8 +98,21 @@ def compare(
                     results = sorted([*results, found], key=_place)
                     _write(results, settings, output)
                 wanted.append(found)
+        _draw(category, methods, seeds[0], output)
     _write(results, settings, output)
     return wanted
+
+
+def _draw(category: Dataset, methods: Sequence[str], seed: int, output: Path) -> None:
+    """The picture of a category: a row for each method whose maps are there."""
+    files = {method: _maps_file(output, category.name, method, seed) for method in methods}
+    there = {method: file for method, file in files.items() if file.is_file()}
+    if there:
+        draw_methods(category, there, output / "pictures" / f"{category.name}.png")
+
+
+def _maps_file(output: Path, category: str, method: str, seed: int) -> Path:
+    return output / "maps" / category / f"{method.replace(':', '.')}-{seed}.npz"
 
 
 def _key(result: Result) -> tuple[str, str, int, int | None]:
@@ -153,7 +127,9 @@ def _place(result: Result) -> tuple[Any, ...]:
 
 def _epochs(method: str, images: int, settings: Settings) -> int | None:
     """Passes over the images, or None for a method that is not trained by them."""
-    if method not in ANOMALIB or not ANOMALIB[method].trained:
+    if method == "uflow" and settings.recipe == "paper":
+        return settings.epochs
+    if method not in TRAINED:
         return None
     return settings.epochs or math.ceil(STEPS / max(images // BATCH_SIZE, 1))
 
@@ -166,7 +142,8 @@ def _in_own_process(
     with tempfile.TemporaryDirectory(prefix="uflow-compare-") as folder:
         job, answer = Path(folder, "job"), Path(folder, "answer.json")
         own = replace(settings, epochs=epochs)
-        job.write_bytes(pickle.dumps((category, method, seed, own, str(answer))))
+        maps = _maps_file(logs.parent.resolve(), category.name, method, seed)
+        job.write_bytes(pickle.dumps((category, method, seed, own, str(answer), maps)))
         name = f"{category.name}-{method.replace(':', '.')}-{seed}.log"
         with (logs / name).open("w") as log:
             command = [
@@ -193,30 +170,36 @@ def _ending(code: int) -> str:
 
 def _work(job: str) -> None:
     """The whole of a process: measure one method, write its figures, or why there are none, to a file."""
-    category, method, seed, settings, answer = pickle.loads(Path(job).read_bytes())  # written by _in_own_process
+    category, method, seed, settings, answer, maps = pickle.loads(Path(job).read_bytes())  # written by _in_own_process
     figures: dict[str, Any]
     try:
-        figures = _measure(category, method, seed, settings)
+        figures = _measure(category, method, seed, settings, maps)
     except Exception as error:  # whatever it is, it is this method's row, and the others go on
         traceback.print_exc()
-        figures = {"failure": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+        figures = {"failure": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     Path(answer).write_text(json.dumps(figures))
 
 
-def _measure(category: Dataset, method: str, seed: int, settings: Settings) -> dict[str, float | None]:
+def _measure(
+    category: Dataset, method: str, seed: int, settings: Settings, maps: Path | None = None
+) -> dict[str, float | None]:
+    """The figures of a method; the maps of some images go to the file `maps`."""
     paths = [sample.path for sample in category.test]
     settings = settings.for_images(category.train)
     learn = find_method(method)
     clock = _Clock()
     if learn is None:
-        found, fit, predict = _measure_uflow(category, seed, settings, clock)
+        found, fit, predict, outputs = _measure_uflow(category, seed, settings, clock)
     else:
         size, score = learn(category.train, settings, seed)
         fit = clock.lap()
-        outputs = list(_outputs(paths, size, score))
+        found_of_all = list(_outputs(paths, size, score))
         predict = clock.lap()
         normal_maps = (output.anomaly_map for output in _outputs(category.train, size, score))
-        found = evaluate(category.test, outputs, normal_maps=normal_maps, input_size=size)
+        found = evaluate(category.test, found_of_all, normal_maps=normal_maps, input_size=size)
+        outputs = dict(enumerate(found_of_all))
+    if maps is not None and (shown := choose_shown(category.test)):
+        write_maps({i: outputs[i] for i in shown}, maps)
     return {
         **{name: getattr(found, name) for name in FIGURES},
         "fit_s": fit[0],
@@ -229,26 +212,32 @@ def _measure(category: Dataset, method: str, seed: int, settings: Settings) -> d
 
 def _measure_uflow(
     category: Dataset, seed: int, settings: Settings, clock: _Clock
-) -> tuple[Evaluation, tuple[float, float], tuple[float, float]]:
-    """U-Flow with its defaults, but for the input size, which is that of the others.
+) -> tuple[Evaluation, tuple[float, float], tuple[float, float], dict[int, ImageOutput]]:
+    """U-Flow by its recipe, but for the input size, which is that of the others.
 
     Learning includes the threshold; an image includes mask and regions at its own size.
     """
-    image_size = create_backbone(settings.backbone, image_size=settings.image_size).image_size
+    recipe = _uflow_recipe(category.name, seed, settings)
     clock.lap()
-    detector = Detector.fit(
-        category.train,
-        settings.backbone,
-        image_size=image_size,
-        settings=TrainingSettings(seed=seed),
-        device="cpu",
-        progress=False,
-    )
+    detector = Detector.fit_recipe(category.train, recipe, weights=settings.weights, device="cpu", progress=False)
     fit = clock.lap()
     for _ in detector.stream([sample.path for sample in category.test]):
         pass
     predict = clock.lap()
-    return evaluate_predictor(detector, category, fair=True), fit, predict
+    outputs = outputs_of(detector, category, choose_shown(category.test))
+    return evaluate_predictor(detector, category, fair=True), fit, predict, outputs
+
+
+def _uflow_recipe(category: str, seed: int, settings: Settings) -> Recipe:
+    """The default recipe, or the published one of the category, at the common input size."""
+    size = settings.make_backbone().image_size
+    if settings.recipe == "paper":
+        recipe = Recipe.paper(category, settings.backbone, image_size=size)
+        epochs = settings.epochs or recipe.settings.epochs
+        return replace(recipe, settings=replace(recipe.settings, epochs=epochs, seed=seed))
+    plain = TrainingSettings(seed=seed, augment=False, memory_size=0)
+    own = plain if settings.paper_map else TrainingSettings(seed=seed)
+    return Recipe(settings.backbone, size, settings=own, alpha=None if settings.paper_test else Recipe.alpha)
 
 
 class _Clock:
@@ -301,14 +290,19 @@ def _read(path: Path, settings: Settings) -> list[Result]:
 
 def _common(settings: Settings) -> dict[str, Any]:
     size = settings.image_size or settings.quality
-    return {"backbone": settings.backbone, "image_size": size}  # epochs are each result's own
+    common: dict[str, Any] = {"backbone": settings.backbone, "image_size": size}  # epochs are each result's own
+    if settings.weights is not None:
+        common["weights"] = [sha256(file) for file in settings.weights]
+    if settings.recipe != "default":
+        common["recipe"] = settings.recipe
+    return common | {name: True for name in ("paper_map", "paper_test") if getattr(settings, name)}
 
 
 def _write(results: Sequence[Result], settings: Settings, output: Path) -> None:
     records = [asdict(result) for result in results]
     content = {
         "settings": _common(settings),
-        "machine": _machine(),
+        "machine": describe_machine(),
         "results": records,
         "published": {"source": published.CITATION, "means": published.METHODS},
     }
@@ -317,106 +311,3 @@ def _write(results: Sequence[Result], settings: Settings, output: Path) -> None:
         Table.from_records([field.name for field in fields(Result)], records).to_csv(), output / "comparison.csv"
     )
     write_text(markdown(results, settings), output / "comparison.md")
-
-
-def _machine() -> dict[str, str]:
-    versions = {name: version(name) for name in ("torch", "timm", "anomalib") if importlib.util.find_spec(name)}
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "threads": str(torch.get_num_threads()),
-        "uflow": __version__,
-        **versions,
-    }
-
-
-# ---- tables
-
-
-COSTS = {"fit_cpu_s": ("learning", "s"), "predict_cpu_ms": ("an image", "ms"), "memory_mb": ("memory", "MB")}
-
-
-def markdown(results: Sequence[Result], settings: Settings) -> str:
-    """Two tables: means over the seeds of what was measured here, and what the literature says of other methods."""
-    size = f"{settings.image_size} pixels" if settings.image_size else f"quality {settings.quality}"
-    lines = [
-        _measured_table(results).to_markdown(),
-        "",
-        f"Means over the seeds, at {SIZE} x {SIZE}; frozen {settings.backbone} at {size}; bold: best of a category. "
-        "mIoU auto: at the method's own threshold; defect IoU: the same over the images with a defect alone; pixel F1: "
-        "of those masks over all pixels; fair: at one false pixel a training image; best: at the threshold that is "
-        "best on the test set. Learning, and an image from its file: seconds and milliseconds of processors; memory: "
-        "the most that the process held.",
-        "",
-        f"{', '.join(f'{name} {value}' for name, value in _machine().items())}.",
-        "",
-        "Published, not measured here: means over the 15 categories of MVTec AD, other backbones "
-        f"({published.CITATION}).",
-        "",
-        _published_table().to_markdown(),
-    ]
-    return "\n\n".join(["\n".join(lines), *_literature(results)]) + "\n"
-
-
-def _literature(results: Sequence[Result]) -> list[str]:
-    """All published figures of these categories beside what was measured, means over the seeds."""
-    groups: dict[str, dict[str, dict[str, list[Result]]]] = {}
-    for result in results:
-        if result.failure is None:
-            by_method = groups.setdefault(result.layout, {}).setdefault(result.category, {})
-            by_method.setdefault(result.method, []).append(result)
-    parts: list[str] = []
-    for layout, categories in groups.items():
-        measured = {
-            category: {method: {name: _mean(done, name) for name in FIGURES} for method, done in methods.items()}
-            for category, methods in categories.items()
-        }
-        parts += literature_markdown(measured, layout)
-    return parts
-
-
-def _measured_table(results: Sequence[Result]) -> Table:
-    """A row a category, method and number of epochs; failures in rows of their own."""
-    header = ["category", "method", "epochs", "seeds", *FIGURES.values(), *(title for title, _ in COSTS.values())]
-    groups: dict[tuple[str, str, int | None], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.category, result.method, result.epochs), []).append(result)
-    rows = []
-    for (category, method, epochs), group in groups.items():
-        done = [result for result in group if result.failure is None]
-        passes = "-" if epochs is None else str(epochs)
-        if done:
-            others = [other for (where, *_), other in groups.items() if where == category]
-            seeds = " ".join(str(result.seed) for result in done)
-            rows.append([category, method, passes, seeds, *_measured_cells(done, others)])
-        for result in group:
-            if result.failure is not None:
-                cells = [category, method, passes, str(result.seed), f"failed: {result.failure}"]
-                rows.append([*cells, *[""] * (len(header) - len(cells))])
-    return Table(header, rows, texts=2)
-
-
-def _measured_cells(done: Sequence[Result], others: Sequence[Sequence[Result]]) -> list[str]:
-    """Figures, bold where no other group of the category has a better mean, and costs."""
-    cells = []
-    for name in FIGURES:
-        text = figure_text(_mean(done, name), name)
-        known = [value for value in (_mean(other, name) for other in others) if value is not None]
-        is_best = bool(known) and not name.endswith("flagged") and text == figure_text(max(known), name)
-        cells.append(f"**{text}**" if is_best else text)
-    for name, (_, unit) in COSTS.items():
-        cost = _mean(done, name)
-        cells.append("-" if cost is None else f"{cost:.0f} {unit}")
-    return cells
-
-
-def _published_table() -> Table:
-    names = ("pixel_auroc", "aupro", "miou", "miou_fair", "miou_best")
-    methods = {"U-Flow, MS-CaiT": published.CONTENT["mvtec"]["means"]["U-Flow"], **published.METHODS}
-    rows = [[name, *(figure_text(figures.get(key)) for key in names)] for name, figures in methods.items()]
-    return Table(["method (published)", *(FIGURES[name] for name in names)], rows)
-
-
-def _mean(group: Sequence[Result], name: str) -> float | None:
-    """Over the seeds that have it."""
-    return mean_figure([value for result in group if (value := getattr(result, name)) is not None])
