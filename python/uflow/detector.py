@@ -119,7 +119,6 @@ class Detector:
     ) -> Detector:
         """`fit`, its keywords as one `Recipe`."""
         sources = list_good_sources(images)
-        sources = list_sources(images)
         if not sources:
             raise ValueError(
                 "no good images to learn from, the list is empty: give a folder, a pattern, or their files"

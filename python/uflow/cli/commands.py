@@ -60,13 +60,14 @@ class Commands(typer.Typer):
 
 
 def _with_shared(command: Command) -> Command:
-    """The command with the parameters of `_shared` behind its own."""
+    """The command with the parameters of `_shared` behind its own; a `context` of its own is the same one."""
 
     @functools.wraps(command)
     def call(context: typer.Context, **values: Any) -> None:
         _call(command, context, values)
 
-    parameters = [*_parameters(command), *_shared_parameters()]
+    own = [parameter for parameter in _parameters(command) if parameter.name != "context"]
+    parameters = [*own, *_shared_parameters()]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
@@ -92,7 +93,10 @@ def _call(command: Command, context: typer.Context, values: dict[str, Any]) -> N
         say(config_text(context, {**values, **shared}))
         return
     set_quiet(shared["quiet"])
-    command(**{name: _expand_user(value) for name, value in values.items()})
+    given = {name: _expand_user(value) for name, value in values.items()}
+    if "context" in inspect.signature(command).parameters:
+        given["context"] = context
+    command(**given)
 
 
 def _expand_user(value: Any) -> Any:

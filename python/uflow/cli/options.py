@@ -175,8 +175,9 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def call(**values: Any) -> None:
         asked = {name: values.pop(name) for name in options}
+        # Of a --config file too.
         sources = {name: values["context"].get_parameter_source(name) for name in options}
-        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
         del values["context"]
         command(**{**values, "recipe": recipe_of_options(values["recipe"], asked, given)})
 

@@ -38,10 +38,8 @@ def train(
     if state_file.exists():
         note(f"Going on with the training that {state_file} holds")
     detector = Detector.fit_recipe(
-        images, recipe, weights=weights, device=device, state_file=state_file, progress=shows_bars()
+        images, recipe(category), weights=weights, device=device, state_file=state_file, progress=shows_bars()
     )
-        say(f"Going on with the training that {state_file} holds")
-    detector = Detector.fit_recipe(images, recipe(category), weights=weights, device=device, state_file=state_file)
     detector.save(output)
     state_file.unlink()
     note(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")

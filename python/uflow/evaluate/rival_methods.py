@@ -24,9 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from ..backbones import Backbone, coarsest_stride, create_backbone
-from ..extras import pip_install
 from ..backbones import Backbone, coarsest_stride, create_backbone, default_strides
+from ..extras import pip_install
 from ..features import image_tensor
 from ..images import batches, image_size, read_image, resize_image
 from ..input_size import PIXEL_BUDGETS, choose_input_size
