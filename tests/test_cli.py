@@ -131,7 +131,7 @@ def test_predict_writes_pictures_arrays_and_json_lines(run, model: Path, dataset
     assert (mask > 0).sum() == sum(region["area"] for region in square["regions"])
     anomaly_map = np.load(f"{stem}_map.npy")
     assert anomaly_map.dtype == np.float32
-    np.testing.assert_array_equal(read_png(f"{stem}_map.png"), (anomaly_map * 255).round())
+    assert read_png(f"{stem}_map.png").shape == (80, 96, 3)
     np.testing.assert_array_equal(np.load(f"{stem}_log_nfa.npy") < 0, mask > 0)
     assert read_png(f"{stem}_overlay.png").shape == (80, 96, 3)
     assert re.search(r"\d of 8 images have a detected region", err)

@@ -228,6 +228,8 @@ def test_blend_and_threshold_are_of_images_held_out(
         assert found == pytest.approx(wanted, rel=1e-3)
     assert plain.blend.reference == pytest.approx(blend.reference, rel=1e-3)
     assert plain.threshold.minima == pytest.approx(threshold.minima, rel=1e-2)
+    largest = [blend.anomaly_map(each, each.energies[0].shape[1:]).max() for each in evidence]
+    assert plain.threshold.map_maxima == pytest.approx(largest, rel=1e-3)
     assert plain.threshold.alpha == 0.2
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from conftest import one_line
 from uflow import images
 from uflow.features import image_tensor
 from uflow.images import (
+    as_source,
     batches,
     digest,
     image_size,
+    is_one_image,
     list_images,
     list_sources,
     read_image,
@@ -346,7 +349,7 @@ def test_bad_arrays(array: np.ndarray, message: str) -> None:
 
 @pytest.mark.parametrize("thing", [None, 3, [RGB]])
 def test_other_things_are_no_images(thing: object) -> None:
-    with pytest.raises(TypeError, match="must be a path, a PIL image or a numpy array, not"):
+    with pytest.raises(TypeError, match="must be a path, a PIL image, a numpy array, bytes, an open"):
         read_image(thing)
 
 
@@ -477,3 +480,86 @@ def test_digests_tell_contents_and_order_and_not_places(tmp_path: Path) -> None:
     assert digest(copies[::-1]) != digest(copies)
     assert digest(copies).startswith("2 ")
     assert digest([RGB]) == digest([Image.fromarray(RGB)]) != digest([first])  # pixels, and not a file's bytes
+
+
+# Bytes, open files, tensors; blue first -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colours() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
+
+
+def test_bytes_and_open_files_are_read_as_their_path_is(colours: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(colours).save(path)
+    content = path.read_bytes()
+    for source in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        np.testing.assert_array_equal(read_image(source), colours)
+    with path.open("rb") as file:
+        assert as_source(file) == content
+    with path.open("rb") as file:
+        assert is_one_image(file)
+        np.testing.assert_array_equal(read_image(file), colours)
+    with (
+        path.open("r", encoding="latin-1") as file,
+        pytest.raises(TypeError, match="must be opened as bytes"),
+    ):
+        read_image(file)
+    with pytest.raises(ValueError, match=r"cannot read the image of 3 bytes: its content is no known image format"):
+        read_image(b"abc")
+    with pytest.raises(ValueError, match=r"cannot read the image of 0 bytes: the file is empty"):
+        read_image(b"")
+    with pytest.raises(ValueError, match=r"cannot read the image of 60 bytes"):
+        read_image(content[:60])
+    with pytest.raises(TypeError, match=r"bytes, an open file or a tensor, not int"):
+        read_image(7)
+
+
+def test_tensors_have_their_channels_first(colours: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(colours).permute(2, 0, 1)
+    np.testing.assert_array_equal(read_image(tensor), colours)
+    np.testing.assert_array_equal(read_image(tensor[:1])[..., 0], colours[..., 0])
+    np.testing.assert_array_equal(read_image(tensor[1])[..., 2], colours[..., 1])
+    assert is_one_image(tensor)
+    refused = {
+        (5, 7, 3): r"must be .C, H, W. with 1, 3 or 4 channels, not .5, 7, 3.: pass tensor.permute",
+        (3, 7, 3): r"may be .C, H, W. or .H, W, C.: pass an .H, W, C. array",
+        (1, 1, 1): r"may be",
+        (2, 3, 5, 7): r"pass list.tensor. for a batch",
+        (5, 7, 9): r"must be .C, H, W.",
+        (4,): r"must be .C, H, W.",
+    }
+    for shape, message in refused.items():
+        with pytest.raises(ValueError, match=message):
+            read_image(torch.zeros(shape, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"is float32; pass uint8"):
+        read_image(torch.zeros(3, 5, 7))
+
+
+def test_bgr_is_what_opencv_gives(colours: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(colours).save(path)
+    cv2 = pytest.importorskip("cv2")
+    np.testing.assert_array_equal(read_image(as_source(cv2.imread(str(path)), bgr=True)), colours)
+    with_alpha = np.dstack([colours[..., ::-1], np.full((5, 7), 9, np.uint8)])
+    np.testing.assert_array_equal(read_image(as_source(with_alpha, bgr=True)), colours)
+    grey = colours[..., 0]
+    np.testing.assert_array_equal(as_source(grey, bgr=True), grey)
+    for source in (path, str(path), path.read_bytes(), Image.fromarray(colours)):
+        with pytest.raises(ValueError, match=r"bgr=True is for arrays and tensors, and a \w+ says which"):
+            as_source(source, bgr=True)
+    with pytest.raises(ValueError, match="says which colour is which"):
+        list_sources(tmp_path, bgr=True)
+
+
+def test_torch_is_not_imported_for_what_is_no_tensor() -> None:
+    code = (
+        "import io, sys, uflow.images\n"
+        "assert not uflow.images.is_one_image([])\n"
+        "try: uflow.images.read_image(io.BytesIO(b'x'))\n"
+        "except ValueError: print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

@@ -1,8 +1,11 @@
 """A prediction tells what it should: places of regions, where it comes from, pictures of itself."""
 
+import base64
 import hashlib
+import io
 import json
 import os
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from PIL import Image
 import uflow
 from uflow import segmentation
 from uflow.outline import polygon
-from uflow.prediction import OUTLINE_RGB, DetectedRegion, Prediction, mask_outline, overlay, write_prediction
+from uflow.prediction import DetectedRegion, Prediction, write_prediction
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs/prediction.schema.json").read_text())
 
@@ -146,9 +149,9 @@ def test_digest_of_a_file_that_changed_is_not_told(detector: uflow.Detector, dat
 
 
 def test_repr_is_one_line(prediction: Prediction, detector: uflow.Detector, dataset: Path) -> None:
-    assert repr(prediction) == "<Prediction 60 x 40 pixels: anomalous, score 0.900, log10 NFA -3.0, 1 region>"
+    assert repr(prediction) == "<Prediction anomalous, score 0.900, log10 NFA -3.0, 1 region, 60 x 40 pixels>"
     found = detector.predict(dataset / "test/good/00.png")
-    assert repr(found).startswith("<Prediction 00.png, 96 x 80 pixels: ")
+    assert repr(found).startswith("<Prediction 00.png: ")
     assert f"p-value {found.p_value:.3g}, log10 NFA {found.log_nfa.min():.1f}, {len(found.regions)} region" in repr(
         found
     )
@@ -158,22 +161,95 @@ def test_repr_is_one_line(prediction: Prediction, detector: uflow.Detector, data
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def test_outline_is_the_inner_border() -> None:
-    mask = np.zeros((9, 9), bool)
-    mask[2:7, 3:8] = True
-    border = mask_outline(mask)
-    expected = mask.copy()
-    expected[3:6, 4:7] = False
-    np.testing.assert_array_equal(border, expected)
-    whole = mask_outline(np.ones((4, 4), bool))
-    assert whole.sum() == 12  # the border of the picture is a border
+def test_plot_shows_outline_map_and_mask_and_is_saved(prediction: Prediction, tmp_path: Path) -> None:
+    picture = prediction.plot()
+    assert picture.mode == "RGB"
+    assert picture.width > 3 * 400
+    assert picture.height > 400 * 40 / 60
+    prediction.save(tmp_path / "part.png")
+    with Image.open(tmp_path / "part.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(picture))
+    prediction.save(tmp_path / "part.jpg", side=100)
+    with Image.open(tmp_path / "part.jpg") as saved:
+        assert saved.width == 420  # the scale of colours needs as much
+    with pytest.raises(ValueError, match=r"part.data does not end in the name of a picture's format: write to part"):
+        prediction.save(tmp_path / "part.data")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part.jpg", "part.png"]
+
+
+def test_notebook_shows_three_pictures_that_need_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3000, 2000, 3), np.uint8)
+    mask = np.zeros((3000, 2000), bool)
+    mask[1000:1400, 500:1900] = True
+    from dataclasses import replace
+
+    page = replace(predicted(mask), image=image, path=Path("<b>.png"))._repr_html_()
+    sources = re.findall(r'src="(.*?)"', page)
+    assert len(sources) == 3
+    for source in sources:
+        start = "data:image/jpeg;base64,"
+        assert source.startswith(start)
+        with Image.open(io.BytesIO(base64.b64decode(source.removeprefix(start)))) as picture:
+            assert picture.size == (200, 300)
+    assert "http" not in page
+    assert "&lt;b&gt;.png: anomalous" in page
+    assert len(page) < 300_000  # noise is the worst that there is
 
 
 def test_overlay_outlines_regions_and_leaves_normal_pixels(prediction: Prediction) -> None:
-    picture = np.asarray(overlay(prediction))
-    np.testing.assert_array_equal(picture[10, 30:50], np.tile(OUTLINE_RGB, (20, 1)))
-    assert (picture[:8] == 100).all()
-    assert picture[15, 40, 0] > 180  # hot
+    picture = np.asarray(prediction.overlay()).astype(int)
+    assert picture.shape == (40, 60, 3)
+    assert (picture[:6] == 100).all()
+    assert (picture[8:12, 30:50, 2].max(axis=0) > 180).all()  # cyan along the upper edge
+    assert picture[15, 40, 0] > picture[15, 40, 2] + 60  # hot
+
+
+def test_a_prediction_alone_computes_no_contours_and_no_digest(
+    detector: uflow.Detector, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    for name in ("prediction.polygon", "prediction.connected_components", "files.sha256", "prediction.hashlib.sha256"):
+        monkeypatch.setattr(f"uflow.{name}", never)
+    found = detector.predict(dataset / "test/square/00.png")
+    assert found.regions
+    with pytest.raises(AssertionError):
+        found.to_dict()
+
+
+def test_bytes_are_traced_by_their_digest(detector: uflow.Detector, dataset: Path) -> None:
+    path = dataset / "test/square/01.png"
+    content = path.read_bytes()
+    with path.open("rb") as file:
+        found = [detector.predict(content), *detector.predict([content, path]), detector.predict(file)]
+    assert {result.sha256 for result in found} == {hashlib.sha256(content).hexdigest()}
+    assert [result.path for result in found] == [None, None, path, None]
+    assert len({result.score for result in found[:1] + found[3:]}) == 1
+
+
+def test_bgr_at_every_call(detector: uflow.Detector, dataset: Path) -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (80, 96, 3), np.uint8)
+    expected = detector.predict(image)
+    swapped, tensor = image[..., ::-1], torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
+    for found in (
+        detector.predict(swapped, bgr=True),
+        detector.predict(tensor, bgr=True),
+        *detector.predict([swapped], bgr=True),
+        *detector.stream(iter([tensor]), bgr=True),
+    ):
+        np.testing.assert_array_equal(found.image, image)
+        assert found.score == pytest.approx(expected.score, abs=1e-5)
+    with pytest.raises(ValueError, match="bgr=True is for arrays and tensors"):
+        detector.predict(dataset / "test/good/00.png", bgr=True)
+    with pytest.raises(ValueError, match="bgr=True is for arrays and tensors"):
+        detector.calibrate(dataset / "test/good", bgr=True)
+    with pytest.raises(ValueError, match="bgr=True is for arrays and tensors"):
+        uflow.Detector.fit(dataset / "train/good", bgr=True)
 
 
 def test_write_prediction_leaves_no_temporary_file(prediction: Prediction, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Detector:
     # Learning ---------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def fit(
+    def fit(  # noqa: PLR0913 (the one call that most users write: keywords with defaults)
         cls,
         images: str | Path | Sequence[ImageLike],
         backbone: str = "efficientnet_lite0",
@@ -71,6 +71,7 @@ class Detector:
         state_file: str | Path | None = None,
         selection: Selection | None = None,
         progress: bool | Progress = True,
+        bgr: bool = False,
         **recipe: Any,
     ) -> Detector:
         """Learn what good images look like.
@@ -82,7 +83,7 @@ class Detector:
         is taken where the images kept out, as they are, are clearly likelier.
 
         Args:
-            images: a folder, a file name pattern, or a list of files, PIL images or arrays; all of them good.
+            images: a folder, a file name pattern, or a list of images (see `predict`); all of them good.
             backbone: `mcait`, `resnet18`, `wide_resnet50_2`, `efficientnet_lite0` to `2`, or any timm model.
             weights: file (two for `mcait`) with the backbone's weights; None finds them, see `weights`.
             device: "auto" (CUDA, then MPS, then CPU), or a torch device name.
@@ -91,6 +92,7 @@ class Detector:
             selection: chooses the epoch instead of the held-out images, to reproduce published figures: those of such a
                 detector are not fair, and it says so (`selected_on_test`) wherever it goes. See `evaluate.study`.
             progress: show progress bars; a `Progress` shows them among its own.
+            bgr: whether arrays and tensors hold blue first, as OpenCV's do; without it they hold red first.
             **recipe: `image_size`, `quality`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`,
                 `hold_out`, `look_alpha`: see
                 `recipe.Recipe`, which says what each means and what it is by default.
@@ -101,8 +103,15 @@ class Detector:
             uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
         """
         asked = Recipe.from_keywords(backbone, **recipe)
+        sources = list_good_sources(images, bgr)
         return cls.fit_recipe(
-            images, asked, weights=weights, device=device, state_file=state_file, selection=selection, progress=progress
+            sources,
+            asked,
+            weights=weights,
+            device=device,
+            state_file=state_file,
+            selection=selection,
+            progress=progress,
         )
 
     @classmethod
@@ -139,19 +148,21 @@ class Detector:
     # Predicting: what the predictor does ------------------------------------------------------------------------------
 
     def predict(
-        self, source: ImageLike | Iterable[ImageLike], batch_size: int = 8
+        self, source: ImageLike | Iterable[ImageLike], batch_size: int = 8, *, bgr: bool = False
     ) -> Prediction | list[Prediction] | Iterator[Prediction]:
         """Anomaly map, mask and regions, see `Predictor.predict`."""
-        return self.predictor.predict(source, batch_size)
+        return self.predictor.predict(source, batch_size, bgr=bgr)
 
     def stream(
         self,
         source: str | Path | Iterable[ImageLike],
         batch_size: int = 8,
         on_tiles: Callable[[int, int], None] | None = None,
+        *,
+        bgr: bool = False,
     ) -> Iterator[Prediction]:
         """Predict images one after another, see `Predictor.stream`."""
-        return self.predictor.stream(source, batch_size, on_tiles)
+        return self.predictor.stream(source, batch_size, on_tiles, bgr=bgr)
 
     def calibrate(
         self,
@@ -159,9 +170,11 @@ class Detector:
         alpha: float = 0.05,
         batch_size: int = 16,
         look_alpha: float | None = None,
+        *,
+        bgr: bool = False,
     ) -> Detector:
         """Learn the threshold anew from good images, without training, see `Predictor.calibrate`; gives itself back."""
-        self.predictor.calibrate(images, alpha, batch_size, look_alpha)
+        self.predictor.calibrate(images, alpha, batch_size, look_alpha, bgr=bgr)
         return self
 
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> Detector:

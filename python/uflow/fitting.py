@@ -23,7 +23,7 @@ from .memory import MemoryBank
 from .network import TorchNetwork
 from .predictor import UNCALIBRATED, evidence_of_tiles, log_calibration
 from .recipe import Recipe
-from .scoring import Blend, Evidence
+from .scoring import Blend, Evidence, largest_map_values
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
 from .training import TrainingState, train
 
@@ -116,7 +116,7 @@ def fit_parts(
         evidence = evidence_of_features(network, features, folds[0].judged)
         blend = None if network.memory is None else Blend.from_good_images(evidence)
         # 5. The threshold, last: it judges what all parts together say of images that none has learnt.
-        threshold = learn_threshold(evidence, trainer, folds, augmented, network.memory is not None)
+        threshold = learn_threshold(evidence, trainer, folds, augmented, network)
         if network.memory is not None:
             # What was measured on the images held out is kept, and now their vectors join.
             network.memory = trainer.memory(range(len(sources)))
@@ -222,7 +222,7 @@ class _FlowTrainer:
 
 
 def learn_threshold(
-    evidence: Sequence[Evidence], trainer: _FlowTrainer, folds: Sequence[Fold], augmented: bool, remember: bool
+    evidence: Sequence[Evidence], trainer: _FlowTrainer, folds: Sequence[Fold], augmented: bool, network: TorchNetwork
 ) -> DecisionRule:
     """Calibrate on the images held out from the detector, and on those held out from further flows.
 
@@ -231,7 +231,7 @@ def learn_threshold(
         trainer: trains the further flows.
         folds: what each flow does not see.
         augmented: whether flows learn from copies.
-        remember: whether flows have a memory beside them.
+        network: the detector's; further flows have a memory beside them if it has.
     """
     alpha, look_alpha, features = trainer.recipe.alpha, trainer.recipe.look_alpha, trainer.features
     if alpha is None:
@@ -240,10 +240,12 @@ def learn_threshold(
     for number, fold in enumerate(folds):
         if number > 0:  # a flow that is there only to judge the images held out from it
             flow, _ = trainer.train(fold.held_out, augmented)
-            memory = trainer.memory(features.others(fold.held_out)) if remember else None
+            memory = None if network.memory is None else trainer.memory(features.others(fold.held_out))
             network = TorchNetwork(trainer.backbone, flow, memory, trainer.device)
             evidence = evidence_of_features(network, features, fold.judged)
-        found.append(CalibratedThreshold.from_good_images(evidence, alpha, look_alpha))
+        blend = None if network.memory is None else Blend.from_good_images(evidence)
+        largest = largest_map_values(evidence, network.latent_channels, blend)
+        found.append(CalibratedThreshold.from_good_images(evidence, alpha, look_alpha, largest))
     return found[0].with_images_of(found[1:])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import stat
@@ -18,13 +19,16 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .files import PathLike, one_line, sha256
 from .listing import IMAGE_SUFFIXES, NO_REGULAR_FILE, list_good_images, list_images
+from .sources import ImageLike, as_source, is_one_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageLike",
+    "as_source",
     "batches",
     "digest",
     "image_size",
+    "is_one_image",
     "list_good_images",
     "list_good_sources",
     "list_images",
@@ -39,7 +43,6 @@ __all__ = [
 
 
 T = TypeVar("T")
-ImageLike = PathLike | Image.Image | NDArray[Any]
 
 # Pillow knows many more, and tells them by content, not by name: one of them starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -59,43 +62,43 @@ def _say_once(kind: str, message: str) -> None:
         _log.warning("%s (said once)", message)
 
 
-def list_sources(images: PathLike | Sequence[ImageLike]) -> list[ImageLike]:
-    """Images as a list: of a folder or a pattern its files, of any other sequence what is in it."""
+def list_sources(images: PathLike | Sequence[ImageLike], bgr: bool = False) -> list[ImageLike]:
+    """Images as a list: of a folder or a pattern its files, of any other sequence what is in it, see `as_source`."""
     if isinstance(images, (str, os.PathLike)):
-        return list(list_images(images))
-    return list(images)
+        images = list(list_images(images))
+    return [as_source(image, bgr) for image in images]
 
 
-def list_good_sources(images: PathLike | Sequence[ImageLike]) -> list[ImageLike]:
+def list_good_sources(images: PathLike | Sequence[ImageLike], bgr: bool = False) -> list[ImageLike]:
     """`list_sources` of images to learn from: a folder that holds others too is refused, see `list_good_images`."""
     if isinstance(images, (str, os.PathLike)):
-        return list(list_good_images(images))
-    return list(images)
+        images = list(list_good_images(images))
+    return [as_source(image, bgr) for image in images]
 
 
 # ---- reading images
 
 
 def read_image(image: ImageLike) -> NDArray[np.uint8]:
-    """Read an image as 8-bit RGB: (H, W, 3) uint8, from a file, a PIL image or an array.
+    """Read an image as 8-bit RGB: (H, W, 3) uint8, from a file, its bytes, a PIL image, an array or a tensor.
 
     Files and PIL images: grey, palette, 1-bit and CMYK are converted, alpha is dropped, 16 bits become 8 by /257,
     of several frames the first counts. A 32-bit integer image (mode "I") holds 16-bit values in practice and is
     scaled as such, whatever its content; values outside 0..65535 are an error, and so is a float image, because
     nothing says what its white is. EXIF orientation is ignored: masks are drawn on the pixels as they are stored.
-    Arrays: (H, W, 3), (H, W), (H, W, 1) or (H, W, 4; alpha dropped), of uint8 or uint16 (/257). The result of an
-    RGB uint8 array may share its memory. Each kind of conversion that changes numbers is logged once per process.
+    Arrays: (H, W, 3), (H, W), (H, W, 1) or (H, W, 4; alpha dropped), of uint8 or uint16 (/257), red first; tensors
+    have their channels first, see `as_source`. The result of an RGB uint8 array may share its memory.
+    Each kind of conversion that changes numbers is logged once per process.
 
     Raises FileNotFoundError for a file that is not there, ValueError (one line that names the file) for one that
     cannot be read to its end, ValueError for an array of another shape or dtype, TypeError for anything else.
     """
-    if isinstance(image, np.ndarray):
-        return _read_array(image)
-    if isinstance(image, Image.Image):
-        return _read_pil(image, getattr(image, "filename", "") or "the PIL image")
-    if isinstance(image, (str, os.PathLike)):
-        return _read_file(Path(image).expanduser())
-    raise TypeError(f"an image must be a path, a PIL image or a numpy array, not {type(image).__name__}")
+    source: Any = as_source(image)
+    if isinstance(source, np.ndarray):
+        return _read_array(source)
+    if isinstance(source, Image.Image):
+        return _read_pil(source, getattr(source, "filename", "") or "the PIL image")
+    return _read_file(source if isinstance(source, bytes) else Path(source).expanduser())
 
 
 def set_max_pixels(count: int) -> None:
@@ -110,37 +113,50 @@ def set_max_pixels(count: int) -> None:
     _max_pixels = count
 
 
-def open_image(path: Path) -> Image.Image:
-    """The image in a file, its header read; ValueError or FileNotFoundError, one line, where there is none."""
+def open_image(file: Path | bytes) -> Image.Image:
+    """The image in a file, or in its bytes, its header read; ValueError or FileNotFoundError, one line, if none is."""
+    name = _name_of(file)
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ValueError(f"{path} is a folder, not an image: use list_images for what is in it")
-        if not stat.S_ISREG(mode):
-            raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
+        if isinstance(file, Path):
+            _check_regular(file)
         with _opening:  # Pillow's own limit is one number for the whole process, and warns in its own words
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
-                image = Image.open(path, formats=IMAGE_FORMATS)
+                image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=IMAGE_FORMATS)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
     except FileNotFoundError:
-        raise FileNotFoundError(f"no such file: {path}") from None
+        raise FileNotFoundError(f"no such file: {name}") from None
     except UnidentifiedImageError as error:
-        why = "the file is empty" if path.stat().st_size == 0 else "its content is no known image format"
-        raise ValueError(f"cannot read {path}: {why} ({', '.join(IMAGE_FORMATS)})") from error
+        length = len(file) if isinstance(file, bytes) else file.stat().st_size
+        why = "the file is empty" if length == 0 else "its content is no known image format"
+        raise ValueError(f"cannot read {name}: {why} ({', '.join(IMAGE_FORMATS)})") from error
     except ValueError:
         raise
     except Exception as error:  # no permission, and whatever a broken header makes Pillow raise
-        raise ValueError(f"cannot read {path}: {one_line(error)}") from error
+        raise ValueError(f"cannot read {name}: {one_line(error)}") from error
     return image
 
 
-def _read_file(path: Path) -> NDArray[np.uint8]:
-    with open_image(path) as image:
-        pixels = _read_pil(image, str(path))
+def _name_of(file: Path | bytes) -> str:
+    return f"the image of {len(file)} bytes" if isinstance(file, bytes) else str(file)
+
+
+def _check_regular(path: Path) -> None:
+    """ValueError for a folder, a pipe and so on; FileNotFoundError where there is nothing."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder, not an image: use list_images for what is in it")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
+
+
+def _read_file(file: Path | bytes) -> NDArray[np.uint8]:
+    name = _name_of(file)
+    with open_image(file) as image:
+        pixels = _read_pil(image, name)
         if getattr(image, "is_animated", False):
-            _say_once("frames", f"{path} has several frames: the first is used")
+            _say_once("frames", f"{name} has several frames: the first is used")
         return pixels
 
 
@@ -256,14 +272,17 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def image_size(image: ImageLike) -> tuple[int, int]:
-    """(H, W) of what `read_image` will return, read from a file's header; raises what `read_image` raises."""
+    """(H, W) of what `read_image` will return, read from a file's header; raises what `read_image` raises.
+
+    An open file is read to its end: see `as_source`.
+    """
     if isinstance(image, np.ndarray) and image.ndim > 1:
         return int(image.shape[0]), int(image.shape[1])
     if isinstance(image, Image.Image):
         return image.height, image.width
-    if isinstance(image, (str, os.PathLike)):
-        with open_image(Path(image).expanduser()) as file:
-            _check_size(file, str(image))
+    if isinstance(image, (str, os.PathLike, bytes)):
+        with open_image(image if isinstance(image, bytes) else Path(image).expanduser()) as file:
+            _check_size(file, _name_of(image) if isinstance(image, bytes) else str(image))
             return file.height, file.width
     height, width, _ = read_image(image).shape  # says what is wrong
     return height, width

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
+import io
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -14,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import formats, pictures
 from .conformal import Verdict
-from .files import FileStamp, atomic_write, one_line
+from .files import FileStamp, PathLike, atomic_write, one_line
 from .outline import polygon
 from .segmentation import Region, connected_components
 from .threshold import DecisionRule, PaperThreshold
@@ -25,19 +29,14 @@ __all__ = [
     "FailedImage",
     "ModelOrigin",
     "Prediction",
-    "mask_outline",
-    "overlay",
     "write_json_line",
     "write_prediction",
 ]
 
 SCHEMA_VERSION = 1  # of `Prediction.to_dict`: docs/prediction.schema.json
-OUTLINE_RGB = (0, 255, 255)  # cyan: rare on parts, and far from every colour of the map
-# Black over purple and orange to pale yellow, evenly spaced: lightness rises all along, also for the colour-blind.
-HEAT_RGB = ((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
-            (249, 201, 50), (252, 255, 164))  # fmt: skip
-STRIP_PIXELS = 1 << 16  # whose colours are computed together: some megabytes
-MAP_OF_NORMAL = 0.5  # below this value of the map, pixels keep their look: normal ones have about 1 - exp(-1/2) = 0.39
+PLOT_SIDE = 400  # pixels, the longer side of each picture in `Prediction.plot`
+NOTEBOOK_SIDE = 300  # and of those in a notebook
+JPEG_QUALITY = 88  # of those in a notebook: three hold at most some 200 kB
 
 
 @dataclass(frozen=True)
@@ -157,13 +156,14 @@ class Prediction:
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
-        name = "" if self.path is None else f"{self.path.name}, "
+        return f"<Prediction {self._summary()}, {width} x {height} pixels>"
+
+    def _summary(self) -> str:
+        name = "" if self.path is None else f"{self.path.name}: "
         p_value = "" if self.p_value is None else f"p-value {self.p_value:.3g}, "
         found = f"{len(self.regions)} region{'' if len(self.regions) == 1 else 's'}"
-        return (
-            f"<Prediction {name}{width} x {height} pixels: {'anomalous' if self.is_anomalous else 'good'}, "
-            f"score {self.score:.3f}, {p_value}log10 NFA {float(self.log_nfa.min()):.1f}, {found}>"
-        )
+        verdict, lowest = "anomalous" if self.is_anomalous else "good", float(self.log_nfa.min())
+        return f"{name}{verdict}, score {self.score:.3f}, {p_value}log10 NFA {lowest:.1f}, {found}"
 
     @property
     def verdict(self) -> Verdict:
@@ -205,6 +205,77 @@ class Prediction:
             "regions": [region.to_dict() for region in self.regions],
         }
 
+    def to_coco(self) -> dict[str, Any]:
+        """COCO's object detection format, see `formats.to_coco`; `formats.write_coco` takes many."""
+        return formats.to_coco([self])
+
+    def to_labelme(self) -> dict[str, Any]:
+        """The content of a labelme file, see `formats.to_labelme`."""
+        return formats.to_labelme(self)
+
+    def to_geojson(self) -> dict[str, Any]:
+        """A GeoJSON FeatureCollection in pixels, see `formats.to_geojson`."""
+        return formats.to_geojson(self)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, see `formats.to_supervision`."""
+        return formats.to_supervision(self)
+
+    # Pictures ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def colours(self) -> pictures.ColourScale:
+        """The colours of its map: what good parts reach is calm, and the level of alpha is marked."""
+        levels = self.threshold.map_levels()
+        return pictures.ColourScale() if levels is None else pictures.ColourScale(*levels)
+
+    @property
+    def rings(self) -> list[NDArray[np.float32]]:
+        """The outlines of all regions: `DetectedRegion.contours`, one after another."""
+        return [ring for region in self.regions for ring in region.contours]
+
+    def overlay(self) -> Image.Image:
+        """The image under its map, regions outlined; as large as the image."""
+        return pictures.overlay(self.image, self.anomaly_map, self.rings, self.colours)
+
+    def panels(self, side: int) -> dict[str, Image.Image]:
+        """Pictures of the "image", its "outline", "map" and "mask", their longer side `side` pixels."""
+        return pictures.panels(self.image, self.anomaly_map, self.mask, self.rings, self.colours, side)
+
+    def plot(self, side: int = PLOT_SIDE) -> Image.Image:
+        """One picture of it: the image with its regions outlined, its map, its mask.
+
+        Args:
+            side: pixels, the longer side of each of the three.
+        """
+        shown = self.panels(side)
+        del shown["image"]
+        return pictures.side_by_side(shown, self._summary(), self.colours, self.threshold.alpha)
+
+    def save(self, path: PathLike, side: int = PLOT_SIDE) -> None:
+        """Write what `plot` draws, whole or not at all; the name's ending says the format, such as .png or .jpg.
+
+        Raises:
+            ValueError: an ending that is no format of pictures.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in Image.registered_extensions():
+            raise ValueError(f"{path} does not end in the name of a picture's format: write to {path.stem}.png")
+        picture = self.plot(side)
+        with atomic_write(path) as temporary:
+            picture.save(temporary)
+
+    def _repr_html_(self) -> str:
+        """Image, map and outline side by side, in a notebook; it asks nothing from elsewhere."""
+        shown = self.panels(NOTEBOOK_SIDE)
+        figures = [
+            f'<figure style="margin:0"><img alt="{name}" src="{_data_uri(shown[name])}">'
+            f"<figcaption>{name}</figcaption></figure>"
+            for name in ("image", "map", "outline")
+        ]
+        row = "".join(figures)
+        return f'<p>{html.escape(self._summary())}</p><div style="display:flex;flex-wrap:wrap;gap:8px">{row}</div>'
+
 
 @dataclass(frozen=True)
 class FailedImage:
@@ -223,61 +294,26 @@ class FailedImage:
         return {"image": None if self.path is None else str(self.path), "error": one_line(self.error)}
 
 
-def overlay(prediction: Prediction) -> Image.Image:
-    """The image under its anomaly map, detected regions outlined in cyan; as large as the image."""
-    blend = np.empty_like(prediction.image)
-    for rows in _strips(prediction.anomaly_map):  # colours of a whole large picture would fill the memory
-        values = prediction.anomaly_map[rows]
-        weight = 0.7 * np.clip((values - MAP_OF_NORMAL) / (1 - MAP_OF_NORMAL), 0, 1)[..., None]
-        blend[rows] = (1 - weight) * prediction.image[rows] + weight * heat_colours(values)
-    blend[mask_outline(prediction.mask)] = OUTLINE_RGB
-    return Image.fromarray(blend)
-
-
-def map_picture(anomaly_map: np.ndarray) -> Image.Image:
-    """An anomaly map times 255, as a grey picture."""
-    grey = np.empty(anomaly_map.shape, np.uint8)
-    for rows in _strips(anomaly_map):
-        grey[rows] = (anomaly_map[rows] * 255).round()
-    return Image.fromarray(grey)
-
-
-def _strips(values: np.ndarray) -> list[slice]:
-    """The rows of a picture, some at a time."""
-    height, width = values.shape
-    count = max(1, STRIP_PIXELS // width)
-    return [slice(top, top + count) for top in range(0, height, count)]
-
-
-def heat_colours(values: np.ndarray) -> NDArray[np.float32]:
-    """Colours of a map with values in [0, 1]: (H, W) -> (H, W, 3) float32 from 0 to 255."""
-    stops = np.linspace(0, 1, len(HEAT_RGB))
-    channels = [np.interp(values, stops, channel) for channel in np.array(HEAT_RGB).T]
-    return np.stack(channels, axis=-1).astype(np.float32)
-
-
-def mask_outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of an (H, W) bool mask that touch its outside, as wide as shows on the whole picture."""
-    inside = mask.copy()
-    for _ in range(max(1, round(max(mask.shape) / 250))):
-        padded = np.pad(inside, 1, constant_values=False)
-        inside = inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return np.asarray(mask & ~inside)
+def _data_uri(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "jpeg", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def write_prediction(prediction: Prediction, stem: Path, arrays: bool = False) -> list[Path]:
-    """Write ``<stem>_mask.png`` (0 or 255), ``<stem>_map.png`` (anomaly map times 255), ``<stem>_overlay.png``.
+    """Write ``<stem>_mask.png`` (0 or 255), ``<stem>_map.png`` and ``<stem>_overlay.png``, as large as the image.
 
-    With `arrays` also ``<stem>_map.npy`` and ``<stem>_log_nfa.npy``, float32. Each file is written whole or not at all.
+    The map's picture is to be looked at: its colours are `Prediction.colours`. With `arrays` its values too, float32,
+    as ``<stem>_map.npy`` and ``<stem>_log_nfa.npy``. Each file is written whole or not at all.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        "mask": Image.fromarray(prediction.mask.astype(np.uint8) * np.uint8(255)),
-        "map": map_picture(prediction.anomaly_map),
-        "overlay": overlay(prediction),
+    shown = {
+        "mask": Image.fromarray(prediction.mask.astype(np.uint8) * 255),
+        "map": pictures.map_picture(prediction.anomaly_map, prediction.colours),
+        "overlay": prediction.overlay(),
     }
     written = []
-    for name, picture in pictures.items():
+    for name, picture in shown.items():
         written.append(stem.with_name(f"{stem.name}_{name}.png"))
         with atomic_write(written[-1]) as temporary:
             picture.save(temporary)

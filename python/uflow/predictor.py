@@ -12,15 +12,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from . import segmentation, tiling
 from .conformal import check_alpha, check_look_alpha, supported_alpha
 from .files import FileStamp, PathLike
-from .images import ImageLike, batches, image_size, list_good_sources, list_images, read_image
+from .images import ImageLike, as_source, batches, image_size, is_one_image, list_good_sources, list_images, read_image
 from .monitor import Monitor
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
-from .scoring import Blend, Evidence, anomaly_map_from_energies
+from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
@@ -112,29 +111,35 @@ class Predictor:
     # Predicting -------------------------------------------------------------------------------------------------------
 
     def predict(
-        self, source: ImageLike | Iterable[ImageLike], batch_size: int = 8
+        self, source: ImageLike | Iterable[ImageLike], batch_size: int = 8, *, bgr: bool = False
     ) -> Prediction | list[Prediction] | Iterator[Prediction]:
         """Anomaly map, mask and regions.
 
         Args:
-            source: one image (a file, a PIL image, an (H, W, 3) uint8 array) gives one Prediction; a list of images
-                gives a list; a folder, a file name pattern, or any other iterable gives an iterator, see `stream`.
+            source: one image gives one Prediction; a list of images gives a list; a folder, a file name pattern, or any
+                other iterable gives an iterator, see `stream`. An image is a file's path, its bytes, an open file, a
+                PIL image, an (H, W, 3) uint8 array, or a (3, H, W) uint8 tensor; see `images.read_image`.
             batch_size: images, or tiles, that pass through the network together.
+            bgr: whether arrays and tensors hold blue first, as OpenCV's do; without it they hold red first.
 
         Raises:
             ValueError, FileNotFoundError: an image cannot be used; one line says which and why.
         """
-        if isinstance(source, Image.Image | np.ndarray) or (
-            isinstance(source, str | os.PathLike) and Path(source).is_file()
-        ):
-            image = read_image(source)
-            return self.judge(source, image, self.evidence([image], batch_size)[0])
+        if is_one_image(source):
+            one = as_source(source, bgr)  # type: ignore[arg-type]
+            image = read_image(one)
+            return self.judge(one, image, self.evidence([image], batch_size)[0])
         if isinstance(source, list | tuple):
-            return list(self.stream(source, batch_size))
-        return self.stream(source, batch_size)
+            return list(self.stream(source, batch_size, bgr=bgr))
+        return self.stream(source, batch_size, bgr=bgr)  # type: ignore[arg-type]
 
     def stream(
-        self, source: PathLike | Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
+        self,
+        source: PathLike | Iterable[ImageLike],
+        batch_size: int = 8,
+        on_tiles: OnTiles | None = None,
+        *,
+        bgr: bool = False,
     ) -> Iterator[Prediction]:
         """Predict images one after another, while the next are read and the last are segmented.
 
@@ -145,24 +150,25 @@ class Predictor:
         the batch but for float32 rounding.
 
         Args:
-            source: a folder, a file name pattern, or any iterable of images, endless ones too. It is iterated in
-                another thread.
+            source: a folder, a file name pattern, or any iterable of images (see `predict`), endless ones too. It is
+                iterated in another thread.
             batch_size: images, or tiles, that pass through the network together.
             on_tiles: called, from another thread, with how many tiles of the images at work are done and how many
                 there are; for a progress bar over large images.
+            bgr: see `predict`.
 
         Raises:
             What reading an image or `source` raises, after the predictions of the images before it.
         """
         images = list_images(source) if isinstance(source, str | os.PathLike) else source
-        return self.run(images, self.judge, batch_size, on_tiles)
+        return self.run((as_source(image, bgr) for image in images), self.judge, batch_size, on_tiles)
 
     def stream_all(
         self, source: PathLike | Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
     ) -> Iterator[Prediction | FailedImage]:
         """`stream` that goes on: an image that cannot be used gives a `FailedImage` in its place."""
         images = list_images(source) if isinstance(source, str | os.PathLike) else source
-        return self.run(images, self.judge, batch_size, on_tiles, recover=_failed_image)
+        return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=_failed_image)
 
     def run(
         self,
@@ -234,7 +240,7 @@ class Predictor:
             p_value=self.threshold.p_value(float(log_nfa.min())),
             threshold=self.threshold,
             model=self.origin,
-            content=None if path is None else FileStamp.now(path),
+            content=source if isinstance(source, bytes) else None if path is None else FileStamp.now(path),
         )
 
     def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
@@ -292,6 +298,8 @@ class Predictor:
         alpha: float = 0.05,
         batch_size: int = 16,
         look_alpha: float | None = None,
+        *,
+        bgr: bool = False,
     ) -> None:
         """Learn the threshold from good images, without training: for another camera, or a model made elsewhere.
 
@@ -303,17 +311,19 @@ class Predictor:
             alpha: wished probability that a good image is flagged.
             batch_size: images at once.
             look_alpha: wished probability that a good image is not called good; None is one limit only.
+            bgr: see `predict`.
         """
         check_alpha(alpha)
         check_look_alpha(alpha, look_alpha)
-        self.origin = None  # the file holds another threshold
-        sources = list_good_sources(images)
+        sources = list_good_sources(images, bgr)
         found = list(self.run(sources, lambda _, image, evidence: evidence, batch_size))
         if not found:
-            self.threshold = PaperThreshold()
+            self.threshold, self.origin = PaperThreshold(), None  # the model's file holds another threshold
             log.warning("no calibration images: %s", UNCALIBRATED)
             return
-        self.threshold = CalibratedThreshold.from_good_images(found, alpha, look_alpha)
+        largest = largest_map_values(found, self.network.latent_channels, self.blend)
+        self.threshold = CalibratedThreshold.from_good_images(found, alpha, look_alpha, largest)
+        self.origin = None
         log_calibration(self.threshold, sources)
 
 
@@ -328,6 +338,14 @@ def _bytes_held(source: ImageLike) -> int:
 
 def _failed_image(source: ImageLike, error: Exception) -> FailedImage:
     return FailedImage(Path(source) if isinstance(source, str | os.PathLike) else None, error)
+
+
+def _as_source_if_it_is(image: ImageLike) -> ImageLike:
+    """What is no image stays as it is: reading it says what is wrong."""
+    try:
+        return as_source(image)
+    except (TypeError, ValueError):
+        return image
 
 
 def _name_of(source: ImageLike) -> str:

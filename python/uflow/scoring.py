@@ -23,6 +23,7 @@ __all__ = [
     "EvidenceWeights",
     "anomaly_map",
     "anomaly_map_from_energies",
+    "largest_map_values",
     "squash",
     "weights_from_dict",
 ]
@@ -194,6 +195,27 @@ class Blend:
             return cls(weights_from_dict(content["weights"]), float(content["reference"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the blend is damaged: {error}") from None
+
+
+def largest_map_values(
+    evidence: Sequence[Evidence], latent_channels: Sequence[int], blend: Blend | None = None
+) -> list[float]:
+    """The largest value of each image's anomaly map, on the grid of the finest scale.
+
+    Args:
+        evidence: of each image, or of batches of them.
+        latent_channels: of each scale's latents, for the paper's map.
+        blend: the map of all evidence; None is the paper's.
+    """
+    found: list[float] = []
+    for images in evidence:
+        size = (images.energies[0].shape[1], images.energies[0].shape[2])
+        if blend is None:
+            maps = anomaly_map_from_energies(images.energies, latent_channels, size)
+        else:
+            maps = blend.anomaly_map(images, size)
+        found += maps.max(axis=(1, 2)).tolist()
+    return found
 
 
 def weights_from_dict(content: Any) -> EvidenceWeights:

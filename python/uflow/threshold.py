@@ -75,6 +75,12 @@ class DecisionRule(Protocol):
     def verdict(self, lowest_log_nfa: float) -> Verdict:
         """ "reject" where the image is flagged, "look" beyond the looser limit only, else "good"."""
 
+    def map_levels(self) -> tuple[float, float] | None:
+        """What the anomaly map of a good image reaches, typically and with the chance alpha; None where none was seen.
+
+        For pictures alone: no decision is made by them.
+        """
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; `threshold_from_dict` reads it."""
 
@@ -121,6 +127,9 @@ class PaperThreshold:
         """ "reject" where the image is flagged, else "good": nothing is promised."""
         return verdict_of((), lowest_log_nfa, 0.0, None)
 
+    def map_levels(self) -> None:
+        """None: no good images were seen."""
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {"kind": "paper", "tail": self.tail, "n_tests": self.n_tests}
@@ -148,6 +157,8 @@ class CalibratedThreshold:
         minima: the lowest log10 NFA of each calibration image, before the shift: what p-values and other alphas need.
         alpha: promised probability that a good image is flagged.
         look_alpha: promised probability that a good image is not called good, see `verdict`; None is one limit only.
+        map_maxima: the largest value of the anomaly map of each calibration image: what pictures are coloured by;
+            empty where it is not known.
 
     Raises:
         ValueError: minima that are empty or not finite, an alpha outside (0, 1), a look_alpha that is not above it, an
@@ -161,6 +172,7 @@ class CalibratedThreshold:
     minima: tuple[float, ...]
     alpha: float
     look_alpha: float | None = None
+    map_maxima: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         conformal_shift(self.minima, self.alpha)  # checks both
@@ -170,7 +182,11 @@ class CalibratedThreshold:
 
     @classmethod
     def from_good_images(
-        cls, evidence: Sequence[Evidence], alpha: float, look_alpha: float | None = None
+        cls,
+        evidence: Sequence[Evidence],
+        alpha: float,
+        look_alpha: float | None = None,
+        map_maxima: Sequence[float] = (),
     ) -> CalibratedThreshold:
         """Learn from good images that were not trained on.
 
@@ -178,6 +194,7 @@ class CalibratedThreshold:
             evidence: of each of N images.
             alpha: wished probability that a good image is flagged.
             look_alpha: wished probability that a good image is not called good; None is one limit only.
+            map_maxima: the largest value of each image's anomaly map, see `scoring.largest_map_values`.
 
         Each image's lowest log10 NFA is under the background of the others: a new image has no part in the background
         that judges it either.
@@ -188,7 +205,7 @@ class CalibratedThreshold:
         weights = EvidenceWeights.from_good_images(evidence)
         cell, exponent, minima = learn_from_fields([weights.field(image) for image in evidence])
         drawing = Drawing.from_good_images([weights.drawing(image) for image in evidence])
-        return cls(weights, cell, exponent, drawing, minima, alpha, look_alpha)
+        return cls(weights, cell, exponent, drawing, minima, alpha, look_alpha, tuple(map_maxima))
 
     @property
     def calibration_images(self) -> int:
@@ -213,7 +230,12 @@ class CalibratedThreshold:
 
     def with_images_of(self, others: Sequence[CalibratedThreshold]) -> CalibratedThreshold:
         """The same test, promised by the calibration images of others too (of flows that held out other images)."""
-        return replace(self, minima=tuple(m for threshold in (self, *others) for m in threshold.minima))
+        every = (self, *others)
+        return replace(
+            self,
+            minima=tuple(m for threshold in every for m in threshold.minima),
+            map_maxima=tuple(m for threshold in every for m in threshold.map_maxima),
+        )
 
     def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
         """log10 NFA of B images after the shift: (B, height, width) float32.
@@ -238,6 +260,13 @@ class CalibratedThreshold:
         """What to do with an image, see `conformal.verdict_of`; `lowest_log_nfa` as for `p_value`."""
         return verdict_of(self.minima, lowest_log_nfa, self.alpha, self.look_alpha)
 
+    def map_levels(self) -> tuple[float, float] | None:
+        """The median of `map_maxima`, and what a share alpha of good images exceeds; None where they are not known."""
+        if not self.map_maxima:
+            return None
+        exceeded = conformal_shift(np.negative(self.map_maxima), self.alpha)
+        return min(float(np.median(self.map_maxima)), exceeded), exceeded
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -249,6 +278,7 @@ class CalibratedThreshold:
             "minima": list(self.minima),
             "alpha": self.alpha,
             "look_alpha": self.look_alpha,
+            "map_maxima": list(self.map_maxima),
         }
 
 
@@ -372,6 +402,7 @@ def threshold_from_dict(content: Any) -> PaperThreshold | CalibratedThreshold:
                 cell=Background(**entries.pop("cell")),
                 drawing=Drawing(**entries.pop("drawing")),
                 minima=tuple(map(float, entries.pop("minima"))),
+                map_maxima=tuple(map(float, entries.pop("map_maxima", ()))),
                 **entries,
             )
     except (TypeError, KeyError, AttributeError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, SymLogNorm
+from matplotlib.colors import ListedColormap, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import atomic_write
+from ..pictures import ALPHA_LEVEL, ColourScale, shrink
 from ..prediction import Prediction
 from ..predictor import Predictor
 from .evaluation import Evaluation
@@ -48,9 +49,9 @@ TITLE = 0.36  # above each row
 HEADER = 1.1
 MAX_FPR = 0.3  # that AUPRO goes to
 
-# How values are coloured: the scale, and the name of the colours.
-MAP: tuple[Normalize, str] = (Normalize(0, 1), "inferno")
-LOG_NFA: tuple[Normalize, str] = (SymLogNorm(1, linscale=0.5, vmin=-1000, vmax=1000, base=10), "RdBu")
+# How values are coloured: the scale, and the colours. The map's are those of its predictions.
+Colours = tuple[Normalize, str | ListedColormap]
+LOG_NFA: Colours = (SymLogNorm(1, linscale=0.5, vmin=-1000, vmax=1000, base=10), "RdBu")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Example:
     log_nfa: NDArray[np.float32]
     mask: NDArray[np.bool_]
     truth: NDArray[np.bool_] | None
+    colours: ColourScale  # of the map
 
     @classmethod
     def from_prediction(cls, title: str, prediction: Prediction, truth: NDArray[np.bool_] | None) -> Example:
@@ -76,22 +78,18 @@ class Example:
         """
         height, width = prediction.mask.shape
         step = max(1, int(np.ceil(max(width / PANEL, height / TALLEST) / DPI)))
+        size = -(-height // step), -(-width // step)
         small = Image.fromarray(prediction.image).reduce(max(1, step // 2))  # finer: panels may be enlarged
         return cls(
             title,
             (height, width),
             np.asarray(small),
-            _shrink(np.maximum, prediction.anomaly_map, step),
-            _shrink(np.minimum, prediction.log_nfa, step),
-            _shrink(np.logical_or, prediction.mask, step),
-            None if truth is None else _shrink(np.logical_or, truth, step),
+            shrink(np.maximum, prediction.anomaly_map, size),
+            shrink(np.minimum, prediction.log_nfa, size),
+            shrink(np.logical_or, prediction.mask, size),
+            None if truth is None else shrink(np.logical_or, truth, size),
+            prediction.colours,
         )
-
-
-def _shrink(worst: np.ufunc, values: NDArray[Any], step: int) -> NDArray[Any]:
-    rows, columns = (np.arange(0, length, step) for length in values.shape)
-    small: NDArray[Any] = worst.reduceat(worst.reduceat(values, rows, axis=0), columns, axis=1)
-    return small
 
 
 # Which images to show ---------------------------------------------------------------------------------------------
@@ -214,8 +212,11 @@ def write_examples(examples: Sequence[Example], path: Path, heading: str, below:
     sheet.set_axis_off()
     lefts = [MARGIN + column * (PANEL + GAP) for column in range(4)]
     _draw_header(sheet, heading, below, lefts)
-    _draw_scale(figure, lefts[1], MAP, [0, 0.5, 1])
-    _draw_scale(figure, lefts[2], LOG_NFA, [-1000, -10, 0, 10, 1000])
+    scale = examples[0].colours  # one model, one scale
+    ends = {0.0: "0", 1.0: "1"} if scale.alarm is None else {0.0: "good", ALPHA_LEVEL: "alpha", 1.0: "stranger"}
+    _draw_scale(figure, lefts[1], (Normalize(0, 1), ListedColormap(scale.colours() / 255)), ends)
+    log_nfa = {tick: f"≤ {tick:g}" if tick == -1000 else f"{tick:g}" for tick in (-1000.0, -10.0, 0.0, 10.0, 1000.0)}
+    _draw_scale(figure, lefts[2], LOG_NFA, log_nfa)
     top = HEADER
     for example, slot in zip(examples, slots, strict=True):
         _write(sheet, example.title, (MARGIN, top + TITLE - 0.17), 8)
@@ -239,12 +240,12 @@ def _draw_header(sheet: Axes, heading: str, below: str, lefts: Sequence[float]) 
         _write(sheet, caption, (left + PANEL / 2, 0.68), 9, ha="center")
 
 
-def _draw_scale(figure: Figure, left: float, colours: tuple[Normalize, str], ticks: Sequence[float]) -> None:
+def _draw_scale(figure: Figure, left: float, colours: Colours, ticks: dict[float, str]) -> None:
     """The bar that says which colour is which value."""
     height = figure.get_figheight()
     bar = figure.add_axes(((left + 0.1 * PANEL) / WIDTH, 1 - 0.95 / height, 0.8 * PANEL / WIDTH, 0.08 / height))
     figure.colorbar(ScalarMappable(*colours), cax=bar, orientation="horizontal")
-    bar.set_xticks(ticks, [f"≤ {tick}" if tick == -1000 else f"{tick:g}" for tick in ticks], fontsize=7)
+    bar.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
     bar.minorticks_off()
     bar.tick_params(length=2, pad=1)
 
@@ -256,7 +257,7 @@ def _draw_row(sheet: Axes, example: Example, lefts: Sequence[float], top: float,
 
     panels: list[tuple[NDArray[Any], dict[str, Any]]] = [
         (example.image, {"interpolation": "antialiased"}),
-        (example.anomaly_map, {"norm": MAP[0], "cmap": MAP[1]}),
+        (example.colours.colours()[example.colours.indices(example.anomaly_map)], {}),
         (example.log_nfa, {"norm": LOG_NFA[0], "cmap": LOG_NFA[1]}),
         (example.mask, {"cmap": "gray", "vmin": -0.15, "vmax": 1}),
     ]
