@@ -23,6 +23,7 @@ EXTRA_OF = {
     "anomalib": "compare",
     "lightning": "compare",
     "torchvision": "compare",
+    "supervision": "supervision",
 }
 
 

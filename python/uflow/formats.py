@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .extras import require
 from .files import PathLike, atomic_write
 
 if TYPE_CHECKING:
@@ -147,11 +148,9 @@ def to_supervision(prediction: Prediction) -> Any:
     Raises:
         ModuleNotFoundError: supervision is not installed.
     """
-    try:
-        import supervision
-    except ImportError as error:
-        hint = "to_supervision needs supervision: pip install supervision"
-        raise ModuleNotFoundError(hint, name="supervision") from error
+    require("supervision", "supervision")
+    import supervision
+
     regions = prediction.regions
     if not regions:
         return supervision.Detections.empty()

@@ -161,13 +161,14 @@ def polygon(mask: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> list[N
     """
     from contourpy import FillType, contour_generator  # only where a polygon is asked for
 
-    padded = np.pad(mask.astype(np.float32), 1)
-    found: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, math.inf)
+    padded = np.pad(mask, 1)
+    # The padding's first pixel has its centre half a pixel outside.
+    x, y = (np.arange(n) + (start - 0.5) for n, start in zip(padded.shape[::-1], origin, strict=True))
+    found: Any = contour_generator(x, y, padded, fill_type=FillType.OuterOffset).filled(0.5, math.inf)
     points, offsets = found
     if len(points) != 1:
         raise ValueError(f"a polygon goes around one region, and the mask has {len(points)}")
-    shifted = points[0] + np.subtract(origin, 0.5)  # the padding's first pixel has its centre half a pixel outside
-    rings = [shifted[a : b - 1] for a, b in zip(offsets[0][:-1], offsets[0][1:], strict=True)]
+    rings = [points[0][a : b - 1] for a, b in zip(offsets[0][:-1], offsets[0][1:], strict=True)]
     return [_without_straight_points(ring).astype(np.float32) for ring in rings]
 
 

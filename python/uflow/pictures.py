@@ -77,6 +77,11 @@ class ColourScale:
         """Which of the colours each value of the map has."""
         return np.minimum(self.positions(values) * STEPS, STEPS - 1).astype(np.uint8)
 
+    def rgba(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """A map as a layer over its image: (H, W) float32 to (H, W, 4) uint8, clear up to `calm`."""
+        colours = np.column_stack([self.colours(), (255 * self.opacities()).round().astype(np.uint8)])
+        return colours[self.indices(values)]
+
 
 def _unbounded(values: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
     return np.asarray(-np.log1p(-np.clip(values, 0, np.float32(LARGEST_MAP))), np.float32)

@@ -7,6 +7,7 @@ import hashlib
 import html
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
@@ -307,16 +308,16 @@ def write_prediction(prediction: Prediction, stem: Path, arrays: bool = False) -
     as ``<stem>_map.npy`` and ``<stem>_log_nfa.npy``. Each file is written whole or not at all.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    shown = {
-        "mask": Image.fromarray(prediction.mask.astype(np.uint8) * 255),
-        "map": pictures.map_picture(prediction.anomaly_map, prediction.colours),
-        "overlay": prediction.overlay(),
+    makers: dict[str, Callable[[], Image.Image]] = {  # made one at a time: each is as large as the image
+        "mask": lambda: Image.fromarray(prediction.mask.view(np.uint8) * np.uint8(255)),
+        "map": lambda: pictures.map_picture(prediction.anomaly_map, prediction.colours),
+        "overlay": prediction.overlay,
     }
     written = []
-    for name, picture in shown.items():
+    for name, make in makers.items():
         written.append(stem.with_name(f"{stem.name}_{name}.png"))
         with atomic_write(written[-1]) as temporary:
-            picture.save(temporary)
+            make().save(temporary)
     if arrays:
         for name, array in {"map": prediction.anomaly_map, "log_nfa": prediction.log_nfa}.items():
             written.append(stem.with_name(f"{stem.name}_{name}.npy"))
