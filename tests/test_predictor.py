@@ -312,7 +312,7 @@ def test_calibrates_on_images_as_they_are_predicted() -> None:
     predictor.calibrate(images, alpha=0.2, batch_size=1)
     evidence = [Brightness().evidence(image[None]) for image in images]
     largest = [float(predictor.anomaly_map(each, each.energies[0].shape[1:]).max()) for each in evidence]
-    assert predictor.threshold == CalibratedThreshold.from_good_images(evidence, 0.2, largest)
+    assert predictor.threshold == CalibratedThreshold.from_good_images(evidence, 0.2, map_maxima=largest)
     assert sum(prediction.is_anomalous for prediction in predictor.predict(images)) <= 1
     strange = predictor.predict(noise_pictures(1, seed=1, most=250)[0])
     assert strange.is_anomalous

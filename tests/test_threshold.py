@@ -358,7 +358,7 @@ def test_what_cannot_be_judged_is_one_clear_line() -> None:
 def test_levels_of_the_map_are_those_of_good_images() -> None:
     maxima = (0.5, 0.2, 0.4, 0.3, 0.6, 0.9, 0.1, 0.7, 0.8)
     images = good_images(np.random.default_rng(0), 9)
-    threshold = CalibratedThreshold.from_good_images(images, 0.1, maxima)
+    threshold = CalibratedThreshold.from_good_images(images, 0.1, map_maxima=maxima)
     assert threshold.map_levels() == (0.5, 0.9)  # of 10 with the new one, 1 may exceed it
     assert threshold.at(0.2).map_levels() == (0.5, 0.8)
     assert threshold.at(0.9).map_levels() == (0.1, 0.1)
