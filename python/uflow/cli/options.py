@@ -175,9 +175,14 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def call(**values: Any) -> None:
         asked = {name: values.pop(name) for name in options}
-        # Of a --config file too.
+        # Those of a --config file too where they differ from the default: --print-config writes all of them.
         sources = {name: values["context"].get_parameter_source(name) for name in options}
-        given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+        given = [
+            name
+            for name, source in sources.items()
+            if source is not None
+            and (source.name == "COMMANDLINE" or (source.name != "DEFAULT" and asked[name] != options[name].default))
+        ]
         del values["context"]
         command(**{**values, "recipe": recipe_of_options(values["recipe"], asked, given)})
 
