@@ -1,8 +1,10 @@
 """Fixtures that several test files share: a tiny data set, a detector trained on it, and the folder of real images."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -86,3 +88,15 @@ def magnetic_tile(real_images: Path):
 
     folder, settings = real_images / "magnetic_tile/train/good", TrainingSettings(epochs=8)
     return uflow.Detector.fit(folder, image_size=256, settings=settings, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="session")
+def made_pages() -> ModuleType:
+    """benchmarks/pages.py, which makes images and cards for pages."""
+    path = Path(__file__).parent.parent / "benchmarks/pages.py"
+    spec = importlib.util.spec_from_file_location("made_pages", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -48,7 +48,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What would have been run: no process is started, and every method is right about 0.9 of the pixels."""
     ran: list[str] = []
 
-    def measure(category, method, seed, epochs, settings, logs) -> Result:
+    def measure(category, method, seed, epochs, settings, logs, kept) -> Result:
         ran.append(f"{method} {seed}")
         figures = {"pixel_auroc": 0.9, "aupro": 0.8, "image_auroc": 0.7, "miou_fair": 0.2, "miou_best": 0.3}
         costs = {"fit_s": 2.0, "fit_cpu_s": 1.0, "predict_ms": 4.0, "predict_cpu_ms": 3.0, "memory_mb": 500.0}

@@ -23,7 +23,7 @@ from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_val
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
-__all__ = ["UNCALIBRATED", "Network", "Predictor", "evidence_of_tiles", "log_calibration"]
+__all__ = ["UNCALIBRATED", "Network", "Predictor", "evidence_of_tiles", "failed_image", "log_calibration"]
 
 log = logging.getLogger("uflow")
 
@@ -168,7 +168,7 @@ class Predictor:
     ) -> Iterator[Prediction | FailedImage]:
         """`stream` that goes on: an image that cannot be used gives a `FailedImage` in its place."""
         images = list_images(source) if isinstance(source, str | os.PathLike) else source
-        return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=_failed_image)
+        return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=failed_image)
 
     def run(
         self,
@@ -336,7 +336,7 @@ def _bytes_held(source: ImageLike) -> int:
     return height * width * BYTES_A_PIXEL
 
 
-def _failed_image(source: ImageLike, error: Exception) -> FailedImage:
+def failed_image(source: ImageLike, error: Exception) -> FailedImage:
     return FailedImage(Path(source) if isinstance(source, str | os.PathLike) else None, error)
 
 

@@ -30,6 +30,7 @@ from .options import (
     ModelArgument,
     OracleOption,
     ProtocolOption,
+    ReportOption,
     RuntimeOption,
     TailOption,
     TileOption,
@@ -63,6 +64,7 @@ def evaluate(
     fair: FairOption = "sentence",
     figures: FiguresOption = False,
     tail: TailOption = None,
+    report: ReportOption = None,
     tile: TileOption = None,
     runtime: RuntimeOption = None,
     weights: WeightsOption = None,
@@ -77,6 +79,7 @@ def evaluate(
 
     rules = make_protocol(protocol, oracle, fair)
     datasets, failed = find_datasets(root, layout, categories)
+    _check_report(report)
     output = _evaluation_output(output, model, single=len(datasets) == 1 and not failed and not figures)
     loaded, predictor = load_model(model, device, weights, runtime)
     changed: dict[str, Any] = {} if runtime is None else {"runtime": runtime}
@@ -86,9 +89,10 @@ def evaluate(
         predictor.threshold, changed["tail"] = PaperThreshold(tail), tail  # type: ignore[arg-type]  # it checks
     given = Given(model, loaded, changed)
     if output.suffix == ".json":
-        _evaluate_into_file(given, datasets[0], root, output, rules)
+        results = [_evaluate_into_file(given, datasets[0], root, output, rules)]
     else:
-        _run(datasets, failed, output, given, rules, figures)
+        results = _run(datasets, failed, output, given, rules, figures)
+    _finish(datasets, results, given, report)
 
 
 @app.command(epilog="Example: uflow study data/mvtec_ad --output results")
@@ -105,6 +109,7 @@ def study(
     oracle: OracleOption = "any",
     fair: FairOption = "sentence",
     figures: FiguresOption = False,
+    report: ReportOption = None,
     select_on_test: Annotated[
         bool, typer.Option("--select-on-test", help="choose the epoch on the test set, to reproduce: no fair figure")
     ] = False,
@@ -124,13 +129,15 @@ def study(
     from ..evaluate.study import Trained
 
     rules = make_protocol(protocol, oracle, fair)
+    _check_report(report)
     check_output_folder(output)
     datasets, failed = find_datasets(root, layout, categories)
     if select_on_test:
         say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
     folder = models or output / "models"
     trained = Trained(folder, recipe, weights, device, select_on_test, select_by)  # type: ignore[arg-type]  # it checks
-    _run(datasets, failed, output, trained, rules, figures)
+    results = _run(datasets, failed, output, trained, rules, figures)
+    _finish(datasets, results, trained, report)
 
 
 @app.command(epilog="Example: uflow compare data --methods uflow,patchcore,cflow --seeds 0,1,2 --output comparison")
@@ -158,6 +165,7 @@ def compare(
     paper_map: Annotated[bool, typer.Option("--paper-map", help="uflow with the published map")] = False,
     paper_test: Annotated[bool, typer.Option("--paper-test", help="uflow with the published test")] = False,
     weights: WeightsOption = None,
+    report: ReportOption = None,
 ) -> None:
     """Measure U-Flow and other methods: same split, input, frozen features and figures; time and memory.
 
@@ -166,6 +174,7 @@ def compare(
     require("compare", "torch")
     from ..evaluate import rivals
 
+    _check_report(report)
     numbers = parse_numbers(seeds)
     check_seed(min(numbers), "--seeds")
     datasets, failed = find_datasets(root, layout, categories)
@@ -185,9 +194,13 @@ def compare(
         paper_test,
     )
     check_output_folder(output)
-    results = rivals.compare(datasets, chosen, numbers, output, settings, on_start=note)
+    results = rivals.compare(datasets, chosen, numbers, output, settings, on_start=note, keep=report is not None)
     say(rivals.markdown(results, settings))
     note(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
+    if report is not None:
+        from .reports import write_comparison_report
+
+        write_comparison_report(datasets, results, settings, output, report)
     if any(result.failure for result in results):
         raise typer.Exit(1)
 
@@ -211,15 +224,32 @@ def _evaluation_output(output: Path | None, model: Path, single: bool) -> Path:
     return output
 
 
-def _evaluate_into_file(given: Models, dataset: Dataset, root: Path, output: Path, protocol: Protocol) -> None:
+def _check_report(report: Path | None) -> None:
+    if report is not None:
+        check_new_file(report, "--report")
+
+
+def _finish(datasets: Sequence[Dataset], results: Sequence[Result], models: Models, report: Path | None) -> None:
+    """Write the report if it is asked for; exit code 1 where a category failed."""
+    if report is not None and any(result.record for result in results):
+        from .reports import write_evaluation_report
+
+        write_evaluation_report(datasets, results, models, report)
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+def _evaluate_into_file(given: Models, dataset: Dataset, root: Path, output: Path, protocol: Protocol) -> Result:
     """Measure a finished model on one category."""
     from ..evaluate.study import Result, measure
     from ..evaluate.tables import write_json
 
     record = measure(dataset, given.load(dataset.name), given.path(dataset.name), protocol, progress=shows_bars())
     write_json({"root": str(root), **record, **record["evaluation"], "evaluation": None}, output)
-    _print_results([Result(dataset.name, dataset.layout, record)])
+    result = Result(dataset.name, dataset.layout, record)
+    _print_results([result])
     note(f"Wrote {output}")
+    return result
 
 
 def _run(
@@ -229,8 +259,8 @@ def _run(
     models: Models,
     protocol: Protocol,
     figures: bool,
-) -> None:
-    """Run over the categories with a line for each, print and write the tables; exit code 1 where one failed."""
+) -> list[Result]:
+    """Run over the categories with a line for each, print and write the tables."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -253,8 +283,7 @@ def _run(
     written = write_summary(summarise(results), output)
     _print_results(results)
     note(f"Wrote {', '.join(map(str, written))}")
-    if any(result.error for result in results):
-        raise typer.Exit(1)
+    return results
 
 
 def _print_results(results: Sequence[Result]) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "OracleOption",
     "ProtocolOption",
     "RecipeOf",
+    "ReportOption",
     "RuntimeOption",
     "TailOption",
     "TileOption",
@@ -65,6 +66,9 @@ CategoriesOption = Annotated[str | None, typer.Option(help="only these: bottle,c
 LayoutOption = Annotated[str | None, typer.Option(help="of the data set, such as visa (default: as it looks)")]
 ProtocolOption = Annotated[str, typer.Option(help="paper: at 256x256; native: at each image's own size")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+ReportOption = Annotated[
+    Path | None, typer.Option(help="also write one HTML page to look through, such as report.html")
+]
 OracleOption = Annotated[
     str, typer.Option(help="thresholds that mIoU best is sought over: any, or LOW:HIGH:STEP in log10 NFA")
 ]

@@ -17,12 +17,13 @@ import typer
 from ..files import atomic_write, one_line
 from ..listing import RESULT_PICTURES, RESULTS_FILE
 from .app import app
-from .common import check_output_folder, load_model, note, say, shows_bars
+from .common import check_new_file, check_output_folder, load_model, note, say, shows_bars
 from .options import (
     DeviceOption,
     JsonOption,
     LookAlphaOption,
     ModelArgument,
+    ReportOption,
     RuntimeOption,
     TileOption,
     WeightsOption,
@@ -32,7 +33,9 @@ from .table import TABLE_HEADER, table_line
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from ..pages import CardMaker
     from ..prediction import FailedImage, Prediction
+    from ..predictor import Predictor
 
 SOME_FAILED = 3  # exit code: images could not be judged, all others were
 
@@ -61,6 +64,7 @@ def predict(
     ] = None,
     look_alpha: LookAlphaOption = None,
     runtime: RuntimeOption = None,
+    report: ReportOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -75,21 +79,34 @@ def predict(
     if output is not None:
         check_pictures(paths, names, output)
         check_output_folder(output)
-    _, predictor = load_model(model, device, weights, runtime, tile)
+    if report is not None:
+        check_new_file(report, "--report")
+    loaded, predictor = load_model(model, device, weights, runtime, tile)
     if alpha is not None or look_alpha is not None:
         predictor = predictor.at(alpha, look_alpha)
+    maker = None if report is None else _card_maker(predictor, len(paths))
     started = time.perf_counter()
     as_table = sys.stdout.isatty() and not json
     with _PredictionBars(len(paths)) as bars, _Results(output, arrays, on_error, as_table) as results:
-        found = predictor.stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
+        found = (maker or predictor).stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
         results.write_all(found, names, bars.advance)
     rate = len(paths) / (time.perf_counter() - started)
     where = "" if output is None else f"; pictures and {RESULTS_FILE} in {output}"
     failed = f", {results.failed} could not be judged" if results.failed else ""
     flagged = f"{results.flagged} of {len(paths)} images have a detected region"
     note(f"{flagged}{failed}, {rate:.1f} images/s{where}", err=True)
+    if report is not None and maker is not None:
+        from .reports import write_prediction_report
+
+        write_prediction_report(maker, str(model), loaded, report)
     if results.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _card_maker(predictor: Predictor, count: int) -> CardMaker:
+    from ..pages import CardMaker, PictureLimits
+
+    return CardMaker(predictor, PictureLimits(count))
 
 
 class _PredictionBars:

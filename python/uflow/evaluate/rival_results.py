@@ -16,7 +16,7 @@ from .literature import literature_markdown
 from .rival_methods import SIZE, Settings
 from .tables import FIGURES, Table, figure_text, mean_figure
 
-__all__ = ["Result", "describe_machine", "markdown"]
+__all__ = ["Result", "comparison_tables", "describe_machine", "markdown"]
 
 
 @dataclass(frozen=True)
@@ -72,26 +72,29 @@ COSTS = {"fit_cpu_s": ("learning", "s"), "predict_cpu_ms": ("an image", "ms"), "
 
 
 def markdown(results: Sequence[Result], settings: Settings) -> str:
-    """Two tables: means over the seeds of what was measured here, and what the literature says of other methods."""
+    """Means over the seeds of what was measured here, and what the literature says of other methods."""
+    (_, measured, notes), (_, others, source) = comparison_tables(results, settings)
+    parts = [measured.to_markdown(), *notes, *source, others.to_markdown(), *_literature(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_tables(results: Sequence[Result], settings: Settings) -> list[tuple[str, Table, list[str]]]:
+    """What was measured, and what the literature says: title, table, and what must be known of it."""
     size = f"{settings.image_size} pixels" if settings.image_size else f"quality {settings.quality}"
-    lines = [
-        _measured_table(results).to_markdown(),
-        "",
+    notes = [
         f"Means over the seeds, at {SIZE} x {SIZE}; frozen {settings.backbone} at {size}{_uflow_words(settings)}; "
         "bold: best of a category. "
         "mIoU auto: at the method's own threshold; defect IoU: the same over the images with a defect alone; pixel F1: "
         "of those masks over all pixels; fair: at one false pixel a training image; best: at the threshold that is "
         "best on the test set. Learning, and an image from its file: seconds and milliseconds of processors; memory: "
         "the most that the process held.",
-        "",
         f"{', '.join(f'{name} {value}' for name, value in describe_machine().items())}.",
-        "",
-        "Published, not measured here: means over the 15 categories of MVTec AD, other backbones "
-        f"({published.CITATION}).",
-        "",
-        _published_table().to_markdown(),
     ]
-    return "\n\n".join(["\n".join(lines), *_literature(results)]) + "\n"
+    source = (
+        "Published, not measured here: means over the 15 categories of MVTec AD, other backbones "
+        f"({published.CITATION})."
+    )
+    return [("Measured", _measured_table(results), notes), ("Published", _published_table(), [source])]
 
 
 def _uflow_words(settings: Settings) -> str:

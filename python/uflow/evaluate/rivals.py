@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -24,6 +25,7 @@ from ..files import sha256
 from ..recipe import Recipe, TrainingSettings
 from . import published
 from .evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor, outputs_of
+from .kept import KeptMaps, kept_file
 from .method_maps import choose_shown, draw_methods, write_maps
 from .rival_methods import (
     BATCH_SIZE,
@@ -37,11 +39,11 @@ from .rival_methods import (
     find_method,
     read_images,
 )
-from .rival_results import Result, describe_machine, markdown
+from .rival_results import Result, comparison_tables, describe_machine, markdown
 from .samples import Dataset
 from .tables import FIGURES, Table, write_json, write_text
 
-__all__ = ["METHODS", "Result", "Settings", "check_methods", "compare", "markdown"]
+__all__ = ["METHODS", "Result", "Settings", "check_methods", "compare", "comparison_tables", "markdown"]
 
 STEPS = 200  # training steps of a trained rival, unless epochs are given
 
@@ -56,6 +58,7 @@ def compare(
     output: Path,
     settings: Settings | None = None,
     on_start: Callable[[str], None] = lambda _: None,
+    keep: bool = False,
 ) -> list[Result]:
     """Measure every method on every category with every seed, and write the table after each.
 
@@ -71,6 +74,7 @@ def compare(
         output: folder.
         settings: common to all; None is the defaults.
         on_start: called with what is measured next.
+        keep: also keep what each says of the images, see `kept`; what was measured without is measured again.
 
     Returns:
         All results of the folder that were asked for, in the order asked for.
@@ -91,10 +95,11 @@ def compare(
             for seed in seeds:
                 key = (category.name, method, seed, epochs)
                 found = next((r for r in results if _key(r) == key), None)
-                if found is None or found.failure is not None:
+                kept = kept_file(output, *key) if keep else None
+                if found is None or found.failure is not None or (kept and not kept.exists()):
                     on_start(f"{len(wanted) + 1}/{total} {category.name}, {method}, seed {seed}")
                     results = [r for r in results if r is not found]
-                    found = _in_own_process(category, method, seed, epochs, settings, output / "logs")
+                    found = _in_own_process(category, method, seed, epochs, settings, output / "logs", kept)
                     results = sorted([*results, found], key=_place)
                     _write(results, settings, output)
                 wanted.append(found)
@@ -135,7 +140,13 @@ def _epochs(method: str, images: int, settings: Settings) -> int | None:
 
 
 def _in_own_process(
-    category: Dataset, method: str, seed: int, epochs: int | None, settings: Settings, logs: Path
+    category: Dataset,
+    method: str,
+    seed: int,
+    epochs: int | None,
+    settings: Settings,
+    logs: Path,
+    kept: Path | None,
 ) -> Result:
     """A crash ends that process only, and the memory is the method's own."""
     logs.mkdir(exist_ok=True)
@@ -143,7 +154,7 @@ def _in_own_process(
         job, answer = Path(folder, "job"), Path(folder, "answer.json")
         own = replace(settings, epochs=epochs)
         maps = _maps_file(logs.parent.resolve(), category.name, method, seed)
-        job.write_bytes(pickle.dumps((category, method, seed, own, str(answer), maps)))
+        job.write_bytes(pickle.dumps((category, method, seed, own, str(answer), maps, kept)))
         name = f"{category.name}-{method.replace(':', '.')}-{seed}.log"
         with (logs / name).open("w") as log:
             command = [
@@ -170,10 +181,11 @@ def _ending(code: int) -> str:
 
 def _work(job: str) -> None:
     """The whole of a process: measure one method, write its figures, or why there are none, to a file."""
-    category, method, seed, settings, answer, maps = pickle.loads(Path(job).read_bytes())  # written by _in_own_process
+    # Written by _in_own_process.
+    category, method, seed, settings, answer, maps, kept = pickle.loads(Path(job).read_bytes())
     figures: dict[str, Any]
     try:
-        figures = _measure(category, method, seed, settings, maps)
+        figures = _measure(category, method, seed, settings, maps, kept)
     except Exception as error:  # whatever it is, it is this method's row, and the others go on
         traceback.print_exc()
         figures = {"failure": f"{type(error).__name__}: {' '.join(str(error).split())}"}
@@ -181,23 +193,31 @@ def _work(job: str) -> None:
 
 
 def _measure(
-    category: Dataset, method: str, seed: int, settings: Settings, maps: Path | None = None
+    category: Dataset,
+    method: str,
+    seed: int,
+    settings: Settings,
+    maps: Path | None = None,
+    kept: Path | None = None,
 ) -> dict[str, float | None]:
-    """The figures of a method; the maps of some images go to the file `maps`."""
+    """The figures of a method; the maps of some images go to the file `maps`, what a page shows to `kept`."""
     paths = [sample.path for sample in category.test]
     settings = settings.for_images(category.train)
     learn = find_method(method)
     clock = _Clock()
     if learn is None:
-        found, fit, predict, outputs = _measure_uflow(category, seed, settings, clock)
+        found, fit, predict, outputs = _measure_uflow(category, seed, settings, clock, kept)
     else:
         size, score = learn(category.train, settings, seed)
         fit = clock.lap()
         found_of_all = list(_outputs(paths, size, score))
         predict = clock.lap()
-        normal_maps = (output.anomaly_map for output in _outputs(category.train, size, score))
+        medians: list[float] = []
+        normal_maps = _noting_medians(_outputs(category.train, size, score), medians)
         found = evaluate(category.test, found_of_all, normal_maps=normal_maps, input_size=size)
         outputs = dict(enumerate(found_of_all))
+        if kept is not None and found.fair_threshold is not None:
+            KeptMaps.from_outputs(found_of_all, medians, found.fair_threshold).save(kept)
     if maps is not None and (shown := choose_shown(category.test)):
         write_maps({i: outputs[i] for i in shown}, maps)
     return {
@@ -211,7 +231,7 @@ def _measure(
 
 
 def _measure_uflow(
-    category: Dataset, seed: int, settings: Settings, clock: _Clock
+    category: Dataset, seed: int, settings: Settings, clock: _Clock, kept: Path | None
 ) -> tuple[Evaluation, tuple[float, float], tuple[float, float], dict[int, ImageOutput]]:
     """U-Flow by its recipe, but for the input size, which is that of the others.
 
@@ -224,6 +244,9 @@ def _measure_uflow(
     for _ in detector.stream([sample.path for sample in category.test]):
         pass
     predict = clock.lap()
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        detector.save(kept)
     outputs = outputs_of(detector, category, choose_shown(category.test))
     return evaluate_predictor(detector, category, fair=True), fit, predict, outputs
 
@@ -238,6 +261,13 @@ def _uflow_recipe(category: str, seed: int, settings: Settings) -> Recipe:
     plain = TrainingSettings(seed=seed, augment=False, memory_size=0)
     own = plain if settings.paper_map else TrainingSettings(seed=seed)
     return Recipe(settings.backbone, size, settings=own, alpha=None if settings.paper_test else Recipe.alpha)
+
+
+def _noting_medians(outputs: Iterable[ImageOutput], medians: list[float]) -> Iterator[np.ndarray]:
+    """The maps, one after another; the median of each is added to a list."""
+    for output in outputs:
+        medians.append(float(np.median(output.anomaly_map)))
+        yield output.anomaly_map
 
 
 class _Clock:

@@ -15,7 +15,7 @@ from .literature import literature_markdown
 from .study import Result
 from .tables import FIGURES, Table, figure_text, mean_figure, write_json, write_text
 
-__all__ = ["flagged_table", "summarise", "summary_markdown", "summary_text", "write_summary"]
+__all__ = ["flagged_table", "summarise", "summary_markdown", "summary_tables", "summary_text", "write_summary"]
 
 WIDTH = 120  # columns of a terminal
 MAX_NAME_LENGTH = 20  # what of them the name of a category may take
@@ -210,26 +210,33 @@ def summary_text(summary: Mapping[str, Any]) -> str:
 
 def summary_markdown(summary: Mapping[str, Any]) -> str:
     """The same as a page in Markdown, with the share of images flagged by kind, and all published figures."""
-    parts = ["# Results", _settings(summary), _figures_table(summary, bold_means=True).to_markdown()]
+    (title, figures, (settings, *legend)), *others = summary_tables(summary)
+    parts = [f"# {title}", settings, figures.to_markdown()]
     if summary["not_fair"]:
         parts.insert(1, f"**{summary['not_fair']}**")
-    parts += _legend(summary)
+    parts += legend
+    for title, table, notes in others:
+        parts += [f"## {title}", *notes, table.to_markdown()]
+    return "\n\n".join([*parts, *_literature(summary)]) + "\n"
+
+
+def summary_tables(summary: Mapping[str, Any]) -> list[tuple[str, Table, list[str]]]:
+    """The tables of a page: title, table, and what must be known of it; means are bold as in Markdown."""
+    notes = [_settings(summary), *_legend(summary)]
+    tables = [("Results", _figures_table(summary, bold_means=True), notes)]
     flagged = flagged_table(summary)
     if flagged.rows:
-        parts += ["## Images flagged, by kind", flagged.to_markdown()]
+        tables.append(("Images flagged, by kind", flagged, []))
     if summary["published_methods"]:
         fields = ("pixel_auroc", "aupro", "miou_fair", "miou_best")
         rows = [
             [name, *(figure_text(figures.get(field)) for field in fields)]
             for name, figures in summary["published_methods"].items()
         ]
-        parts += [
-            "## Other methods on MVTec AD, as published",
-            "Means over its 15 categories, from the same paper; none of them was measured here.",
-            Table(["method", *(FIGURES[field] for field in fields)], rows).to_markdown(),
-        ]
-    parts += _literature(summary)
-    return "\n\n".join(parts) + "\n"
+        source = "Means over its 15 categories, from the same paper; none of them was measured here."
+        table = Table(["method", *(FIGURES[field] for field in fields)], rows)
+        tables.append(("Other methods on MVTec AD, as published", table, [source]))
+    return tables
 
 
 def _literature(summary: Mapping[str, Any]) -> list[str]:
