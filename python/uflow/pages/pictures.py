@@ -12,7 +12,8 @@ from PIL import Image
 
 from .. import segmentation
 from ..outline import polygon
-from ..prediction import MAP_OF_NORMAL, Prediction, heat_colours
+from ..pictures import ColourScale, shrink
+from ..prediction import Prediction
 
 __all__ = ["coloured_map", "coloured_values", "encode_within", "mask_path", "svg_path"]
 
@@ -75,21 +76,27 @@ def mask_path(mask: NDArray[np.bool_]) -> str:
 
 
 def coloured_map(prediction: Prediction) -> NDArray[np.uint8]:
-    """The anomaly map of a prediction as `coloured_values`, no larger than a page shows it: (h, w, 4) uint8."""
-    step = max(1, max(prediction.mask.shape) // LARGEST_MAP)
-    return coloured_values(prediction.anomaly_map[::step, ::step], 0.0, MAP_OF_NORMAL)
+    """The anomaly map of a prediction in its colours, no larger than a page shows it: (h, w, 4) uint8."""
+    return prediction.colours.rgba(_shrink(prediction.anomaly_map))
 
 
 def coloured_values(values: NDArray[np.float32], usual: float, reach: float) -> NDArray[np.uint8]:
-    """Colours of a map with any unit: clear up to what good images reach, then ever more opaque.
+    """A map with any unit in the same colours as ours, no larger than a page shows it.
 
     Args:
         values: (H, W).
-        usual: the median on good images.
-        reach: what good images reach.
+        usual: the median of what good images' maps reach: clear up to there.
+        reach: what the maps of a share alpha of good images exceed: from there on red.
 
     Returns:
-        (H, W, 4) uint8, RGBA.
+        (h, w, 4) uint8, RGBA.
     """
-    beyond = np.clip((values - usual) / max(reach - usual, 1e-12) - 1, 0, 1)
-    return np.dstack([heat_colours(beyond), 255 * beyond]).astype(np.uint8)
+    beyond = np.maximum((_shrink(values) - usual) / max(reach - usual, 1e-12), 0)
+    # The scale goes by -log(1 - map): a map of 1 - exp(-beyond) has its level of alpha where `beyond` is 1.
+    return ColourScale(calm=0.0, alarm=1 - math.exp(-1)).rgba(1 - np.exp(-beyond))
+
+
+def _shrink(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    height, width = values.shape
+    factor = min(1.0, LARGEST_MAP / max(height, width))
+    return shrink(np.maximum, values, (max(1, round(height * factor)), max(1, round(width * factor))))
