@@ -1,6 +1,7 @@
 # make demo    set up .venv if needed, then train and evaluate on textures with made defects; pictures in demo/
 # make test    set up .venv if needed, then all tests: C++ under sanitizers, Python
 # make test-slow   the long trainings on real images (UFLOW_DATA), some ten minutes
+# make test-lowest   all tests with the lowest versions that pyproject.toml allows, in an environment of its own
 # make fuzz    random inputs to the C++ core for FUZZ_SECONDS: by libFuzzer where there is a Clang, else plain ones
 # make lint    style, types, architecture
 # make docs    the pages as a site in build/site; a broken link is an error
@@ -14,7 +15,7 @@ TRY ?= slim onnx openvino train sdist offline
 CLANGXX ?= $(firstword $(shell command -v clang++ clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14))
 CPP := $(shell find csrc examples -name '*.hpp' -o -name '*.cpp')
 
-.PHONY: setup demo test test-slow fuzz lint docs bench format wheel clean
+.PHONY: setup demo test test-slow test-lowest fuzz lint docs bench format wheel clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/installed
@@ -44,6 +45,14 @@ test: setup
 test-slow: setup
 	@echo "== Long trainings on real images"
 	$(BIN)/python -m pytest -m slow
+
+test-lowest: setup
+	@echo "== Python tests with the lowest versions, in build/lowest"
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
+	VIRTUAL_ENV=$(CURDIR)/build/lowest $(BIN)/uv pip install --quiet --resolution lowest-direct -e ".[test]" \
+	    --config-settings build-dir=build/lowest-{wheel_tag}
+	build/lowest/bin/python -m pytest $(TESTS)
 
 fuzz: setup
 ifneq ($(CLANGXX),)

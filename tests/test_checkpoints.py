@@ -508,6 +508,16 @@ def test_no_code_of_a_file_is_run(made: Made, tmp_path: Path, function: str, whe
     assert not trace.exists()
 
 
+def test_the_authors_resnet_is_told_from_anomalibs(made: Made, tmp_path: Path):
+    """LayerNorms of the same names are in both; the net itself is not."""
+    theirs, own = "feature_extractor.extractor.", "feature_extractor.feature_extractor."
+    state = {name.replace(own, theirs): tensor for name, tensor in made.content["state_dict"].items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"backbone": "resnet18"}}, tmp_path / "x.ckpt")
+    authors, anomalib = load_foreign(tmp_path / "x.ckpt"), load_foreign(made.path)
+    assert (authors.origin, anomalib.origin) == ("the authors", "anomalib")
+    assert (authors.backbone, authors.image_size, len(authors.nets)) == ("resnet18", (64, 64), 1)
+
+
 def check_file(path: Path, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         uflow.load(path, device="cpu")

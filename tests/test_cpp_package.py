@@ -156,6 +156,20 @@ class Exported:
         return [str(workplace / "map.npy"), *map(str, size), str(workplace / "numbers.txt"), *map(str, files)]
 
 
+METADATA = {
+    "kind": "uflow export",
+    "version": exported.FORMAT_VERSION,
+    "format": "onnx",
+    "uflow": "",
+    "opset": 18,
+    "int8": None,
+    "dynamic_size": False,
+    "input": "image",
+    "backbone": {},
+    "record": {},
+}
+
+
 @pytest.fixture(scope="module", params=[2, 1, 0], ids=["two distances", "one distance", "latents alone"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A threshold learnt from made evidence, and evidence of good and of defective images, the first good."""
@@ -195,8 +209,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     settings = {"blend": Blend.from_good_images(good).to_dict(), "tile": False, "selected_on_test": False}
     folder = tmp_path_factory.mktemp("exported") / "tile.uflow"
     folder.mkdir()
-    metadata = {"kind": "uflow export", "version": exported.FORMAT_VERSION, "format": "onnx", "files": {}}
-    metadata |= {"outputs": [""] * (len(bad.maps) + 1), "image_size": [56, 72], "strides": [4, 8, 16]}
+    (folder / "network.onnx").write_bytes(b"not opened")
+    metadata = METADATA | {
+        "files": {"network.onnx": exported.sha256(folder / "network.onnx")},
+        "outputs": [""] * (len(bad.maps) + 1),
+        "image_size": [56, 72],
+        "strides": [4, 8, 16],
+    }
     metadata |= {"latent_channels": [40, 40, 40], "predictor": {"threshold": threshold.to_dict(), **settings}}
     exported.write_metadata(folder, metadata)
     unused = np.zeros((1, 1, 1), np.float32)  # the network's own anomaly map

@@ -244,8 +244,8 @@ def test_cut_short_foreign_and_future_model_files(detector: Detector, tmp_path: 
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=r"model\.uflow is not a uflow model file, or was cut short"):
             uflow.load(path)
-    path.write_bytes(content.replace(b'\\"version\\": 1', b'\\"version\\": 9', 1))
-    with pytest.raises(ValueError, match=r"format version 9.*reads version 1"):
+    path.write_bytes(content.replace(b'\\"version\\": 2', b'\\"version\\": 9', 1))
+    with pytest.raises(ValueError, match=r"format version 9.*reads version 2"):
         uflow.load(path)
     with pytest.raises(FileNotFoundError, match=r"there is no model file .*absent\.uflow"):
         uflow.load(tmp_path / "absent.uflow")

@@ -72,7 +72,7 @@ def changed(folder: Path, to: Path, **metadata: Any) -> Path:
     """A copy of an export with other entries in its model.json."""
     shutil.copytree(folder, to)
     content = json.loads((to / "model.json").read_text())
-    (to / "model.json").write_text(json.dumps({**content, **metadata}))
+    runtime.write_metadata(to, {**content, **metadata})
     return to
 
 
@@ -301,7 +301,7 @@ def test_torch_format_needs_no_backbone(small: Detector, images: list[np.ndarray
     assert out == "torch False"
     (wanted,) = small.predict([images[0]])
     np.testing.assert_allclose(anomaly_map, wanted.anomaly_map, atol=1e-3)
-    on_cpu = uflow.load(tmp_path / "torch", "cpu").predict(images[0])
+    on_cpu = uflow.load(tmp_path / "torch", "cpu", runtime="torch").predict(images[0])
     np.testing.assert_allclose(on_cpu.anomaly_map, wanted.anomaly_map, atol=1e-3)
 
 
@@ -360,8 +360,8 @@ def test_damaged_folders(file: str, damage: Any, error: type, message: str, fold
 
 
 def test_folders_of_others(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"of version 2, and this uflow reads .* of version 1; export the model again"):
-        uflow.load(changed(folder, tmp_path / "newer", version=2))
+    with pytest.raises(ValueError, match=r"of version 9, and this uflow reads .* of version 2; export the model again"):
+        uflow.load(changed(folder, tmp_path / "newer", version=9))
     with pytest.raises(ValueError, match="unknown format 'tflite'"):
         uflow.load(changed(folder, tmp_path / "tflite", format="tflite"))
     with pytest.raises(ValueError, match=r"holds network\.onnx, which onnxruntime or openvino can run, not 'torch'"):

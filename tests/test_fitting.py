@@ -433,11 +433,11 @@ BROKEN_OFF = TrainingSettings(epochs=2, batch_size=16, memory_size=0)
 
 @pytest.fixture(scope="module")
 def whole(paths: list[Path], backbone: Backbone) -> fitting.Fitted:
-    """A training that is not broken off, with the trial with copies."""
-    return fit(paths[:12], backbone, BROKEN_OFF, alpha=0.2)
+    """A training that is not broken off, with the trial with copies and a further flow."""
+    return fit(paths[:12], backbone, BROKEN_OFF, alpha=0.15)
 
 
-@pytest.mark.parametrize("epoch", [1, 3])  # the third is the first of the trial with copies
+@pytest.mark.parametrize("epoch", [1, 3, 5, 6])  # of the flow, the trial with copies, and a further flow
 def test_goes_on_from_its_state_file_to_the_same_end(
     epoch: int,
     whole: fitting.Fitted,
@@ -446,13 +446,15 @@ def test_goes_on_from_its_state_file_to_the_same_end(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    die, state_file = SaveThenDie(epoch), tmp_path / "state"
+    state_file, stages = tmp_path / "state", ["state"] * 2 + ["state.augmented"] * 2 + ["state.fold1"] * 2
+    die, go_on = SaveThenDie(epoch), SaveThenDie(0)
     with monkeypatch.context() as patch:
         patch.setattr(model_file, "save_training_state", die)
         with pytest.raises(KeyboardInterrupt):
-            fit(paths[:12], backbone, BROKEN_OFF, alpha=0.2, state_file=state_file)
-    assert die.saved == ["state"] * min(epoch, 2) + ["state.augmented"] * (epoch - 2)
-    resumed = fit(paths[:12], backbone, BROKEN_OFF, alpha=0.2, state_file=state_file)
+            fit(paths[:12], backbone, BROKEN_OFF, alpha=0.15, state_file=state_file)
+        patch.setattr(model_file, "save_training_state", go_on)
+        resumed = fit(paths[:12], backbone, BROKEN_OFF, alpha=0.15, state_file=state_file)
+    assert (die.saved, go_on.saved) == (stages[:epoch], stages[epoch:])  # no epoch is done twice
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     for name, tensor in whole.network.flow.state_dict().items():
         assert torch.equal(tensor, resumed.network.flow.state_dict()[name]), name

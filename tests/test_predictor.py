@@ -408,9 +408,9 @@ def test_settings_survive_json() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": None}, "the threshold is damaged"),
+        ({"threshold": None}, "the predictor is damaged: it: threshold should be an object"),
         ({"blend": {"share": 0.5}}, "the blend is damaged"),
-        ({"tile": True, "blend": 3}, "the blend is damaged"),
+        ({"tile": True, "blend": 3}, "the predictor is damaged: it: blend should be an object"),
         ({"blend": {"weights": asdict(WEIGHTS), "reference": 0}}, "reference must be positive and finite"),
     ],
 )
@@ -420,5 +420,5 @@ def test_damaged_settings_are_one_line(changes: dict[str, Any], message: str) ->
         Predictor.from_dict(Brightness(), whole | changes)
     assert "\n" not in str(error.value)
     for name in whole:
-        with pytest.raises(ValueError, match=f"settings are damaged: '{name}'"):
+        with pytest.raises(ValueError, match=f"the predictor is damaged: it has no '{name}'"):
             Predictor.from_dict(Brightness(), {key: value for key, value in whole.items() if key != name})

@@ -159,6 +159,7 @@ def test_torch_moves_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     network = SimpleNamespace(module=lambda: lambda images: [images])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.export, "load", lambda path: network)
+    monkeypatch.setattr(runtimes, "check_archive", lambda path: None)
     monkeypatch.setattr(passes, "move_to_device_pass", lambda program, to: moved.append(to) or program)
     for device in ("cpu", "auto", "cuda:1", "gpu"):
         exported.open_network(NETWORK, "torch", 1, None, device)

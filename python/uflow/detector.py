@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress
 from torch import Tensor
 
@@ -29,6 +31,8 @@ from .weights import WeightsNotFound
 __all__ = ["Detector", "load"]
 
 log = logging.getLogger("uflow")
+
+MAX_UNTOLD_PIXELS = 1 << 24  # of the input of a network whose tensors do not tell its size
 
 Weights = PathLike | Sequence[PathLike] | None
 
@@ -88,7 +92,7 @@ class Detector:
             weights: file (two for `mcait`) with the backbone's weights; None finds them, see `weights`.
             device: "auto" (CUDA, then MPS, then CPU), or a torch device name.
             state_file: written after each epoch; where it exists, made by the same call, training goes on from it. The
-                trial with copies has one of its own beside it, ending in ".augmented", which is removed at the end.
+                trial with copies, and each further flow, has one of its own beside it, which is removed at the end.
             selection: chooses the epoch instead of the held-out images, to reproduce published figures: those of such a
                 detector are not fair, and it says so (`selected_on_test`) wherever it goes. See `evaluate.study`.
             progress: show progress bars; a `Progress` shows them among its own.
@@ -220,7 +224,7 @@ class Detector:
 
 
 def load(path: str | Path, device: str = "auto", weights: Weights = None) -> Detector:
-    """Read a model file written by `Detector.save`.
+    """Read a model file written by `Detector.save`. Nothing in it is run, and nothing is downloaded for it.
 
     Args:
         path: the model file.
@@ -235,11 +239,58 @@ def load(path: str | Path, device: str = "auto", weights: Weights = None) -> Det
     path = Path(path)
     tensors, config = model_file.load_model(path)
     saved = config["backbone"]
+    check_tensors(path, tensors, config)
     try:
-        backbone = create_backbone(saved["name"], tuple(saved["image_size"]), saved["strides"], weights)
+        backbone = create_backbone(
+            saved["name"], tuple(saved["image_size"]), saved["strides"], weights, may_download=False
+        )
     except WeightsNotFound as error:
         raise WeightsNotFound(f"{error}; those of {path} came from {saved['weights_source']}") from None
     return detector_from_file(path, tensors, config, backbone, device)
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
+    """ValueError where a file's numbers do not fit its own tensors: before anything is built of such a size."""
+    saved, steps = config["backbone"], config["flow"]["steps"]
+    held = {name.split(".")[2] for name in tensors if name.startswith("stages.0.")}
+    if len(held) != steps:
+        raise ValueError(f"{path} is damaged: its flow has {steps} steps, and it holds tensors of {len(held)}")
+    for level, stride in enumerate(saved["strides"]):
+        wanted = tuple(side // stride for side in saved["image_size"])
+        affine = tensors.get(f"affines.{level}.weight")
+        if affine is None and config["flow"]["affine"]:
+            raise ValueError(f"{path} was written by another version of uflow: train the model again")
+        if affine is not None and tuple(affine.shape[1:]) != wanted:
+            raise ValueError(
+                f"{path} is damaged: its image_size and strides say {wanted} cells, "
+                f"and affines.{level}.weight is {tuple(affine.shape)}"
+            )
+    if not config["flow"]["affine"] and math.prod(saved["image_size"]) > MAX_UNTOLD_PIXELS:
+        raise ValueError(f"{path} is damaged: no input of {saved['image_size']} pixels is expected of {saved['name']}")
+
+
+def _fill(path: Path, flow: UFlow, tensors: Mapping[str, Tensor]) -> None:
+    """Give a flow its weights; ValueError where they are not those of such a flow."""
+    wanted = flow.state_dict()
+    if tensors.keys() != wanted.keys():
+        raise ValueError(f"{path} was written by another version of uflow: train the model again")
+    for name, tensor in tensors.items():
+        found, expected = (tuple(tensor.shape), tensor.dtype), (tuple(wanted[name].shape), wanted[name].dtype)
+        if found != expected:
+            raise ValueError(f"{path} is damaged: {name!r} is {found[0]} {found[1]}, not {expected[0]} {expected[1]}")
+        if name.endswith(".permutation") and not torch.equal(tensor.sort().values, torch.arange(len(tensor))):
+            raise ValueError(f"{path} is damaged: {name!r} is no permutation")
+    flow.load_state_dict(dict(tensors))
+
+
+def _memory(path: Path, tensors: dict[str, Tensor], channels: Sequence[int]) -> MemoryBank | None:
+    """The memory in a file, taken out of its tensors; None where there is none."""
+    vectors = [tensors.pop(name) for name in sorted(tensors) if name.startswith("memory.")]
+    wanted = [channels[0], sum(channels[:2])]
+    for scale, kept in enumerate(vectors):
+        if scale >= len(wanted) or kept.ndim != 2 or kept.shape[1] != wanted[scale] or kept.dtype != torch.float32:
+            raise ValueError(f"{path} is damaged: its memory of scale {scale} is {tuple(kept.shape)} {kept.dtype}")
+    return MemoryBank(vectors) if vectors else None
 
 
 def detector_from_file(

@@ -32,6 +32,7 @@ __all__ = ["Fitted", "Selection", "fit_parts", "make_backbone", "training_record
 log = logging.getLogger("uflow")
 
 MIN_NLL_GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to orientation
+AUGMENTED, FOLD = ".augmented", ".fold{}"  # added to the state file's name: the trial with copies, further flows
 BATCH_SIZE = 16  # images that pass through a flow together
 
 
@@ -116,10 +117,13 @@ def fit_parts(
         evidence = evidence_of_features(network, features, folds[0].judged)
         blend = None if network.memory is None else Blend.from_good_images(evidence)
         # 5. The threshold, last: it judges what all parts together say of images that none has learnt.
-        threshold = learn_threshold(evidence, trainer, folds, augmented, network)
+        threshold = learn_threshold(evidence, trainer, folds, augmented, network, state_file)
         if network.memory is not None:
             # What was measured on the images held out is kept, and now their vectors join.
             network.memory = trainer.memory(range(len(sources)))
+    if state_file is not None:  # the detector's own state stays until the caller has written the detector
+        for stage in (AUGMENTED, *map(FOLD.format, range(1, len(folds)))):
+            state_file.with_name(state_file.name + stage).unlink(missing_ok=True)
     if isinstance(threshold, CalibratedThreshold):
         log_calibration(threshold, [sources[i] for fold in folds for i in fold.judged])
     else:
@@ -177,15 +181,12 @@ class _FlowTrainer:
         flow, trained = self.train(held_out, augmented=False, state_file=state_file, selection=self.selection)
         if self.features.copies == 1:
             return flow, trained, False
-        beside = None if state_file is None else state_file.with_name(state_file.name + ".augmented")
-        other, trial = self.train(held_out, augmented=True, state_file=beside, selection=self.selection)
+        other, trial = self.train(held_out, True, state_file, AUGMENTED, selection=self.selection)
         taken = trial.best_nll < trained.best_nll - MIN_NLL_GAIN
         log.info(
             "held-out nats a dimension: %.3f, with turned copies and noise %.3f, which are %s",
             *(trained.best_nll, trial.best_nll, "taken" if taken else "left out"),
         )
-        if beside is not None:
-            beside.unlink(missing_ok=True)
         return (other, trial, True) if taken else (flow, trained, False)
 
     def train(
@@ -193,20 +194,28 @@ class _FlowTrainer:
         held_out: Sequence[int],
         augmented: bool,
         state_file: Path | None = None,
+        stage: str = "",
         selection: Selection | None = None,
     ) -> tuple[UFlow, TrainingState]:
-        """A new flow, trained on the images that are not held out; it goes on from its state file if there is one."""
-        recipe, net = self.recipe, self.backbone
+        """A new flow, trained on the images that are not held out; it goes on from its state file if there is one.
+
+        Each stage of a fit has its own: what `stage` says is added to the name.
+        """
+        recipe, net, record = self.recipe, self.backbone, self.record
+        if state_file is not None:
+            state_file = state_file.with_name(state_file.name + stage)
+        if stage not in ("", AUGMENTED):  # which images are held out depends on how many flows alpha needs
+            record = {**record, "stage": {"held_out": list(held_out), "augmented": augmented}}
         flow = UFlow(net.channels, net.sizes, recipe.flow_steps, affine=net.layer_norm, seed=recipe.settings.seed)
         flow.count_affine = recipe.settings.count_affine
         state = None
         if state_file is not None and state_file.exists():
-            state = model_file.load_training_state(state_file, self.record)
+            state = model_file.load_training_state(state_file, record)
             log.info("going on from %s after epoch %d", state_file, state.epoch)
 
         def save(state: TrainingState) -> None:
             if state_file is not None:
-                model_file.save_training_state(state_file, state, self.record)
+                model_file.save_training_state(state_file, state, record)
 
         candidate = TorchNetwork(net, flow, device=self.device)
         trained = train(
@@ -222,7 +231,12 @@ class _FlowTrainer:
 
 
 def learn_threshold(
-    evidence: Sequence[Evidence], trainer: _FlowTrainer, folds: Sequence[Fold], augmented: bool, network: TorchNetwork
+    evidence: Sequence[Evidence],
+    trainer: _FlowTrainer,
+    folds: Sequence[Fold],
+    augmented: bool,
+    network: TorchNetwork,
+    state_file: Path | None = None,
 ) -> DecisionRule:
     """Calibrate on the images held out from the detector, and on those held out from further flows.
 
@@ -232,6 +246,7 @@ def learn_threshold(
         folds: what each flow does not see.
         augmented: whether flows learn from copies.
         network: the detector's; further flows have a memory beside them if it has.
+        state_file: of the detector's flow; the further flows have theirs beside it.
     """
     alpha, look_alpha, features = trainer.recipe.alpha, trainer.recipe.look_alpha, trainer.features
     if alpha is None:
@@ -239,7 +254,7 @@ def learn_threshold(
     found = []
     for number, fold in enumerate(folds):
         if number > 0:  # a flow that is there only to judge the images held out from it
-            flow, _ = trainer.train(fold.held_out, augmented)
+            flow, _ = trainer.train(fold.held_out, augmented, state_file, FOLD.format(number))
             memory = None if network.memory is None else trainer.memory(features.others(fold.held_out))
             network = TorchNetwork(trainer.backbone, flow, memory, trainer.device)
             evidence = evidence_of_features(network, features, fold.judged)

@@ -17,8 +17,10 @@ from . import segmentation, tiling
 from .conformal import check_alpha, check_look_alpha, supported_alpha
 from .files import FileStamp, PathLike
 from .images import ImageLike, as_source, batches, image_size, is_one_image, list_good_sources, list_images, read_image
+from .model_header import PredictorEntry
 from .monitor import Monitor
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
+from .schema import parse
 from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
@@ -101,12 +103,10 @@ class Predictor:
         Raises:
             ValueError: unknown or missing entries, or values out of range.
         """
-        try:
-            threshold, blend = threshold_from_dict(content["threshold"]), content["blend"]
-            options = {"tile": content["tile"], "selected_on_test": content["selected_on_test"]}
-            return cls(network, threshold, None if blend is None else Blend.from_dict(blend), **options)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"the predictor's settings are damaged: {error}") from None
+        entries = parse(PredictorEntry, content, "the predictor is damaged: it")
+        blend = None if entries.blend is None else Blend.from_dict(entries.blend)
+        options = {"tile": entries.tile, "selected_on_test": entries.selected_on_test}
+        return cls(network, threshold_from_dict(entries.threshold), blend, **options)
 
     # Predicting -------------------------------------------------------------------------------------------------------
 

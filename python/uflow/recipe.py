@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .conformal import check_alpha, check_look_alpha
+from .schema import parse
 from .threshold import PaperThreshold
 
 if TYPE_CHECKING:
@@ -203,12 +204,7 @@ class Recipe:
         Raises:
             ValueError: unknown entries, or values out of range.
         """
-        try:
-            entries = dict(content)
-            settings = TrainingSettings(**entries.pop("settings"))
-            return cls.from_keywords(entries.pop("backbone"), settings, **entries)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"the recipe is damaged: {error}") from None
+        return parse(cls, content, "the recipe is damaged: it")
 
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
+from .schema import parse
 from .segmentation import anomaly_map_from_energies
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ __all__ = [
     "anomaly_map_from_energies",
     "largest_map_values",
     "squash",
-    "weights_from_dict",
 ]
 
 MAP_ROUNDING = 2.0**-24  # below this, 1 - map is rounding in float32
@@ -191,10 +191,7 @@ class Blend:
         Raises:
             ValueError: unknown or missing entries, numbers that are not finite or out of range.
         """
-        try:
-            return cls(weights_from_dict(content["weights"]), float(content["reference"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the blend is damaged: {error}") from None
+        return parse(cls, content, "the blend is damaged: it")
 
 
 def largest_map_values(
@@ -216,20 +213,6 @@ def largest_map_values(
             maps = blend.anomaly_map(images, size)
         found += maps.max(axis=(1, 2)).tolist()
     return found
-
-
-def weights_from_dict(content: Any) -> EvidenceWeights:
-    """Read what `asdict` made of weights.
-
-    Raises:
-        ValueError: unknown or missing entries, numbers that are not finite or out of range.
-    """
-    try:
-        entries = dict(content)
-        means, distances = (tuple(map(float, entries.pop(name))) for name in ("energy_means", "distances"))
-        return EvidenceWeights(means, float(entries.pop("latents")), distances, **entries)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the weights of evidence are damaged: {error}") from None
 
 
 def squash(field: Any, reference: float) -> Any:

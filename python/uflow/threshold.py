@@ -8,7 +8,7 @@ docs/notebook/threshold.md says how its parts were chosen. Needs no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn, Protocol, get_args
 
@@ -26,7 +26,8 @@ from .conformal import (
     verdict_of,
 )
 from .outline import Drawing, draw_regions
-from .scoring import Evidence, EvidenceWeights, weights_from_dict
+from .schema import parse
+from .scoring import Evidence, EvidenceWeights
 from .segmentation import AreaLaw, Background, TailName, TestsName
 
 __all__ = [
@@ -391,23 +392,16 @@ def threshold_from_dict(content: Any) -> PaperThreshold | CalibratedThreshold:
     Raises:
         ValueError: unknown or missing entries, other types, numbers that are not finite or out of range.
     """
-    try:
-        entries = dict(content)
-        kind = entries.pop("kind")
-        if kind == "paper":
-            return PaperThreshold(**entries)
-        if kind == "calibrated":
-            return CalibratedThreshold(
-                weights=weights_from_dict(entries.pop("weights")),
-                cell=Background(**entries.pop("cell")),
-                drawing=Drawing(**entries.pop("drawing")),
-                minima=tuple(map(float, entries.pop("minima"))),
-                map_maxima=tuple(map(float, entries.pop("map_maxima", ()))),
-                **entries,
-            )
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"the threshold is damaged: {error}") from None
-    raise ValueError(f"the threshold is damaged: unknown kind {kind!r}")
+    kinds: dict[str, type[PaperThreshold | CalibratedThreshold]] = {
+        "paper": PaperThreshold,
+        "calibrated": CalibratedThreshold,
+    }
+    if not isinstance(content, Mapping) or content.get("kind") not in list(kinds):
+        raise ValueError("the threshold is damaged: it is neither of the kind 'paper' nor 'calibrated'")
+    entries = {name: value for name, value in content.items() if name != "kind"}
+    if content["kind"] == "paper":
+        entries = {"alpha": None, "look_alpha": None, "calibration_images": None, **entries}
+    return parse(kinds[content["kind"]], entries, "the threshold is damaged: it")
 
 
 def _log_nfa_of_cells(field: NDArray[np.float32], cell: Background, exponent: float) -> NDArray[np.float32]:

@@ -61,11 +61,14 @@ class WeightsNotFound(RuntimeError):
 
 
 def find_weight_files(
-    name: str, archs: Sequence[str], weights: PathLike | Sequence[PathLike] | Sequence[Mapping[str, Tensor]] | None
+    name: str,
+    archs: Sequence[str],
+    weights: PathLike | Sequence[PathLike] | Sequence[Mapping[str, Tensor]] | None,
+    may_download: bool = True,
 ) -> Sequence[tuple[Path | Mapping[str, Tensor], str]]:
     """(file or tensors, what to call it) for each net: the user's, or the first place that has it."""
     if weights is None:
-        return [_find(name, arch, archs) for arch in archs]
+        return [_find(name, arch, archs, may_download) for arch in archs]
     given = [weights] if isinstance(weights, (str, os.PathLike)) else weights
     if len(given) == 1 and not isinstance(given[0], Mapping) and Path(given[0]).is_dir():
         given = [_file_in(Path(given[0]), name, arch) for arch in archs]
@@ -138,14 +141,16 @@ def _hub_place(config: Any) -> tuple[str, str | None, list[str]]:
     return repo, revision or None, names if repo else []
 
 
-def _find(name: str, arch: str, archs: Sequence[str]) -> tuple[Path, str]:
-    """Packaged weights, local caches, hub, in this order."""
+def _find(name: str, arch: str, archs: Sequence[str], may_download: bool = True) -> tuple[Path, str]:
+    """Packaged weights, local caches, and where it may be asked the hub, in this order."""
     if (local := find_local(arch)) is not None:
         return local
     config, package = timm_config(arch), _PACKAGED.get(arch)
     repo, revision, names = _hub_place(config)
     reason = "timm knows no download for it"
-    for file in names:
+    if not may_download:
+        reason = f"loading a model downloads nothing: uflow weights fetch {name} --to FOLDER does"
+    for file in names if may_download else []:
         try:
             return _download(repo, file, revision), f"hub {repo}/{file}"
         except EntryNotFoundError as error:  # perhaps the repository has the other format

@@ -208,7 +208,7 @@ def check_pictures(paths: Sequence[Path], names: Sequence[Path], output: Path) -
     inputs = {os.path.realpath(path) for path in paths}
     has_results = (output / RESULTS_FILE).exists()
     for name in names:
-        for ending in RESULT_PICTURES:
+        for ending in (*RESULT_PICTURES, "_map.npy", "_log_nfa.npy"):
             picture = (output / name).with_name(name.name + ending)
             if picture.exists() and (not has_results or os.path.realpath(picture) in inputs):
                 whose = "one of the images" if has_results else "which no earlier uflow predict wrote"

@@ -47,7 +47,7 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
     check_files(folder, metadata)
     about = {"kind": "exported folder", "format": metadata["format"], "uflow": metadata["uflow"]}
     about["int8"] = metadata["int8"] is not None
-    record = metadata.get("record", {})
+    record = metadata["record"]
     size, strides = metadata["image_size"], metadata["strides"]
     about |= _describe(metadata["backbone"], size, strides, metadata["predictor"], record)
     size_bytes = sum((folder / name).stat().st_size for name in (METADATA, *metadata["files"]))

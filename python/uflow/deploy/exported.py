@@ -5,26 +5,32 @@ Needs numpy, Pillow, the compiled core and one of the runtimes; torch only for a
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..extras import EXTRA_OF, pip_install
 from ..files import atomic_write, sha256
+from ..model_header import MAX_SIDE, PredictorEntry
 from ..prediction import ModelOrigin
 from ..predictor import Predictor
+from ..schema import parse, read_json, write_json
 from ..scoring import Evidence
 from .runtimes import OPEN, Run
 
 __all__ = ["FORMATS", "METADATA", "ExportedNetwork", "check_files", "load", "read_metadata", "save_threshold"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA = "model.json"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a file in the folder itself
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # format -> (file of the network, packages that run it: the first that is installed does)
 FORMATS = {
@@ -68,7 +74,8 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
     Args:
         folder: the folder.
         runtime: "onnxruntime" (format "onnx"), "openvino" ("onnx" and "openvino") or "torch" ("torch"); None takes
-            what runs the folder's format and is installed, ONNX Runtime before OpenVINO.
+            what runs the folder's format and is installed, ONNX Runtime before OpenVINO; a folder of the format "torch"
+            can run code, and is loaded for "torch" alone.
         threads: of the network; None is the runtime's own choice, one a core. For torch it counts for all of torch.
         device: "auto" (CUDA where the runtime has it, else the CPU), "cpu", "cuda", "cuda:1", and what the runtime has:
             providers of ONNX Runtime ("tensorrt", "dml", ...), devices of OpenVINO ("gpu", "npu", ...).
@@ -86,6 +93,11 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
     metadata = read_metadata(folder)
     check_files(folder, metadata)
     file, runtimes = FORMATS[metadata["format"]]
+    if runtime is None and metadata["format"] == "torch":
+        raise ValueError(
+            f"{folder} holds {file}, and loading such a file can run code that is in it: if you trust where it is "
+            "from, ask for it by name, runtime='torch' (--runtime torch)"
+        )
     if runtime is None:
         runtime = first_installed(runtimes)
     elif runtime not in runtimes:
@@ -98,12 +110,19 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
 
 
 def check_files(folder: Path, metadata: dict[str, Any]) -> None:
-    """Raise FileNotFoundError or ValueError where a file of an export is missing or was changed."""
-    for name, wanted in metadata["files"].items():
-        if not (folder / name).is_file():
+    """Raise FileNotFoundError or ValueError where a file of an export is missing, was changed, or is not listed."""
+    listed: dict[str, str] = metadata["files"]
+    for name, wanted in listed.items():
+        path = folder / name
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and a file of an export lies in its folder: copy or export it again")
+        if not path.is_file():
             raise FileNotFoundError(f"{folder} is incomplete: {name} is missing; copy or export it again")
-        if sha256(folder / name) != wanted:
-            raise ValueError(f"{folder / name} was changed or cut short: its SHA-256 is not that in {METADATA}")
+        if sha256(path) != wanted:
+            raise ValueError(f"{path} was changed or cut short: its SHA-256 is not that in {METADATA}")
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {METADATA}
+    if unlisted := sorted(there - listed.keys()):
+        raise ValueError(f"{folder} holds {unlisted[0]}, which is not in its {METADATA}: move it elsewhere")
 
 
 def save_threshold(predictor: Predictor) -> None:
@@ -139,27 +158,79 @@ def first_installed(runtimes: Sequence[str]) -> str:
     return next((name for name in runtimes if importlib.util.find_spec(name)), runtimes[0])
 
 
+@dataclass(frozen=True)
+class _Metadata:
+    """The entries of a folder's `model.json`, see docs/guide/inspection-pc.md.
+
+    Raises:
+        ValueError: names, sizes or numbers of outputs that no export has.
+    """
+
+    uflow: str
+    format: str
+    opset: int | None
+    int8: dict[str, Any] | None
+    dynamic_size: bool
+    input: Literal["image"]
+    outputs: list[str]
+    backbone: dict[str, str]
+    image_size: tuple[int, int]
+    strides: tuple[int, ...]
+    latent_channels: tuple[int, ...]
+    predictor: PredictorEntry
+    record: dict[str, Any]
+    files: dict[str, str]
+
+    def __post_init__(self) -> None:
+        for name, digest in self.files.items():
+            if not PLAIN_NAME.fullmatch(name) or not SHA256.fullmatch(digest):
+                raise ValueError(
+                    f"files holds {name[:60]!r}: {digest[:70]!r}, and a plain name and a SHA-256 belong there"
+                )
+        scales, outputs = len(self.strides), len(self.outputs)
+        if not scales == len(self.latent_channels) < outputs <= 2 * scales + 1:
+            raise ValueError(
+                f"{scales} strides, {len(self.latent_channels)} latent_channels, {outputs} outputs do not fit together"
+            )
+        if FORMATS[self.format][0] not in self.files:
+            raise ValueError(f"files has no {FORMATS[self.format][0]}")
+        if min(*self.image_size, *self.strides, *self.latent_channels) < 1 or max(self.image_size) > MAX_SIDE:
+            raise ValueError(
+                f"sizes lie between 1 and {MAX_SIDE}, got {self.image_size}, {self.strides} and {self.latent_channels}"
+            )
+
+
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
-    """Write a folder's `model.json`, whole or not at all."""
+    """Write a folder's `model.json`, whole or not at all, with a digest over all that it says."""
+    entries = {name: value for name, value in metadata.items() if name != "sha256"}
+    entries["sha256"] = _digest(entries)
     with atomic_write(folder / METADATA) as temporary:
-        temporary.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(write_json(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """A folder's `model.json`; ValueError or FileNotFoundError where it is not that of an export."""
+    """A folder's `model.json`; ValueError or FileNotFoundError where it is not that of an export, or was changed."""
     path = folder / METADATA
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not an exported model: it has no {METADATA}; see uflow export")
     try:
-        metadata = json.loads(path.read_bytes())
+        metadata = read_json(path.read_bytes(), str(path))
         kind, version, format = metadata["kind"], metadata["version"], metadata["format"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not that of an exported model, or was cut short") from None
     if kind != "uflow export" or version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} is a {kind!r} of version {version}, and this uflow reads a 'uflow export' of version "
+            f"{path} is a {kind!r} of version {version!r}, and this uflow reads a 'uflow export' of version "
             f"{FORMAT_VERSION}; export the model again"
         )
-    if format not in FORMATS:
+    if not isinstance(format, str) or format not in FORMATS:
         raise ValueError(f"{path} names the unknown format {format!r}; known: {', '.join(FORMATS)}")
+    if metadata.pop("sha256", None) != _digest(metadata):
+        raise ValueError(f"{path} was changed, or damaged: its SHA-256 is not the one in it; copy or export it again")
+    parse(_Metadata, {k: v for k, v in metadata.items() if k not in ("kind", "version")}, str(path))
     return metadata  # type: ignore[no-any-return]
+
+
+def _digest(metadata: dict[str, Any]) -> str:
+    """SHA-256 of entries as JSON writes them, whatever their order and the spaces between them."""
+    return hashlib.sha256(write_json(metadata, sort_keys=True).encode()).hexdigest()

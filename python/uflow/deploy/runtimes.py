@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import one_line
+from .torch_archive import check_archive
 
 __all__ = ["OPEN", "Run"]
 
@@ -112,6 +113,7 @@ def _torch(path: Path, outputs: int, threads: int | None, device: str) -> Run:
         raise _not_there("torch", device, there)
     if threads is not None:
         torch.set_num_threads(threads)
+    check_archive(path)
     program = torch.export.load(path)
     if name != "cpu":
         from torch.export.passes import move_to_device_pass

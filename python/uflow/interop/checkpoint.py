@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import re
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, serialization
 
 from ..backbones import Backbone, create_backbone
-from ..detector import Detector, Weights, detector_from_file
+from ..detector import Detector, Weights, check_tensors, detector_from_file
 from ..files import sha256, some_names
 from ..flow import UFlow
 from ..model_file import load_model
@@ -31,6 +32,9 @@ __all__ = ["Foreign", "is_foreign", "load_checkpoint", "load_foreign", "load_net
 log = logging.getLogger("uflow")
 
 ANOMALIB_UNCALIBRATED = "anomalib trains latents smaller than its promise needs, and defects are missed"
+
+ANOMALIB_KEY = "feature_extractor.feature_extractor."  # the authors' is feature_extractor.extractor.
+MAX_CLASSES = 100  # that a checkpoint may name: torch's reader begins anew with each of them
 
 # The backbones of U-Flow: the channels of their scales, finest first, and the finest stride.
 _BACKBONES = {
@@ -95,7 +99,7 @@ def load_foreign(path: Path, soft_clamp: SoftClamp = "tanh(r)") -> Foreign:
     settings = content.get("hyper_parameters")
     settings = settings if isinstance(settings, Mapping) else {}
     clamp = settings.get("affine_clamp", 2.0)
-    if not isinstance(clamp, int | float) or not clamp > 0:
+    if not isinstance(clamp, int | float) or not 0 < clamp < math.inf:
         raise ValueError(f"{path} is no U-Flow checkpoint that can be used: its affine_clamp is {clamp!r}, not above 0")
     try:
         flow = convert_freia(tensors, soft_clamp, clamp)
@@ -110,8 +114,8 @@ def load_foreign(path: Path, soft_clamp: SoftClamp = "tanh(r)") -> Foreign:
         if not tensor.isfinite().all():
             raise ValueError(f"{path} is damaged: the flow's {name!r} holds NaN or infinite values")
     height, width = norms["affines.0.weight"].shape[1:] if norms else (0, 0)
-    names = [*map(str, content), *tensors, *classes]
-    anomalib = any("anomalib" in name or "feature_normalizations" in name for name in names)
+    names = [*map(str, content), *classes]
+    anomalib = any("anomalib" in name for name in names) or any(ANOMALIB_KEY in name for name in tensors)
     return Foreign(
         origin="anomalib" if anomalib else "the authors",
         backbone=backbone,
@@ -150,7 +154,7 @@ def load_checkpoint(
     if nets:
         backbone = _backbone(found.backbone, found.image_size, holder, nets)
     else:
-        backbone = create_backbone(found.backbone, found.image_size, None, weights)
+        backbone = create_backbone(found.backbone, found.image_size, None, weights, may_download=False)
     flow = UFlow(backbone.channels, backbone.sizes, found.steps, found.clamp, found.affine)
     for name, tensor in flow.state_dict().items():  # load_state_dict's own message has many lines
         if found.flow[name].shape != tensor.shape:
@@ -185,6 +189,7 @@ def load_on_checkpoint(path: Path, checkpoint: Path, device: str = "auto") -> De
     tensors, config = load_model(path)
     saved = config["backbone"]
     size = tuple(saved["image_size"])
+    check_tensors(path, tensors, config)
     nets = load_nets(checkpoint, saved["name"])
     if nets:
         backbone = _backbone(saved["name"], size, checkpoint, nets, saved["strides"])
@@ -236,6 +241,8 @@ def _torch_load(path: Path) -> tuple[Mapping[str, Any], list[str]]:
                     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
                     break
                 except pickle.UnpicklingError as error:
+                    if len(stand_ins) >= MAX_CLASSES:
+                        raise ValueError(f"it names more than {MAX_CLASSES} classes") from None
                     if (refused := _REFUSED.search(str(error))) and refused[1] not in stand_ins:
                         stand_ins[refused[1]] = _stand_in(refused[1], _Inert)
                     elif (filled := _FILLED.search(str(error))) and issubclass(stand_ins.get(filled[2], int), _Inert):
@@ -304,6 +311,11 @@ def _tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
             content = content[key]
             break
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        # One number can stand for any number of them, and the first sum over them fills the memory.
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path} is damaged: {name!r} is no plain tensor, or larger than its content")
     if not tensors:
         raise ValueError(
             f"{path} is no U-Flow checkpoint: expected 'state_dict' or named tensors, found {some_names(content)}"
