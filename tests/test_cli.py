@@ -1,11 +1,14 @@
 """The commands, as a user types them: what they write, what they say, and how they fail."""
 
+import errno
 import hashlib
 import inspect
+import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -428,3 +431,82 @@ def test_demo_prints_its_whole_table(run, monkeypatch: pytest.MonkeyPatch, tmp_p
         ["brick", "0.900", "0.800", "0.700", "0.600", "0.500", "25.0%"],
         ["grass", "0.900", "0.800", "0.700", "0.600", "0.500", "25.0%"],
     ]
+
+
+class Ascii(io.TextIOWrapper):
+    """A terminal that shows ASCII only."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="ascii", write_through=True)
+
+    def text(self) -> str:
+        return self.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+
+
+def test_any_name_is_printed_on_any_terminal(run, model: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Ascii()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    code, _, err = run("calibrate", model, dataset / "test/good", "--alpha", 0.3, "--output", "tëil.uflow")
+    assert code == 0, err
+    assert "Wrote t\\xebil.uflow" in terminal.text()
+    assert Path("tëil.uflow").is_file()
+
+
+def test_a_closed_output_does_not_undo_the_work(
+    run, model: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    code, _, err = run("evaluate", model, dataset, "--output", "e.json")
+    assert code == 0, err
+    assert Path("e.json").is_file()
+    assert run("predict", model, dataset / "test/good/00.png")[0] == 0
+
+
+def test_outputs_are_looked_at_before_the_work(
+    run, model: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    for arguments in [
+        ("predict", "not read", dataset / "test", "-o", "there"),
+        ("calibrate", "not read", dataset / "test/good", "-o", "there.uflow"),
+        ("evaluate", "not read", dataset, "-o", "there.json"),
+        ("evaluate", "not read", dataset, "-o", "there"),
+        ("study", dataset, "-o", "there"),
+        ("export", "not read", "-o", "there"),
+        ("benchmark", "--json", "there.json"),
+        ("demo", "-o", "there"),
+    ]:
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1), err
+        assert re.search(r"cannot write .*: No space left on device", err), err
+
+
+def test_export_looks_at_its_folder_before_the_work(
+    run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/thing").touch()
+    broken = tmp_path / "broken.uflow"
+    broken.write_bytes(b"not read")
+    for arguments, message in [
+        (("-o", "file"), "file exists and is not an exported model"),
+        (("-o", "own"), "own exists and is not an exported model"),
+        (("-o", "file/new"), "--output .*/file is a file, and a folder is needed"),
+        (("--format", "tflite"), "unknown export format 'tflite'"),
+    ]:
+        code, _, err = run("export", broken, *arguments)
+        assert (code, err.count("\n")) == (1, 1), err
+        assert re.search(message, err), err
+    monkeypatch.setattr("uflow.deploy.export.export", lambda detector, folder, *_, **__: folder.mkdir())
+    code, _, err = run("export", model, "-o", "new/folder")
+    assert code == 0, err
+    assert (tmp_path / "new/folder").is_dir()
+
+
+def test_sigterm_is_an_orderly_end(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uflow.cli.app.say", lambda text: signal.raise_signal(signal.SIGTERM))
+    assert run("--version")[0] == 143

@@ -26,6 +26,7 @@ from uflow.images import list_images, read_image, read_mask, resize_image
 from uflow.model_file import load_model, save_model
 from uflow.network import TorchNetwork
 from uflow.prediction import Prediction
+from uflow.processes import only_one
 from uflow.threshold import PaperThreshold
 from uflow.training import TrainingSettings
 
@@ -162,7 +163,7 @@ def test_paper_test_is_kept_unchanged(dataset: Path, tmp_path: Path, caplog: pyt
     """Not calibrated, or with no images to calibrate on: the published test, and a line that says so."""
     with caplog.at_level(logging.INFO, logger="uflow"):
         uncalibrated = fit(dataset / "train/good", alpha=None)
-    assert "not calibrated: the paper's test" in caplog.text
+    assert "no alpha: until it is calibrated, it judges by the paper's test" in caplog.text
     loaded = copy_of(uncalibrated, tmp_path)
     emptied = copy_of(uncalibrated, tmp_path).calibrate(dataset / "test/good", alpha=0.3)
     assert emptied.threshold.alpha == 0.3
@@ -340,3 +341,29 @@ def test_hazelnuts(real_images: Path) -> None:
     assert evaluation.image_auroc >= 0.95
     assert evaluation.miou > 0.3
     assert evaluation.flagged["colour"]["share"] >= 0.9
+
+
+def test_two_trainings_on_one_state_are_refused_at_once(tmp_path: Path) -> None:
+    with only_one(tmp_path / "m.state.lock", "the first"), pytest.raises(RuntimeError, match="is at work already"):
+        Detector.fit("not even looked for", state_file=tmp_path / "m.state")
+    with pytest.raises(FileNotFoundError):  # the first has ended
+        Detector.fit("not there", state_file=tmp_path / "m.state")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_torchs_default_dtype_changes_nothing(detector: Detector, dataset: Path, tmp_path: Path) -> None:
+    detector.save(tmp_path / "model.uflow")
+    settings = TrainingSettings(epochs=1, augment=False, memory_size=20)
+    options = {"image_size": 64, "flow_steps": 1, "settings": settings, "alpha": 0.3}
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            loaded = uflow.load(tmp_path / "model.uflow", device="cpu")
+            fitted = Detector.fit(dataset / "test/good", **options, device="cpu", progress=False)
+            found.append([each.predict(dataset / "test/square/00.png") for each in (loaded, fitted)])
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for single, double in zip(*found, strict=True):
+        np.testing.assert_array_equal(single.anomaly_map, double.anomaly_map)
+        np.testing.assert_array_equal(single.log_nfa, double.log_nfa)

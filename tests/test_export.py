@@ -1,6 +1,9 @@
 """Exported folders: what they compute equals the detector, with and without torch; what is refused, and how."""
 
+import copy
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -254,6 +257,39 @@ def test_real_images(real_images: Path, tmp_path: Path) -> None:
         exported = runtime.load(tmp_path / "hazelnut", name)
         same(list(exported.predict(root / "test")), list(detector.predict(root / "test")))
         evaluate_alike(exported, detector, root)
+
+
+def test_is_copied_and_pickled_by_reading_the_folder_again(folder: Path, dataset: Path) -> None:
+    model = runtime.load(folder, threads=1)
+    model.threshold = model.threshold.at(0.3)
+    image = dataset / "test/square/00.png"
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert again.to_dict() == model.to_dict()
+        assert (again.network.runtime, again.network.threads) == (model.network.runtime, 1)
+        np.testing.assert_array_equal(again.predict(image).anomaly_map, model.predict(image).anomaly_map)
+
+
+FORKS = """
+import os, sys, traceback
+from uflow.deploy.exported import load
+model = load(sys.argv[1])
+if os.fork() == 0:
+    for use in (lambda: model.predict(sys.argv[2]), lambda: load(sys.argv[1])):
+        try:
+            use()
+        except RuntimeError as error:
+            print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_process_is_told_that_it_would_wait_for_ever(folder: Path, dataset: Path) -> None:
+    code = [sys.executable, "-c", FORKS, folder, dataset / "test/good/00.png"]
+    told = subprocess.run(code, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    assert len(told) == 2
+    assert all("onnxruntime's threads did not come along: start it by multiprocessing's 'spawn'" in t for t in told)
 
 
 # Without what it does not need ----------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ def test_without_alpha_it_is_the_papers(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="uflow"):
         assert fit(paths, backbone, alpha=None).threshold == PaperThreshold()
-    assert "not calibrated: the paper's test" in caplog.text
+    assert "no alpha: until it is calibrated, it judges by the paper's test" in caplog.text
 
 
 # A selection instead of held-out images -------------------------------------------------------------------------------
@@ -412,6 +412,17 @@ def test_a_killed_training_goes_on(dataset: Path, paths: list[Path], backbone: B
         fit(paths, backbone, state_file=state_file)
     with pytest.raises(ValueError, match=r"belongs to another training \(.*other images\)"):
         fit(paths[1:], backbone, state_file=state_file)
+
+
+def test_a_state_of_another_training_is_found_before_the_work(
+    paths: list[Path], backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = TrainingState(epoch=1, best_epoch=1, best_nll=0.0, weights={}, best_weights={}, optimizer={})
+    other = training_record(recipe_of(alpha=0.2).resolved(backbone), backbone, paths[1:])
+    model_file.save_training_state(tmp_path / "state.augmented", state, other)
+    monkeypatch.setattr(ImageFeatures, "compute", None)
+    with pytest.raises(ValueError, match=r"state\.augmented belongs to another training \(other images\); delete it"):
+        fit(paths, backbone, alpha=0.2, state_file=tmp_path / "state")
 
 
 class SaveThenDie:

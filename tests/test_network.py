@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from uflow import processes
 from uflow.backbones import Backbone, create_backbone
 from uflow.features import image_tensor
 from uflow.flow import UFlow
@@ -132,3 +133,15 @@ def test_devices() -> None:
         if not there:
             with pytest.raises(ValueError, match=f"device '{kind}' is not available here; use 'auto' or 'cpu'"):
                 resolve_device(kind)
+
+
+def test_a_forked_process_with_threads_is_refused(
+    backbone: Backbone, flow: UFlow, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TorchNetwork(backbone, flow, device="cpu")
+    monkeypatch.setattr(processes, "_loaded_in", {"torch": -1})
+    network.evidence(images)  # torch alone, with one thread, computes on
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for use in (lambda: network.evidence(images), lambda: create_backbone(image_size=64)):
+        with pytest.raises(RuntimeError, match="torch's threads did not come along: start it by multiprocessing's"):
+            use()

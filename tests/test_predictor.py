@@ -218,7 +218,17 @@ def test_run_gives_what_is_finished_of_each_image() -> None:
 
 def test_bad_batch_size() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        next(brightness().stream([picture(1)], batch_size=0))
+        brightness().stream([picture(1)], batch_size=0)
+    with pytest.raises(ValueError, match=r"batch_size must be a whole number, got 1\.5"):
+        brightness().stream([picture(1)], batch_size=1.5)
+
+
+@pytest.mark.parametrize("source", [None, 3])
+def test_what_is_no_image_is_refused_at_the_call(source: Any) -> None:
+    with pytest.raises(
+        TypeError, match=f"images must be paths, PIL images or arrays, or several of these; got {source}"
+    ):
+        brightness().predict(source)
 
 
 # Tiles ----------------------------------------------------------------------------------------------------------------

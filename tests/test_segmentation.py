@@ -390,7 +390,12 @@ def z(*shape, fill=0.0):
         ([z(1, 2, 3, 3)], {"size": 2.5}, "size must be a whole number or"),
         ([z(1, 2, 3, 3)], {"tail": "gauss"}, "unknown tail 'gauss'; choose one of exact, chernoff"),
         ([z(1, 2, 3, 3)], {"n_tests": "none"}, "unknown n_tests 'none'"),
-        ([z(1, 2, 3, 3)], {"quantile": 1.0}, "quantile must lie between 0 and 1, got 1.0"),
+        ([z(1, 2, 3, 3)], {"quantile": 1.0}, "quantile must lie between 0 and 1, by more than 1e-16, got 1.0"),
+        ([z(1, 2, 3, 3)], {"quantile": 1e-300}, "quantile must lie between 0 and 1, by more than 1e-16, got 1e-300"),
+        ([z(1, 2, 3, 3)], {"quantile": "0.9"}, "quantile must lie between 0 and 1, by more than 1e-16, got '0.9'"),
+        ([z(1, 2, 3, 3)], {"threads": 2**31}, "threads must be a number of threads, got 2147483648"),
+        ([z(1, 2, 3, 3)], {"background": [1]}, r"background must be .* one Background per scale, got \[1\]"),
+        ([z(1, 2, 3, 3)], {"background": 1}, "background must be .* one Background per scale, got 1"),
         ([z(1, 2, 3, 3)], {"background": []}, "one Background per scale is needed, got 0 for 1 scales"),
     ],
 )
@@ -402,6 +407,8 @@ def test_bad_latents(latents, options, message):
 
 def test_bad_arguments():
     energy = np.ones((1, 2, 2))
+    with pytest.raises(TypeError, match=r"threads must be a whole number, or None for one per core, got 1\.5"):
+        segmentation.log_nfa([z(1, 2, 3, 3)], threads=1.5)
     with pytest.raises(TypeError, match="floating point, got int32"):
         segmentation.log_nfa([np.zeros((1, 2, 3, 3), np.int32)])
     with pytest.raises(TypeError, match="numpy arrays or torch tensors, got list"):
@@ -459,5 +466,5 @@ def test_background_by_name():
     paper = segmentation.log_nfa(latents, 8)
     for background in (None, "gaussian", [segmentation.Background(1.0, 6.0, 1.0)]):
         np.testing.assert_array_equal(segmentation.log_nfa(latents, 8, background=background), paper)
-    with pytest.raises(ValueError, match="'gaussian' or one Background per scale, got 'gauss'"):
+    with pytest.raises(ValueError, match="'gaussian' or a list of one Background per scale, got 'gauss'"):
         segmentation.log_nfa(latents, 8, background="gauss")

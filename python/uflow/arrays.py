@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+MAX_INT32 = 2**31 - 1
+
 
 def is_tensor(x: Any) -> bool:
     return type(x).__module__.startswith("torch")
@@ -110,4 +112,13 @@ def output_size(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def thread_count(threads: int | None) -> int:
-    return 0 if threads is None else operator.index(threads)
+    """Threads as the core takes them, 0 for one per core."""
+    if threads is None:
+        return 0
+    try:
+        count = operator.index(threads)
+    except TypeError:
+        raise TypeError(f"threads must be a whole number, or None for one per core, got {threads!r}") from None
+    if not -MAX_INT32 <= count <= MAX_INT32:
+        raise ValueError(f"threads must be a number of threads, got {count}")
+    return count

@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from .fast.cait import TalkingHeads, runs_on_cpu
 from .fast.folded_norm import fold_batch_norms
 from .files import PathLike
+from .processes import check_not_forked
 from .weights import fill_net, find_weight_files, first_line, quiet, timm_config
 
 __all__ = [
     "Backbone",
+    "check_threads",
     "coarsest_stride",
     "create_backbone",
     "default_strides",
@@ -141,8 +143,8 @@ class Backbone(nn.Module):
         self.weights_sha256 = weights_sha256
         self.extractor = extractor
         config = timm_config(extractor.archs[0])
-        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        for statistic, values in (("mean", config.mean), ("std", config.std)):
+            self.register_buffer(statistic, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
 
@@ -178,6 +180,12 @@ class Backbone(nn.Module):
         return normalise_maps(maps) if self.layer_norm else list(maps)
 
 
+def check_threads() -> None:
+    """Raise RuntimeError where torch's threads were left behind by a fork, see `processes.check_not_forked`."""
+    if torch.get_num_threads() > 1:
+        check_not_forked("torch")
+
+
 def normalise_maps(maps: Sequence[Tensor]) -> list[Tensor]:
     """Each (B, C, h, w) map with mean 0 and variance 1 over [C,H,W] of each image."""
     return [F.layer_norm(m, m.shape[1:]) for m in maps]
@@ -211,6 +219,7 @@ def create_backbone(
     >>> backbone.image_size, backbone.channels, backbone.sizes
     ((128, 256), (40, 112, 320), ((16, 32), (8, 16), (4, 8)))
     """
+    check_threads()
     entry = _KNOWN.get(name) or _timm_entry(name)
     if strides is None:
         wished = entry.strides
@@ -365,7 +374,7 @@ def _plain_patch(arch: str) -> int | None:
 def _timm_model(arch: str, **options: Any) -> Any:
     # The random start is overwritten by the weights: do not let it move the caller's random numbers.
     with quiet(), torch.random.fork_rng(devices=[]):
-        return timm.create_model(arch, pretrained=False, **options).eval()
+        return timm.create_model(arch, pretrained=False, **options).float().eval()  # whatever torch's default dtype is
 
 
 def _skeleton(arch: str, **options: Any) -> Any:
@@ -427,7 +436,9 @@ def _probe(name: str, arch: str, indices: Sequence[int], size: Size, strides: Se
     try:
         net = _skeleton(arch, features_only=True, out_indices=list(indices))
         with torch.no_grad():
-            maps = _Pyramid(arch, net)(torch.zeros(1, 3, *size, device=next(net.parameters()).device))
+            maps = _Pyramid(arch, net)(
+                torch.zeros(1, 3, *size, dtype=torch.float32, device=next(net.parameters()).device)
+            )
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"backbone {name!r} cannot take {_by(size)} images ({first_line(error)})") from error
     for found, stride in zip(maps, strides, strict=True):

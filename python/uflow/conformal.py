@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -109,8 +110,8 @@ def verdict_of(log_nfa_minima: ArrayLike, lowest_log_nfa: float, alpha: float, l
 
 def check_alpha(alpha: float) -> None:
     """ValueError unless `alpha` is a probability in (0, 1)."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is a probability between 0 and 1, got {alpha}")
+    if not (isinstance(alpha, Real) and 0 < alpha < 1):
+        raise ValueError(f"alpha is a probability between 0 and 1, got {alpha!r}")
 
 
 def check_look_alpha(alpha: float | None, look_alpha: float | None) -> None:
@@ -119,7 +120,7 @@ def check_look_alpha(alpha: float | None, look_alpha: float | None) -> None:
         return
     if alpha is None:
         raise ValueError(f"look_alpha {look_alpha} is a second limit beside alpha, and there is no alpha: give both")
-    if not alpha < look_alpha < 1:
+    if not (isinstance(look_alpha, Real) and alpha < look_alpha < 1):
         raise ValueError(f"look_alpha is a probability between alpha {alpha:g} and 1, got {look_alpha}")
 
 

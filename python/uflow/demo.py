@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .files import one_line
+
 if TYPE_CHECKING:
     from .detector import Detector
     from .evaluate.evaluation import Evaluation
@@ -153,7 +155,10 @@ def _crop(area: Photo, size: int, rng: np.random.Generator) -> Photo:
 
 def _save(pixels: Photo, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+    try:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def _settle(clean: Photo, spoiled: Plane, where: Bitmap) -> Photo:

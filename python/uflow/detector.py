@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .monitor import Monitor
 from .network import TorchNetwork, resolve_device
 from .prediction import ModelOrigin, Prediction
 from .predictor import Predictor
+from .processes import only_one
 from .recipe import Recipe
 from .threshold import DecisionRule
 from .training import Epoch
@@ -92,7 +94,8 @@ class Detector:
             weights: file (two for `mcait`) with the backbone's weights; None finds them, see `weights`.
             device: "auto" (CUDA, then MPS, then CPU), or a torch device name.
             state_file: written after each epoch; where it exists, made by the same call, training goes on from it. The
-                trial with copies, and each further flow, has one of its own beside it, which is removed at the end.
+                trial with copies, and each further flow, has one of its own beside it, which is removed at the end. One
+                training at a time holds it: a lock file beside it, ending in ".lock", says so.
             selection: chooses the epoch instead of the held-out images, to reproduce published figures: those of such a
                 detector are not fair, and it says so (`selected_on_test`) wherever it goes. See `evaluate.study`.
             progress: show progress bars; a `Progress` shows them among its own.
@@ -105,6 +108,7 @@ class Detector:
             TypeError: an argument that no recipe has.
             ValueError: too few images, or bad input; the message says which and what to do.
             uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
+            RuntimeError: another training holds the state file.
         """
         asked = Recipe.from_keywords(backbone, **recipe)
         sources = list_good_sources(images, bgr)
@@ -131,15 +135,19 @@ class Detector:
         progress: bool | Progress = True,
     ) -> Detector:
         """`fit`, its keywords as one `Recipe`."""
-        sources = list_good_sources(images)
-        if not sources:
-            raise ValueError(
-                "no good images to learn from, the list is empty: give a folder, a pattern, or their files"
-            )
-        target = resolve_device(device)
-        net = make_backbone(sources, recipe, weights).to(target)
-        file = None if state_file is None else Path(state_file)
-        parts = fit_parts(sources, recipe, net, target, state_file=file, selection=selection, progress=progress)
+        with ExitStack() as stack:
+            file = None if state_file is None else Path(state_file)
+            if file is not None:
+                lock = file.with_name(file.name + ".lock")
+                stack.enter_context(only_one(lock, f"a training with the state {file}"))
+            sources = list_good_sources(images)
+            if not sources:
+                raise ValueError(
+                    "no good images to learn from, the list is empty: give a folder, a pattern, or their files"
+                )
+            target = resolve_device(device)
+            net = make_backbone(sources, recipe, weights).to(target)
+            parts = fit_parts(sources, recipe, net, target, state_file=file, selection=selection, progress=progress)
         predictor = Predictor(
             parts.network,
             parts.threshold,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import BaseFileLock
 from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch import Tensor
 from . import tiling
 from .backbones import Backbone, normalise_maps
 from .images import ImageLike, batches, image_size, read_image
+from .processes import LOCK, claim, remove_unclaimed
 from .progress import progress_bar
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
 
 log = logging.getLogger("uflow")
 
+FOLDER_PREFIX = "uflow-features-"  # of folders for features among the temporary files
 HALF_MAX = float(np.finfo(np.float16).max)  # what the cache can hold
 MEMORY_SHARE = 0.25  # of the free memory that features may take before they go to disk
 MAX_COPIED_TILES = 400  # images, or tiles, up to which copies are tried: of more they take long, and are not needed
@@ -98,11 +101,14 @@ class FeatureCache(FeatureSource):
     ) -> None:
         super().__init__(count, shapes, layer_norm)
         self.folder: Path | None = None
+        self.lock: BaseFileLock | None = None  # says that the folder is in use
         dtype = np.float32 if exact else np.float16
         if cache_size(count, shapes, exact) <= memory_share * _free_memory():
             self.arrays: list[np.ndarray] = [np.empty((count, *shape), dtype) for shape in shapes]
             return
-        self.folder = Path(tempfile.mkdtemp(prefix="uflow-features-"))
+        remove_unclaimed(Path(tempfile.gettempdir()), FOLDER_PREFIX)
+        self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        self.lock = claim(self.folder / LOCK)
         self.arrays = [
             np.lib.format.open_memmap(self.folder / f"scale{i}.npy", mode="w+", dtype=dtype, shape=(count, *shape))
             for i, shape in enumerate(shapes)
@@ -115,6 +121,8 @@ class FeatureCache(FeatureSource):
     def close(self) -> None:
         """Give the memory back, and remove the folder."""
         self.arrays = []
+        if self.lock is not None:
+            self.lock.release()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -10,9 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .processes import remove_orphans
+
 __all__ = ["FileStamp", "PathLike", "atomic_write", "one_line", "sha256", "some_names"]
 
 PathLike = str | os.PathLike[str]
+
+_swept: set[Path] = set()
 
 
 def one_line(error: BaseException) -> str:
@@ -67,6 +71,13 @@ def some_names(names: Collection[object]) -> str:
     return ", ".join([repr(name) for name in names][:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left in a folder, once a process."""
+    if folder not in _swept:
+        _swept.add(folder)
+        remove_orphans(folder)
+
+
 @contextmanager
 def atomic_write(path: PathLike) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path in the same folder and moves it to `path` at the end.
@@ -83,6 +94,7 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
     ['model.json']
     """
     path = Path(path)
+    _sweep(path.absolute().parent)
     temporary = path.with_name(f".uflow-{secrets.token_hex(8)}{path.suffix}")
     try:
         yield temporary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def fit_parts(
         raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
     recipe = recipe.resolved(backbone)
     record = training_record(recipe, backbone, sources, selection)
+    check_states(state_file, record)
     # MS-CaiT, and what is to be reproduced, stay the paper's.
     extended = backbone.layer_norm and selection is None
 
@@ -127,7 +129,7 @@ def fit_parts(
     if isinstance(threshold, CalibratedThreshold):
         log_calibration(threshold, [sources[i] for fold in folds for i in fold.judged])
     else:
-        log.info("not calibrated: %s", UNCALIBRATED)
+        log.info("no alpha: until it is calibrated, it judges by %s", UNCALIBRATED)
     return Fitted(network, threshold, blend, training, record)
 
 
@@ -151,6 +153,15 @@ def training_record(
     if selection is not None:
         record |= {"selected_on_test": selection.digest, "selected_by": selection.figure}
     return record
+
+
+def check_states(state_file: Path | None, record: dict[str, Any]) -> None:
+    """Raise ValueError where a state that is there, of any stage, belongs to another training than `record`."""
+    if state_file is not None:
+        for file in sorted(state_file.parent.glob(f"{glob.escape(state_file.name)}*")):
+            stage = file.name.removeprefix(state_file.name)
+            if stage != ".lock" and stage[:1] in ("", "."):
+                model_file.load_training_state(file, record)
 
 
 class _FlowTrainer:

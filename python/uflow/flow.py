@@ -73,14 +73,15 @@ class CouplingStep(nn.Module):
             raise ValueError(f"a coupling step's kernel must be odd, got {kernel}")
         c1, c2 = self.parts = [channels - channels // 2, channels // 2]
         self.clamp = clamp
-        self.subnet = nn.Sequential(
-            nn.Conv2d(c1, c1, kernel, padding="same"), nn.ReLU(), nn.Conv2d(c1, 2 * c2, kernel, padding="same")
-        )
+        first = nn.Conv2d(c1, c1, kernel, padding="same", dtype=torch.float32)
+        last = nn.Conv2d(c1, 2 * c2, kernel, padding="same", dtype=torch.float32)
+        self.subnet = nn.Sequential(first, nn.ReLU(), last)
         bound = (c1 * kernel**2) ** -0.5  # PyTorch's own, drawn again so that `generator` alone decides the weights
         for weight in self.subnet.parameters():
             nn.init.uniform_(weight, -bound, bound, generator=generator)
-        self.global_scale = nn.Parameter(torch.full((channels, 1, 1), 2 * math.log(math.expm1(5))))  # g = 1
-        self.global_offset = nn.Parameter(torch.zeros(channels, 1, 1))
+        unit = 2 * math.log(math.expm1(5))  # g = 1
+        self.global_scale = nn.Parameter(torch.full((channels, 1, 1), unit, dtype=torch.float32))
+        self.global_offset = nn.Parameter(torch.zeros(channels, 1, 1, dtype=torch.float32))
         self.register_buffer("permutation", torch.randperm(channels, generator=generator))
 
     def _coefficients(self, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,8 +191,8 @@ class Affine(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(*shape))
-        self.bias = nn.Parameter(torch.zeros(*shape))
+        self.weight = nn.Parameter(torch.ones(*shape, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(*shape, dtype=torch.float32))
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:

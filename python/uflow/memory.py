@@ -122,7 +122,8 @@ def _choose(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     if len(x) <= count:
         return torch.arange(len(x))
     if x.shape[1] > PROJECTED_CHANNELS:
-        x = x @ torch.randn(x.shape[1], PROJECTED_CHANNELS, generator=generator) / math.sqrt(PROJECTED_CHANNELS)
+        projection = torch.randn(x.shape[1], PROJECTED_CHANNELS, generator=generator, dtype=x.dtype)
+        x = x @ projection / math.sqrt(PROJECTED_CHANNELS)
     return greedy_coreset(x.contiguous(), count).sort().values
 
 

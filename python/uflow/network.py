@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import segmentation
-from .backbones import Backbone
+from .backbones import Backbone, check_threads
 from .fast.folded_flow import FoldedFlow
 from .features import image_tensor
 from .flow import UFlow
@@ -34,6 +34,7 @@ class TorchNetwork:
     def __init__(
         self, backbone: Backbone, flow: UFlow, memory: MemoryBank | None = None, device: str | torch.device = "auto"
     ) -> None:
+        check_threads()
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device).eval()
         self.flow = flow.to(self.device).eval()
@@ -55,6 +56,7 @@ class TorchNetwork:
     @torch.inference_mode()
     def features(self, images: NDArray[np.uint8]) -> list[Tensor]:
         """Features of (B, H, W, 3) images, a (B, C, h, w) a scale, finest first."""
+        check_threads()
         features: list[Tensor] = self.backbone(image_tensor(images, self.device))
         return features
 

@@ -20,6 +20,7 @@ from .images import ImageLike, as_source, batches, image_size, is_one_image, lis
 from .model_header import PredictorEntry
 from .monitor import Monitor
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
+from .recipe import check_whole_number
 from .schema import parse
 from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
 from .stream import Steps, ordered_stream
@@ -182,8 +183,9 @@ class Predictor:
 
         What `recover` makes of an image and an error stands in its place; without it the error is raised.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(sources, Iterable):
+            raise TypeError(f"images must be paths, PIL images or arrays, or several of these; got {sources!r:.80}")
+        check_whole_number("batch_size", batch_size, least=1)
         steps = Steps(
             read_image, lambda images: self.evidence(images, batch_size, on_tiles), finish, _bytes_held, recover
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .conformal import check_alpha, check_look_alpha
@@ -14,7 +16,7 @@ from .threshold import PaperThreshold
 if TYPE_CHECKING:
     from .backbones import Backbone
 
-__all__ = ["HoldOut", "Quality", "Recipe", "TailOfEnergy", "TrainingSettings", "differences"]
+__all__ = ["HoldOut", "Quality", "Recipe", "TailOfEnergy", "TrainingSettings", "check_whole_number", "differences"]
 
 HoldOut = Literal["auto", "random", "last", "groups"]
 Quality = Literal["fast", "balanced", "fine"]
@@ -40,6 +42,8 @@ PAPER_TRAINING = {
     "zipper": (200, 24, 4.55246818236177e-05),
     "": (200, 8, 0.0001),
 }
+
+MAX_SEED = 2**63 - 1  # what torch's generators take
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,18 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.memory_size < 0:
-            raise ValueError(f"memory_size is a number of vectors, 0 for none, got {self.memory_size}")
+            check_whole_number(name, getattr(self, name), least=1)
+        check_whole_number("memory_size", self.memory_size, least=0)
+        check_whole_number("seed", self.seed, least=0, most=MAX_SEED)
         if not 0 <= self.warm_up < 1:
             raise ValueError(f"warm_up is a share of the steps, at least 0 and below 1, got {self.warm_up}")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.last_batch not in ("even", "remainder"):
             raise ValueError(f"last_batch must be 'even' or 'remainder', got {self.last_batch!r}")
+        for name in ("final_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
 
@@ -126,6 +132,7 @@ class Recipe:
     tail: TailOfEnergy = "chernoff"
 
     def __post_init__(self) -> None:
+        check_whole_number("flow_steps", self.flow_steps, least=1)
         if self.alpha is not None:
             check_alpha(self.alpha)
         check_look_alpha(self.alpha, self.look_alpha)
@@ -205,6 +212,16 @@ class Recipe:
             ValueError: unknown entries, or values out of range.
         """
         return parse(cls, content, "the recipe is damaged: it")
+
+
+def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise ValueError, which names it, unless a value is a whole number in a range."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if int(value) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if most is not None and int(value) > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
 
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

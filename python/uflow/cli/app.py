@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..extras import describe_missing
+from ..processes import exit_on_terminate
 from .commands import Commands
 from .common import say
 from .config import UsageError
 
 __all__ = ["app", "main"]
+
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # a disk, or a user's share of it
 
 app = Commands(
     name="uflow",
@@ -51,19 +59,40 @@ class _StandardError(logging.Handler):
 
 def main() -> None:
     """Entry point: what a user did wrong is one line, not a traceback."""
-    logging.basicConfig(level="INFO", format="%(levelname)-8s %(message)s", handlers=[_StandardError()])
-    logging.getLogger().setLevel("WARNING")
-    logging.getLogger("uflow").setLevel("INFO")
-    try:
-        app(prog_name="uflow")  # also as python -m uflow
-    except ImportError as error:
-        _fail(describe_missing(error))
-    except UsageError as error:
-        _fail(str(error), code=2)
-    except (ValueError, OSError, RuntimeError) as error:
-        _fail(str(error))
+    with ExitStack() as stack:
+        _prepare_streams(stack)
+        logging.basicConfig(level="INFO", format="%(levelname)-8s %(message)s", handlers=[_StandardError()])
+        logging.getLogger().setLevel("WARNING")
+        logging.getLogger("uflow").setLevel("INFO")
+        try:
+            with exit_on_terminate():
+                app(prog_name="uflow")  # also as python -m uflow
+        except ImportError as error:
+            _fail(describe_missing(error))
+        except UsageError as error:
+            _fail(str(error), code=2)
+        except (ValueError, OSError, RuntimeError) as error:
+            _fail(_describe(error))
 
 
 def _fail(message: str, code: int = 1) -> None:
     say(f"uflow: error: {message}", err=True)
     sys.exit(code)
+
+
+def _prepare_streams(stack: ExitStack) -> None:
+    """Make standard output and error take any text, and be there: hours of work must not end in a print that fails."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called us
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (the stack closes it)
+            setattr(sys, name, stack.enter_context(nowhere))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in another alphabet than the terminal's
+
+
+def _describe(error: Exception) -> str:
+    """What an error says; of a full disk without a name, that results could not be written."""
+    if isinstance(error, OSError) and error.errno in FULL and error.strerror and error.filename is None:
+        return f"cannot write the results: {error.strerror}"
+    return str(error)

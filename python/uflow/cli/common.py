@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_new_file",
+    "check_new_folder",
     "check_output_folder",
     "check_seed",
     "find_datasets",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+PROBE_BYTES = 1 << 20  # that are written, and removed, to see whether a disk is full
 _quiet = False
 
 
@@ -117,10 +119,17 @@ def check_output_folder(folder: Path, option: str = "--output") -> None:
     _try_to_write(folder, folder)
 
 
+def check_new_folder(folder: Path, option: str = "--output") -> None:
+    """Raise OSError, one line, where a folder that is written whole or not at all cannot be made."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{option} {folder} is a file, and a folder is needed: name another")
+    check_output_folder(folder.resolve().parent, option)
+
+
 def _try_to_write(folder: Path, target: Path) -> None:
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE_BYTES))  # a full disk takes an empty file
     except OSError as error:
         raise OSError(f"cannot write {target}: {error.strerror}") from error
 

@@ -131,6 +131,8 @@ def study(
     rules = make_protocol(protocol, oracle, fair)
     _check_report(report)
     check_output_folder(output)
+    if models is not None:
+        check_output_folder(models, "--models")
     datasets, failed = find_datasets(root, layout, categories)
     if select_on_test:
         say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")

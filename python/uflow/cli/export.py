@@ -9,7 +9,7 @@ import typer
 
 from ..extras import require
 from .app import app
-from .common import check_output_folder, note
+from .common import check_new_folder, note
 from .options import WeightsOption
 
 
@@ -31,14 +31,16 @@ def export(
     uflow predict, evaluate and benchmark, and uflow.load, take the folder in place of the model file.
     """
     require("export", "torch")
+    from ..deploy.export import check_request
     from ..deploy.export import export as write_export
     from ..detector import load
     from ..images import list_images
 
-    detector = load(model, device="cpu", weights=weights)
     folder = output or Path(f"{model.stem}_{format}")
-    if output is not None:
-        check_output_folder(output)
-    write_export(detector, folder, format, dynamic_size=dynamic_size, int8=list_images(int8) if int8 else None)
+    images = list_images(int8) if int8 else None
+    check_request(folder, format, images)
+    check_new_folder(folder)
+    detector = load(model, device="cpu", weights=weights)
+    write_export(detector, folder, format, dynamic_size=dynamic_size, int8=images)
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     note(f"Wrote {folder}: {names}. Next: uflow predict {folder} IMAGES")

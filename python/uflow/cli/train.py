@@ -41,7 +41,7 @@ def train(
         images, recipe(category), weights=weights, device=device, state_file=state_file, progress=shows_bars()
     )
     detector.save(output)
-    state_file.unlink()
+    state_file.unlink(missing_ok=True)
     note(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
 
 

@@ -26,11 +26,12 @@ from ..extras import pip_install
 from ..fast.folded_flow import FoldedFlow
 from ..files import sha256
 from ..images import ImageLike, batches, list_good_sources, read_image, resize_image
+from ..processes import remove_orphans
 from ..scoring import MAP_ROUNDING, squash
 from . import exported
 from .runtimes import Run
 
-__all__ = ["export"]
+__all__ = ["check_request", "export"]
 
 log = logging.getLogger("uflow")
 
@@ -130,7 +131,7 @@ def export(
         ModuleNotFoundError: a package is missing; the message says how to install it.
         RuntimeError: what was written computes something else than the detector (maps differ by more than 1e-3).
     """
-    _check_request(folder, format, int8)
+    check_request(folder, format, int8)
     folder = Path(folder)
     images = None if int8 is None else [_resized(detector, image) for image in list_good_sources(int8)]
     if images == []:
@@ -144,7 +145,8 @@ def export(
     log.info("%s holds %s (%.1f MB)", folder, exported.FORMATS[format][0], size)
 
 
-def _check_request(folder: str | Path, format: str, int8: object) -> None:
+def check_request(folder: str | Path, format: str, int8: object) -> None:
+    """Raise ValueError for what `export` cannot be asked for."""
     if format not in exported.FORMATS:
         raise ValueError(f"unknown export format {format!r}; known: {', '.join(exported.FORMATS)}")
     if int8 is not None and format == "torch":
@@ -243,6 +245,7 @@ def _is_export(folder: Path) -> bool:
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, put in its place at the end; if anything fails, all is as it was."""
+    remove_orphans(folder.absolute().parent)
     token = secrets.token_hex(8)
     temporary, old = folder.with_name(f".uflow-{token}"), folder.with_name(f".uflow-{token}-old")
     try:

@@ -21,6 +21,7 @@ from ..files import atomic_write, sha256
 from ..model_header import MAX_SIDE, PredictorEntry
 from ..prediction import ModelOrigin
 from ..predictor import Predictor
+from ..processes import check_not_forked
 from ..schema import parse, read_json, write_json
 from ..scoring import Evidence
 from .runtimes import OPEN, Run
@@ -47,18 +48,39 @@ class ExportedNetwork:
         folder: where it was read from.
         runtime: "onnxruntime", "openvino" or "torch": what runs the network.
         metadata: the content of the folder's `model.json`.
+        threads, device: what `load` was asked for.
+
+    A copy, or one that was pickled, reads the folder again: what a runtime holds cannot be copied.
     """
 
-    def __init__(self, folder: Path, metadata: dict[str, Any], runtime: str, run: Run) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        metadata: dict[str, Any],
+        runtime: str,
+        run: Run,
+        threads: int | None = None,
+        device: str = "auto",
+    ) -> None:
         self.folder, self.metadata, self.runtime = folder, metadata, runtime
+        self.threads, self.device = threads, device
         height, width = metadata["image_size"]
         self.image_size = (height, width)
         self.strides = tuple(metadata["strides"])
         self.latent_channels = tuple(metadata["latent_channels"])
         self.run = run
 
+    def __reduce__(self) -> tuple[Callable[..., ExportedNetwork], tuple[Any, ...]]:
+        return _load_network, (self.folder.absolute(), self.runtime, self.threads, self.device)
+
     def evidence(self, images: NDArray[np.uint8]) -> Evidence:
-        """Evidence of (B, H, W, 3) images; the network's own anomaly map is left: ours has the image's size."""
+        """Evidence of (B, H, W, 3) images; the network's own anomaly map is left: ours has the image's size.
+
+        Raises:
+            RuntimeError: the process was forked after `load`, see `processes.check_not_forked`.
+        """
+        if self.threads != 1:
+            check_not_forked(self.runtime)
         scales = len(self.latent_channels)
         maps = self.run(images)[:-1]
         return Evidence(maps[:scales], maps[scales:])
@@ -89,7 +111,13 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
         RuntimeError: the runtime cannot run the network on this device.
         ModuleNotFoundError: the runtime is not installed; the message says how to.
     """
-    folder = Path(folder)
+    network = _load_network(Path(folder), runtime, threads, device)
+    predictor = Predictor.from_dict(network, network.metadata["predictor"])
+    predictor.origin = _origin(network.folder)
+    return predictor
+
+
+def _load_network(folder: Path, runtime: str | None, threads: int | None, device: str) -> ExportedNetwork:
     metadata = read_metadata(folder)
     check_files(folder, metadata)
     file, runtimes = FORMATS[metadata["format"]]
@@ -102,11 +130,9 @@ def load(folder: str | Path, runtime: str | None = None, threads: int | None = N
         runtime = first_installed(runtimes)
     elif runtime not in runtimes:
         raise ValueError(f"{folder} holds {file}, which {' or '.join(runtimes)} can run, not {runtime!r}")
+    check_not_forked(runtime)
     run = open_network(folder / file, runtime, len(metadata["outputs"]), threads, device)
-    network = ExportedNetwork(folder, metadata, runtime, run)
-    predictor = Predictor.from_dict(network, metadata["predictor"])
-    predictor.origin = _origin(folder)
-    return predictor
+    return ExportedNetwork(folder, metadata, runtime, run, threads, device)
 
 
 def check_files(folder: Path, metadata: dict[str, Any]) -> None:

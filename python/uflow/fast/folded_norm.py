@@ -23,7 +23,7 @@ def fold_batch_norms(net: nn.Module, image_size: Size) -> nn.Module:
     Who is behind whom is seen in a run. What a run does not show, such as another use of a convolution's output, makes
     the maps of the copy differ: then the net stays as it is.
     """
-    images = torch.rand(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(1, 3, *image_size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     images = images.contiguous(memory_format=torch.channels_last)
     folded = copy.deepcopy(net)
     names: dict[nn.Module, str] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -232,13 +233,14 @@ def _models(
 ) -> list[_core.Background]:
     if background is None or background == "gaussian":
         background = [Background(1.0, float(channels), 1.0) for channels in dof]
-    elif isinstance(background, str):
-        raise ValueError(f"background must be 'gaussian' or one Background per scale, got {background!r}")
-    if len(background) != len(dof):
-        raise ValueError(f"one Background per scale is needed, got {len(background)} for {len(dof)} scales")
+    models: Any = background
+    if isinstance(models, str) or not isinstance(models, Sequence) or any(type(b) is not Background for b in models):
+        raise ValueError(f"background must be 'gaussian' or a list of one Background per scale, got {background!r}")
+    if len(models) != len(dof):
+        raise ValueError(f"one Background per scale is needed, got {len(models)} for {len(dof)} scales")
     return [
         _core.Background(b.scale, b.dof, b.correlation_area, channels, exceedance)
-        for b, channels in zip(background, dof, strict=True)
+        for b, channels in zip(models, dof, strict=True)
     ]
 
 
@@ -263,5 +265,5 @@ def _log_nfa(  # noqa: PLR0913 (the core's own arguments)
 def _check_tail(tail: str, quantile: float) -> None:
     if tail not in _TAILS:
         raise ValueError(f"unknown tail {tail!r}; choose one of {', '.join(_TAILS)}")
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
+    if not (isinstance(quantile, Real) and 0 < quantile < 1 and 0 < 1 - quantile < 1):  # 1 - 1e-300 is 1
+        raise ValueError(f"quantile must lie between 0 and 1, by more than 1e-16, got {quantile!r}")
