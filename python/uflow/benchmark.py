@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import __version__, segmentation
 from .arrays import output_size
-from .images import ImageLike, batches, read_image
+from .images import ImageLike, batches
 from .predictor import Predictor, evidence_of_tiles
 from .scoring import Evidence
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
@@ -204,7 +204,7 @@ def end_to_end(
 def _phases(predictor: Predictor, source: ImageLike, batch: int) -> dict[str, float]:
     """Seconds of each phase of one image's prediction."""
     laps = _Laps()
-    image = read_image(source)
+    image = predictor.read(source)
     laps.end("read")
     tiling = predictor.tiling(image)
     found = []

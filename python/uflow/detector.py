@@ -101,7 +101,7 @@ class Detector:
             progress: show progress bars; a `Progress` shows them among its own.
             bgr: whether arrays and tensors hold blue first, as OpenCV's do; without it they hold red first.
             **recipe: `image_size`, `quality`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`,
-                `hold_out`, `look_alpha`: see
+                `hold_out`, `look_alpha`, `bit_depth`: see
                 `recipe.Recipe`, which says what each means and what it is by default.
 
         Raises:
@@ -154,6 +154,7 @@ class Detector:
             parts.blend,
             tile=recipe.tile,
             selected_on_test=selection is not None,
+            bit_depth=parts.bit_depth,
         )
         return cls(parts.network, predictor, history=parts.training.history, record=parts.record)
 

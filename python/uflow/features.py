@@ -191,10 +191,11 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         progress: bool | Progress,
         copies: bool = False,
         exact: bool = False,
+        bit_depth: int = 16,
     ) -> ImageFeatures:
         """Run the backbone over images; with `copies` also over `turned_copies`, where there are few enough tiles.
 
-        `exact` keeps the features as float32.
+        `exact` keeps the features as float32; `bit_depth` is what `images.read_image` takes.
         """
         sizes = [image_size(source) for source in sources]
         size, stride = backbone.image_size, backbone.strides[-1]
@@ -205,7 +206,7 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         count, copies_each = sum(map(len, tilings)), 1
         if copies and count <= MAX_COPIED_TILES:
             copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
-        read = _TileReader(sources, tilings, copies_each)
+        read = _TileReader(sources, tilings, copies_each, bit_depth)
         count *= copies_each
         if fits_somewhere(count, feature_shapes(backbone), exact=exact):
             images = map(read, range(count))
@@ -251,8 +252,10 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
 class _TileReader:
     """The tile of a number, its copies counted: each image is read once where numbers follow one another."""
 
-    def __init__(self, sources: Sequence[ImageLike], tilings: Sequence[tiling.Tiling], copies: int) -> None:
-        self.sources, self.tilings, self.copies = sources, tilings, copies
+    def __init__(
+        self, sources: Sequence[ImageLike], tilings: Sequence[tiling.Tiling], copies: int, bit_depth: int
+    ) -> None:
+        self.sources, self.tilings, self.copies, self.bit_depth = sources, tilings, copies, bit_depth
         self.ends = np.cumsum([len(t) for t in tilings])
         self.image, self.tiles = -1, list[NDArray[np.uint8]]()
 
@@ -260,7 +263,7 @@ class _TileReader:
         tile, copy = divmod(number, self.copies)
         image = int(np.searchsorted(self.ends, tile, side="right"))
         if image != self.image:
-            self.tiles = list(self.tilings[image].cut(read_image(self.sources[image])))
+            self.tiles = list(self.tilings[image].cut(read_image(self.sources[image], self.bit_depth)))
             self.image = image
         pixels = self.tiles[tile - int(self.ends[image]) + len(self.tilings[image])]
         return turned_copies(pixels)[copy] if copy else pixels

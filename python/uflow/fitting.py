@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from . import model_file
 from .backbones import Backbone, coarsest_stride, create_backbone
+from .bit_depth import find_bit_depth
 from .features import ImageFeatures, describe_images
 from .files import PathLike
 from .flow import UFlow
@@ -61,6 +62,7 @@ class Fitted:
     blend: Blend | None
     training: TrainingState
     record: dict[str, Any]
+    bit_depth: int = 16
 
 
 def make_backbone(
@@ -105,7 +107,8 @@ def fit_parts(
 
     copies = extended and recipe.settings.augment and recipe.held_out > 0  # held-out images choose them
     exact = recipe.settings.precision == "float32"
-    with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies, exact) as features:
+    bit_depth = find_bit_depth(sources) if recipe.bit_depth == "auto" else recipe.bit_depth
+    with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies, exact, bit_depth) as features:
         # 1. Folds, before anything is learnt: the images that judge must not have been seen.
         folds = choose_hold_out(features, sources, recipe)
         # 2. The flow, with copies or without: both exist before the choice, which held-out images make.
@@ -130,7 +133,7 @@ def fit_parts(
         log_calibration(threshold, [sources[i] for fold in folds for i in fold.judged])
     else:
         log.info("no alpha: until it is calibrated, it judges by %s", UNCALIBRATED)
-    return Fitted(network, threshold, blend, training, record)
+    return Fitted(network, threshold, blend, training, record, bit_depth)
 
 
 def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recipe: Recipe) -> list[Fold]:

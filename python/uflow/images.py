@@ -27,6 +27,7 @@ __all__ = [
     "as_source",
     "batches",
     "digest",
+    "highest_value",
     "image_size",
     "is_one_image",
     "list_good_images",
@@ -79,26 +80,28 @@ def list_good_sources(images: PathLike | Sequence[ImageLike], bgr: bool = False)
 # ---- reading images
 
 
-def read_image(image: ImageLike) -> NDArray[np.uint8]:
+def read_image(image: ImageLike, bit_depth: int = 16) -> NDArray[np.uint8]:
     """Read an image as 8-bit RGB: (H, W, 3) uint8, from a file, its bytes, a PIL image, an array or a tensor.
 
-    Files and PIL images: grey, palette, 1-bit and CMYK are converted, alpha is dropped, 16 bits become 8 by /257,
-    of several frames the first counts. A 32-bit integer image (mode "I") holds 16-bit values in practice and is
-    scaled as such, whatever its content; values outside 0..65535 are an error, and so is a float image, because
-    nothing says what its white is. EXIF orientation is ignored: masks are drawn on the pixels as they are stored.
-    Arrays: (H, W, 3), (H, W), (H, W, 1) or (H, W, 4; alpha dropped), of uint8 or uint16 (/257), red first; tensors
-    have their channels first, see `as_source`. The result of an RGB uint8 array may share its memory.
+    Files and PIL images: grey, palette, 1-bit and CMYK are converted, alpha is dropped, of several frames the first
+    counts. 16 bits become 8 by /257 or, where only `bit_depth` of them are used, by the largest value that these hold.
+    A 32-bit integer image (mode "I") holds 16-bit values in practice and is scaled as such, whatever its content;
+    values outside 0..65535 are an error, and so is a float image, because nothing says what its white is. EXIF
+    orientation is ignored: masks are drawn on the pixels as they are stored. Arrays: (H, W, 3), (H, W), (H, W, 1) or
+    (H, W, 4; alpha dropped), of uint8, or uint16 as in files, red first; tensors have their channels first, see
+    `as_source`. The result of an RGB uint8 array may share its memory.
     Each kind of conversion that changes numbers is logged once per process.
 
     Raises FileNotFoundError for a file that is not there, ValueError (one line that names the file) for one that
-    cannot be read to its end, ValueError for an array of another shape or dtype, TypeError for anything else.
+    cannot be read to its end or that uses more bits, ValueError for an array of another shape or dtype, TypeError for
+    anything else.
     """
     source: Any = as_source(image)
     if isinstance(source, np.ndarray):
-        return _read_array(source)
+        return _read_array(source, bit_depth)
     if isinstance(source, Image.Image):
-        return _read_pil(source, getattr(source, "filename", "") or "the PIL image")
-    return _read_file(source if isinstance(source, bytes) else Path(source).expanduser())
+        return _read_pil(source, getattr(source, "filename", "") or "the PIL image", bit_depth)
+    return _read_file(source if isinstance(source, bytes) else Path(source).expanduser(), bit_depth)
 
 
 def set_max_pixels(count: int) -> None:
@@ -151,16 +154,16 @@ def _check_regular(path: Path) -> None:
         raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
 
 
-def _read_file(file: Path | bytes) -> NDArray[np.uint8]:
+def _read_file(file: Path | bytes, bit_depth: int) -> NDArray[np.uint8]:
     name = _name_of(file)
     with open_image(file) as image:
-        pixels = _read_pil(image, name)
+        pixels = _read_pil(image, name, bit_depth)
         if getattr(image, "is_animated", False):
             _say_once("frames", f"{name} has several frames: the first is used")
         return pixels
 
 
-def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _read_pil(image: Image.Image, name: str, bit_depth: int) -> NDArray[np.uint8]:
     _check_size(image, name)
     if isinstance(image, ImageFile.ImageFile) and image.format not in (*IMAGE_FORMATS, "MPO"):  # MPO: JPEGs
         raise ValueError(
@@ -177,10 +180,10 @@ def _read_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
         raise ValueError(
             f"cannot read {name}: it holds 32-bit floats; convert it to 8 or 16 bits, which say where white is"
         )
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        sixteen_bit, image = True, _shrink_integers(image, name)
-    if sixteen_bit:
-        _say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits")
+    if _is_grey_16_bit(image):
+        image = _shrink_integers(image, name, bit_depth)
+    elif sixteen_bit:
+        _check_upper_bits(name, bit_depth)
     image = _without_alpha(_without_palette(image, name), name)
     try:
         return np.array(image.convert("RGB"))
@@ -200,7 +203,45 @@ def _check_size(image: Image.Image, name: str) -> None:
         )
 
 
-def _shrink_integers(image: Image.Image, name: str) -> Image.Image:
+def _is_grey_16_bit(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _check_upper_bits(name: str, bit_depth: int) -> None:
+    """Pillow gives the upper 8 bits of 16-bit colours: ValueError where the camera used the lower ones."""
+    if bit_depth < 16:
+        raise ValueError(
+            f"cannot read {name}: of 16-bit colours the upper 8 bits are read, and {bit_depth} lower ones are used; "
+            "convert it to 8 bits"
+        )
+    _say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits")
+
+
+def highest_value(image: ImageLike) -> int | None:
+    """The largest value in a 16-bit image, that of its file; None for an image of 8 bits.
+
+    Raises what `read_image` raises for a file that cannot be read.
+    """
+    if isinstance(image, np.ndarray):
+        return int(image.max()) if image.dtype == np.uint16 and image.size else None
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(image).expanduser()
+        with open_image(path) as file:
+            _check_size(file, str(path))
+            return highest_value(file)
+    if not isinstance(image, Image.Image):
+        return None
+    upper_bits = _decodes_16_bit(image)
+    if not (upper_bits or _is_grey_16_bit(image)):
+        return None
+    try:
+        return int(np.max(np.asarray(image))) * (257 if upper_bits and not _is_grey_16_bit(image) else 1)
+    except Exception as error:
+        name = getattr(image, "filename", "") or "the PIL image"
+        raise ValueError(f"cannot read {name}: {one_line(error)}") from error
+
+
+def _shrink_integers(image: Image.Image, name: str, bit_depth: int) -> Image.Image:
     """A grey image of 16 bits, or of 32 that hold 16, as one of 8."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
@@ -208,7 +249,7 @@ def _shrink_integers(image: Image.Image, name: str) -> Image.Image:
         raise ValueError(
             f"cannot read {name}: its 32-bit integers ({seen}) do not fit 16 bits; convert it to 8 or 16 bits"
         )
-    return Image.fromarray(_to_8_bits(values))
+    return Image.fromarray(_to_8_bits(values, name, bit_depth))
 
 
 def _without_palette(image: Image.Image, name: str) -> Image.Image:
@@ -243,7 +284,7 @@ def _decodes_16_bit(image: Image.Image) -> bool:
     )  # BGR;16 is 5+6+5 bits
 
 
-def _read_array(image: NDArray[Any]) -> NDArray[np.uint8]:
+def _read_array(image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
     shape, dtype = image.shape, image.dtype
     if image.size == 0:
         raise ValueError(f"the image array is empty: its shape is {shape}")
@@ -256,8 +297,7 @@ def _read_array(image: NDArray[Any]) -> NDArray[np.uint8]:
     if dtype.kind != "u" or dtype.itemsize > 2:
         raise ValueError(f"the image array is {dtype}; pass uint8, 0 to 255")
     if dtype.itemsize == 2:
-        _say_once("16-bit", f"an image array of shape {shape} is uint16: scaled to 8 bits")
-        image = _to_8_bits(image)
+        image = _to_8_bits(image, f"an image array of shape {shape}", bit_depth)
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] == 4:
@@ -266,9 +306,20 @@ def _read_array(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(image, (*shape[:2], 3)))
 
 
-def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """round(v / 257): 0 stays 0 and 65535 becomes 255."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _to_8_bits(values: NDArray[Any], name: str, bit_depth: int) -> NDArray[np.uint8]:
+    """round(255 v / white): 0 stays 0 and white, the largest value of so many bits, becomes 255."""
+    white, highest = 2**bit_depth - 1, int(values.max())
+    if highest > white:
+        raise ValueError(
+            f"cannot read {name}: its values reach {highest}, and white is {white} ({bit_depth} bits) for this model; "
+            "give images as the camera gave those trained on, or train with another bit_depth (--bit-depth)"
+        )
+    _say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits, {white} is white")
+    if highest < (white + 1) // 4:
+        used = max(highest.bit_length(), 8)
+        _say_once("dark", f"{name} uses {used} of {bit_depth} bits: if all images do, learn by bit_depth={used}")
+    scaled: NDArray[np.uint32] = (values.astype(np.uint32) * 255 + white // 2) // white
+    return scaled.astype(np.uint8)
 
 
 def image_size(image: ImageLike) -> tuple[int, int]:
@@ -352,7 +403,7 @@ def _read_grey(path: Path) -> tuple[NDArray[Any], int]:
     """The (H, W) grey values of a mask, as they are stored, and the value that is white: 255 or 65535."""
     with open_image(path) as image:
         deep, cut = image.mode == "I" or image.mode.startswith("I;16"), _decodes_16_bit(image)
-        pixels = _read_pil(image, str(path))
+        pixels = _read_pil(image, str(path), 16)
         if deep:
             return np.asarray(image), 65535
         if cut:

@@ -79,6 +79,7 @@ class PredictorEntry:
     blend: dict[str, Any] | None
     tile: bool
     selected_on_test: bool
+    bit_depth: int
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation, tiling
+from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha, supported_alpha
 from .files import FileStamp, PathLike
 from .images import ImageLike, as_source, batches, image_size, is_one_image, list_good_sources, list_images, read_image
@@ -68,6 +69,7 @@ class Predictor:
         threshold: the decision rule, as `calibrate` sets it.
         blend: the anomaly map of all evidence; None is the paper's, of the latents alone.
         tile: whether images are cut into tiles of the network's size, not shrunk to it.
+        bit_depth: of the 16-bit images that it takes: by how many bits these are scaled to 8, see `bit_depth`.
         selected_on_test: whether the epoch was chosen on the test set: then no figure measured on it is fair.
         origin: the file that the model is in, as predictions tell; None where it is in none.
     """
@@ -80,12 +82,15 @@ class Predictor:
         *,
         tile: bool = False,
         selected_on_test: bool = False,
+        bit_depth: int = 16,
     ) -> None:
         self.network = network
         self.threshold: DecisionRule = threshold or PaperThreshold()
         self.blend = blend
         self.tile = tile
         self.selected_on_test = selected_on_test
+        check_bit_depth(bit_depth)
+        self.bit_depth = bit_depth
         self.origin: ModelOrigin | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +100,7 @@ class Predictor:
             "blend": None if self.blend is None else self.blend.to_dict(),
             "tile": self.tile,
             "selected_on_test": self.selected_on_test,
+            "bit_depth": self.bit_depth,
         }
 
     @classmethod
@@ -106,7 +112,8 @@ class Predictor:
         """
         entries = parse(PredictorEntry, content, "the predictor is damaged: it")
         blend = None if entries.blend is None else Blend.from_dict(entries.blend)
-        options = {"tile": entries.tile, "selected_on_test": entries.selected_on_test}
+        options: dict[str, Any] = {"tile": entries.tile, "selected_on_test": entries.selected_on_test}
+        options["bit_depth"] = entries.bit_depth
         return cls(network, threshold_from_dict(entries.threshold), blend, **options)
 
     # Predicting -------------------------------------------------------------------------------------------------------
@@ -128,7 +135,7 @@ class Predictor:
         """
         if is_one_image(source):
             one = as_source(source, bgr)  # type: ignore[arg-type]
-            image = read_image(one)
+            image = self.read(one)
             return self.judge(one, image, self.evidence([image], batch_size)[0])
         if isinstance(source, list | tuple):
             return list(self.stream(source, batch_size, bgr=bgr))
@@ -187,7 +194,7 @@ class Predictor:
             raise TypeError(f"images must be paths, PIL images or arrays, or several of these; got {sources!r:.80}")
         check_whole_number("batch_size", batch_size, least=1)
         steps = Steps(
-            read_image, lambda images: self.evidence(images, batch_size, on_tiles), finish, _bytes_held, recover
+            self.read, lambda images: self.evidence(images, batch_size, on_tiles), finish, _bytes_held, recover
         )
         return ordered_stream(
             sources,
@@ -196,6 +203,10 @@ class Predictor:
             capacity=3 if self.tile else 2 * batch_size + 1,
             max_weight=MAX_HELD_BYTES,
         )
+
+    def read(self, image: ImageLike) -> Pixels:
+        """An image as 8-bit RGB, 16 bits scaled as those of the images learnt from."""
+        return read_image(image, self.bit_depth)
 
     def evidence(self, images: Sequence[Pixels], batch_size: int, on_tiles: OnTiles | None = None) -> list[Evidence]:
         """Evidence of each of some (H, W, 3) images of any size; `batch_size` tiles pass through together."""

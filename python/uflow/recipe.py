@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha
 from .schema import parse
 from .threshold import PaperThreshold
@@ -108,6 +109,7 @@ class Recipe:
             learnt from, the last epoch is kept unless a selection chooses, and nothing can be calibrated.
         alpha: wished probability that a good image is flagged; None is the paper's test, uncalibrated.
         tile: cut images into overlapping tiles of the network's size instead of shrinking them to it.
+        bit_depth: how many bits 16-bit images use, 8 to 16; "auto" sees it in the images: `bit_depth.find_bit_depth`.
         hold_out: which images are kept out, "auto", "random", "last" or "groups": see `holdout.choose_folds`.
         look_alpha: wished probability that a good image is not called good, larger than `alpha`: where the looser limit
             alone is passed, `Prediction.verdict` is "look"; None is one limit only.
@@ -130,6 +132,7 @@ class Recipe:
     hold_out: HoldOut = "auto"
     look_alpha: float | None = None
     tail: TailOfEnergy = "chernoff"
+    bit_depth: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         check_whole_number("flow_steps", self.flow_steps, least=1)
@@ -140,6 +143,8 @@ class Recipe:
             raise ValueError(f"held_out is a share of the images, at least 0 and below 1, got {self.held_out}")
         if self.held_out == 0 and self.alpha is not None:
             raise ValueError("held_out=0 leaves no good images to calibrate by: alpha must be None (--paper-test)")
+        if self.bit_depth != "auto":
+            check_bit_depth(self.bit_depth)
         if self.tail not in get_args(TailOfEnergy):
             raise ValueError(f"tail must be one of {', '.join(get_args(TailOfEnergy))}, got {self.tail!r}")
         if self.alpha is not None and self.tail != PaperThreshold.tail:

@@ -119,6 +119,9 @@ def build_recipe(
     paper_map: Annotated[
         bool, typer.Option("--paper-map", help="the published map: of the latents alone, learnt without turned copies")
     ] = False,
+    bit_depth: Annotated[
+        str, typer.Option(help="bits that 16-bit images use, 8 to 16 (auto: as seen in the images)")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="of the split, the flow and the order of images")] = 0,
 ) -> Recipe:
     """The recipe that the options of a training ask for; its parameters are those options."""
@@ -138,6 +141,7 @@ def build_recipe(
         look_alpha=look_alpha,
         tile=tile,
         tail=tail,  # type: ignore[arg-type]  # a Recipe checks it
+        bit_depth="auto" if bit_depth == "auto" else parse_numbers(bit_depth)[0],
     )
 
 

@@ -25,7 +25,7 @@ from ..detector import Detector
 from ..extras import pip_install
 from ..fast.folded_flow import FoldedFlow
 from ..files import sha256
-from ..images import ImageLike, batches, list_good_sources, read_image, resize_image
+from ..images import ImageLike, batches, list_good_sources, resize_image
 from ..processes import remove_orphans
 from ..scoring import MAP_ROUNDING, squash
 from . import exported
@@ -270,7 +270,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 def _resized(detector: Detector, image: ImageLike) -> NDArray[np.uint8]:
-    return resize_image(read_image(image), detector.network.image_size)
+    return resize_image(detector.predictor.read(image), detector.network.image_size)
 
 
 # Formats --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,272 @@
+"""Files that strangers made: truncated, flipped, of wrong types, with changed JSON. One line, and nothing else happens.
+
+Each reader is given what a hostile or broken disk may hold. Allowed are a result or an error of a kind that callers
+expect, on one line; never another exception, a new file, a hang, or memory without bound.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from uflow import images, model_file
+from uflow.deploy import exported
+from uflow.evaluate.datasets import find_categories
+from uflow.interop.checkpoint import load_checkpoint
+from uflow.predictor import Predictor
+from uflow.recipe import Recipe
+from uflow.scoring import Blend, Evidence
+from uflow.threshold import CalibratedThreshold
+from uflow.training import TrainingState
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
+
+QUICK = settings(
+    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+EXPECTED = (ValueError, OSError, RuntimeError, TypeError)
+MAX_SECONDS = 20  # of one input, on a loaded machine: a hang, not a slow disk
+MAX_BYTES = 64 << 20  # that Python and numpy allocate for one input of some kilobytes
+
+
+def error_of(read: Callable[[], object]) -> str | None:
+    """What an expected error says; None where there is none."""
+    try:
+        read()
+    except EXPECTED as error:
+        return str(error)
+    return None
+
+
+def survives(read: Callable[[], object], folder: Path) -> None:
+    """Read: a result or an error of one line, in bounded time and memory, and no file more than before."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    started = time.monotonic()
+    tracemalloc.start()
+    try:
+        said = error_of(read)
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert said is None or (said and "\n" not in said), said
+    assert time.monotonic() - started < MAX_SECONDS
+    assert peak < MAX_BYTES
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["../../etc/passwd", "/etc/passwd", "\x00", "NaN", 10**9, -1, 0, 1e308]),
+    st.lists(st.integers(-2, 10**7), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@st.composite
+def damaged(draw: Any, content: bytes) -> bytes:
+    """The bytes cut short, with some flipped, with some put in, or others altogether."""
+    how = draw(st.sampled_from(["cut", "flip", "insert", "other"]))
+    at = draw(st.one_of(st.integers(0, len(content)), st.integers(0, min(len(content), 300))))
+    if how == "cut":
+        return content[:at]
+    if how == "insert":
+        return content[:at] + draw(st.binary(min_size=1, max_size=20)) + content[at:]
+    if how == "other":
+        return draw(st.binary(max_size=200))
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, 8))):
+        place = draw(st.one_of(st.integers(0, len(content) - 1), st.integers(0, min(len(content) - 1, 300))))
+        changed[place] ^= draw(st.integers(1, 255))
+    return bytes(changed)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where in some JSON there is something."""
+    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if type(value) is list else []
+    return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
+
+
+@st.composite
+def changed(draw: Any, value: Any) -> Any:
+    """JSON of which an entry is of another value or type, gone, or has an unknown one beside it."""
+    value = json.loads(json.dumps(value))
+    place = draw(st.sampled_from(places(value)[1:]))
+    inner = value
+    for key in place[:-1]:
+        inner = inner[key]
+    how = draw(st.sampled_from(["replace", "remove", "add"]))
+    if how == "replace":
+        inner[place[-1]] = draw(JUNK)
+    elif how == "remove":
+        del inner[place[-1]]
+    elif isinstance(inner, dict):
+        inner[draw(st.text(max_size=5))] = draw(JUNK)
+    else:
+        inner.append(draw(JUNK))
+    return value
+
+
+# Models and states ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> dict[str, Any]:
+    """What a model holds besides its network."""
+    rng = np.random.default_rng(0)
+    evidence = [Evidence([rng.chisquare(4, (1, n, n)).astype(np.float32) for n in (8, 4)], []) for _ in range(9)]
+    threshold = CalibratedThreshold.from_good_images(evidence, alpha=0.3)
+    blend = Blend.from_good_images(evidence)
+    return Predictor(None, threshold, blend).to_dict()  # type: ignore[arg-type]  # no network is needed
+
+
+def small_safetensors(header: dict[str, Any]) -> bytes:
+    """A file whose header is what it is for our readers, and whose tensors are some bytes."""
+    top = {"__metadata__": {"uflow": json.dumps(header)}, "t/a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    text = json.dumps(top).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(8)
+
+
+@QUICK
+@given(data=st.data())
+def test_bytes_of_a_model_file(data: st.DataObject, room: Path) -> None:
+    content = small_safetensors({"kind": "model", "version": model_file.FORMAT_VERSION, "backbone": {}, "flow": {}})
+    path = room / "a.uflow"
+    path.write_bytes(data.draw(damaged(content)))
+    survives(lambda: model_file.load_model(path), room)
+
+
+@QUICK
+@given(data=st.data())
+def test_what_a_model_holds_besides_its_network(data: st.DataObject, predictor: dict[str, Any], room: Path) -> None:
+    content = data.draw(changed(predictor))
+
+    def read() -> None:
+        json.dumps(Predictor.from_dict(None, content).to_dict(), allow_nan=False)  # type: ignore[arg-type]
+
+    survives(read, room)
+
+
+@QUICK
+@given(data=st.data())
+def test_a_recipe(data: st.DataObject, room: Path) -> None:
+    content = data.draw(changed(Recipe().to_dict()))
+    survives(lambda: Recipe.from_dict(content), room)
+
+
+@QUICK
+@given(data=st.data())
+def test_the_state_of_a_training(data: st.DataObject, room: Path) -> None:
+    path, record = room / "a.state", {"images": "3 abc", "settings": {"epochs": 2}}
+    one = {"a.b": torch.zeros(2)}
+    state = TrainingState(epoch=1, best_epoch=1, best_nll=0.5, weights=one, best_weights=one, optimizer=one)
+    model_file.save_training_state(path, state, record)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    survives(lambda: model_file.load_training_state(path, record), room)
+
+
+# Exported folders and checkpoints -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def metadata(predictor: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "uflow export",
+        "version": exported.FORMAT_VERSION,
+        "format": "onnx",
+        "outputs": ["energy_0", "anomaly_map"],
+        "image_size": [64, 64],
+        "strides": [8, 16],
+        "latent_channels": [24, 60],
+        "predictor": predictor,
+        "files": {},
+    }
+
+
+@QUICK
+@given(data=st.data())
+def test_the_description_of_an_exported_folder(data: st.DataObject, metadata: dict[str, Any], room: Path) -> None:
+    folder = room / "export"
+    folder.mkdir(exist_ok=True)
+    (folder / "network.onnx").write_bytes(b"\x08\x07")
+    content = data.draw(st.one_of(damaged(json.dumps(metadata).encode()), changed(metadata).map(to_bytes)))
+    (folder / "model.json").write_bytes(content)
+    survives(lambda: exported.load(folder), room)
+
+
+def to_bytes(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@QUICK
+@given(data=st.data())
+def test_a_checkpoint(data: st.DataObject, room: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {"flow.a": torch.zeros(3)}, "epoch": 1}, buffer)
+    path = room / "a.ckpt"
+    path.write_bytes(data.draw(damaged(buffer.getvalue())))
+    survives(lambda: load_checkpoint(path), room)
+
+
+# Images, masks and lists ----------------------------------------------------------------------------------------------
+
+
+def picture(kind: str, mode: str) -> bytes:
+    buffer = io.BytesIO()
+    values = np.arange(12 * 9 * 3, dtype=np.uint8).reshape(12, 9, 3)
+    Image.fromarray(values).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PICTURES = [("PNG", "RGB"), ("PNG", "P"), ("PNG", "1"), ("PNG", "LA"), ("JPEG", "L"), ("BMP", "RGB"), ("TIFF", "L")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), [*PICTURES, ("WEBP", "RGB")])
+@settings(parent=QUICK, max_examples=25)
+@given(data=st.data())
+def test_an_image_and_a_mask(data: st.DataObject, kind: str, mode: str, room: Path) -> None:
+    path = room / "a.png"
+    path.write_bytes(data.draw(damaged(picture(kind, mode))))
+    survives(lambda: images.read_image(path), room)
+    survives(lambda: images.image_size(path), room)
+    survives(lambda: images.read_mask(path, (12, 9)), room)
+
+
+@QUICK
+@given(st.one_of(st.text(max_size=20), st.lists(st.text(max_size=9), max_size=3), JUNK))
+def test_names_of_images(source: Any) -> None:
+    said = error_of(lambda: images.list_images(source))
+    assert "\n" not in (said or "")
+
+
+@QUICK
+@given(data=st.data())
+def test_the_list_of_a_data_set(data: st.DataObject, room: Path) -> None:
+    folder = room / "listed/split_csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = b"object,split,label,image,mask\nnut,train,normal,nut/a.png,\nnut,test,anomaly,nut/b.png,nut/c.png\n"
+    (folder / "1cls.csv").write_bytes(data.draw(damaged(content)))
+    survives(lambda: find_categories(folder.parent, "visa"), room)
