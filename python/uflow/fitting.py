@@ -22,6 +22,7 @@ from .holdout import Fold, choose_folds
 from .images import ImageLike, batches, digest, image_size
 from .input_size import PIXEL_BUDGETS, choose_input_size
 from .memory import MemoryBank
+from .model_header import read_header
 from .network import TorchNetwork
 from .predictor import UNCALIBRATED, evidence_of_tiles, log_calibration
 from .recipe import Recipe
@@ -160,11 +161,13 @@ def training_record(
 
 def check_states(state_file: Path | None, record: dict[str, Any]) -> None:
     """Raise ValueError where a state that is there, of any stage, belongs to another training than `record`."""
-    if state_file is not None:
-        for file in sorted(state_file.parent.glob(f"{glob.escape(state_file.name)}*")):
-            stage = file.name.removeprefix(state_file.name)
-            if stage != ".lock" and stage[:1] in ("", "."):
-                model_file.load_training_state(file, record)
+    if state_file is None:
+        return
+    for file in sorted(state_file.parent.glob(f"{glob.escape(state_file.name)}*")):
+        stage = file.name.removeprefix(state_file.name)
+        if stage != ".lock" and stage[:1] in ("", "."):
+            own = read_header(file, "training state")["record"]
+            model_file.load_training_state(file, record | {key: own[key] for key in ("stage",) if key in own})
 
 
 class _FlowTrainer:
