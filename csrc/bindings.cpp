@@ -332,10 +332,21 @@ Array<float> resize_bilinear(const Array<float>& maps, std::int64_t height, std:
 // ---------------------------------------------------------------------------------------------------------------
 // Probabilities and numbers of tests.
 
+// Work on `size` values, with pauses.
+template <class Work>
+void in_pieces(py::ssize_t size, Work&& work) {
+    for (py::ssize_t first = 0; first < size; first += uflow::between_pauses) {
+        uflow::pause();
+        work(std::size_t(first), std::size_t(std::min<py::ssize_t>(uflow::between_pauses, size - first)));
+    }
+}
+
 Array<double> log10_chi2_sf(const Array<double>& x, const Array<double>& dof) {
     check_same_shape(x, dof, "x and dof");
     return new_array<double>({x.size()}, [&](double* out) {
-        uflow::log10_chi2_sf({x.data()}, {dof.data()}, out, std::size_t(x.size()));
+        in_pieces(x.size(), [&](std::size_t first, std::size_t count) {
+            uflow::log10_chi2_sf({x.data() + first}, {dof.data() + first}, out + first, count);
+        });
     });
 }
 
@@ -343,7 +354,10 @@ Array<double> log10_binomial_sf(const Array<double>& k, const Array<double>& n, 
     check_same_shape(k, n, "k and n");
     check_same_shape(k, p, "k and p");
     return new_array<double>({k.size()}, [&](double* out) {
-        uflow::log10_binomial_sf({k.data()}, {n.data()}, {p.data()}, out, std::size_t(k.size()));
+        in_pieces(k.size(), [&](std::size_t first, std::size_t count) {
+            uflow::log10_binomial_sf({k.data() + first}, {n.data() + first}, {p.data() + first}, out + first,
+                                     count);
+        });
     });
 }
 

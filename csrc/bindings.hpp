@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "uflow/lanes.hpp"
+#include "uflow/pause.hpp"
 
 namespace bindings {
 
@@ -30,10 +32,38 @@ using Array = py::array_t<T, py::array::c_style>;  // as an argument always with
 using Counts = std::optional<Array<std::int32_t>>;
 using Shape = std::vector<py::ssize_t>;
 
+// Ctrl-C and other signals are Python's to handle, which it does in its main thread alone and with the GIL.
+// So the core's pauses look whether there is one, not more often than people notice, and what a handler
+// raises ends the call.
+class Signals {
+  public:
+    Signals() {
+        last_look = Clock::now();
+        uflow::on_pause = &look;
+    }
+    ~Signals() { uflow::on_pause = nullptr; }
+    Signals(const Signals&) = delete;
+    Signals& operator=(const Signals&) = delete;
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    static constexpr std::chrono::milliseconds interval{50};
+    static inline thread_local Clock::time_point last_look;
+
+    static void look() {
+        const Clock::time_point now = Clock::now();
+        if (now - last_look < interval) return;
+        last_look = now;
+        const py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    }
+};
+
 // What work() returns; other Python threads run meanwhile.
 template <class Work>
 auto without_gil(Work&& work) {
     const py::gil_scoped_release release;
+    const Signals signals;
     return work();
 }
 

@@ -1,5 +1,9 @@
 """The compiled core: max-tree, component tree, selection, resizing; against definitions, scikit-image, Higra, torch."""
 
+import signal
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from skimage.morphology import max_tree as skimage_max_tree
@@ -249,3 +253,42 @@ def test_zeros_of_both_signs_are_one_level(dtype):
     parent, order = _core.max_tree(np.array([[0.0, -0.0, 0.0, -0.0]], dtype), 4)
     assert parent.tolist() == [[0, 0, 0, 0]]
     assert order.tolist() == [0, 1, 2, 3]
+
+
+class Stopped(Exception):
+    """What a signal's handler raises."""
+
+
+def stop(*_: object) -> None:
+    raise Stopped
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a system without timers of processor time")
+@pytest.mark.parametrize("call", ["max_tree", "log_nfa", "log10_chi2_sf"])
+def test_a_long_call_can_be_interrupted(call: str) -> None:
+    values = np.random.default_rng(0).random((2500, 2500), np.float32) * 9
+    model = _core.Background(1.0, 4.0, 1.0, 4.0, 0.1)
+    flat = values.ravel().astype(np.float64)[:2_000_000]
+    work = {
+        "max_tree": lambda: _core.max_tree(values, 4),
+        "log_nfa": lambda: _core.log_nfa([values[None]], None, [model], 9, 9, _core.Tail.exact, False, 1),
+        "log10_chi2_sf": lambda: _core.log10_chi2_sf(flat, np.full_like(flat, 7.5)),
+    }[call]
+    whole = cpu_seconds(work)
+    before = signal.signal(signal.SIGVTALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+        started = time.process_time()
+        with pytest.raises(Stopped):
+            work()
+        assert time.process_time() - started < 0.7 * whole
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    assert cpu_seconds(lambda: _core.max_tree(values[:9, :9].copy(), 4)) < whole  # and the next call is as ever

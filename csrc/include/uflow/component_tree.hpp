@@ -38,6 +38,7 @@ ComponentTree component_tree(const T* image, const std::int32_t* counts, std::in
     auto* area = work.component.fit<std::int32_t>(std::size_t(count));
     auto* node_of = work.label.fit<std::int32_t>(std::size_t(count));
     auto* value = work.basin.fit<double>(std::size_t(count));
+    pause();
     node_of[root] = 0;
     std::int32_t nodes = 0;
     for (std::int32_t rank = root; rank < count; ++rank) {
@@ -53,6 +54,7 @@ ComponentTree component_tree(const T* image, const std::int32_t* counts, std::in
         ++area[node];
         if (counts) value[node] += counts[order[rank]];
     }
+    pause();
     for (std::int32_t node = nodes; --node > 0;) {
         area[parent[node]] += area[node];
         if (counts) value[parent[node]] += value[node];

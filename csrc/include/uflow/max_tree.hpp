@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "uflow/buffer.hpp"
+#include "uflow/pause.hpp"
 
 namespace uflow {
 
@@ -85,6 +86,7 @@ bool sort_by_keys(std::int32_t count, KeyOf key_of, ValueOf value_of, TreeWorksp
         const int shift = Bits * d;
         const auto digit = [shift](Key key) { return (key >> shift) & mask; };
         if (bins[d][digit(key_of(0))] == count) continue;  // every pixel has this digit
+        pause();
         std::int32_t start = 0;
         for (std::int32_t& bin : bins[d]) start += std::exchange(bin, start);
         Buffer& memory = work.sort_passes++ % 2 == 0 ? work.basin : work.spare;
@@ -233,59 +235,65 @@ void join_pixels(std::int32_t height, std::int32_t width, std::int32_t lowest, T
     component[0] = none;
     std::uint32_t fresh = 1;  // the next basin
     std::int64_t relabelled = 0;
-    for (std::int32_t rank = count; rank-- > lowest;) {
-        if constexpr (sizeof(Number) > 2) {  // the second cache may not hold the labels
-            const Label* later = label + parent[std::max(rank - ahead, lowest)];
-            prefetch(later - stride);
-            prefetch(later);
-            prefetch(later + stride);
-        }
-        Label* here = label + parent[rank];
-        std::int32_t high = none;        // the largest component around
-        auto low = std::uint32_t(none);  // the smallest
-        for (int k = 0; k < degree; ++k) {
-            const std::int32_t near = component[here[offset[k]]];
-            high = std::max(high, near);
-            low = std::min(low, std::uint32_t(near));
-        }
-        if (high == none) {
-            component[fresh] = Number(fresh);
-            basin[fresh] = {rank, 1, fresh};
-            *here = Label(fresh++);
-            continue;
-        }
-        auto mine = std::uint32_t(high);
-        parent[basin[mine].top] = rank;
-        if (mine != low) {  // components meet, nearly always two
-            const auto join = [&](std::uint32_t a, std::uint32_t b) {
-                const std::uint32_t more = basin[a].count < basin[b].count ? b : a, fewer = a ^ b ^ more;
-                parent[basin[a].top] = parent[basin[b].top] = rank;
-                basin[more].count += basin[fewer].count;
-                relabelled += basin[fewer].count;
-                // Where memory is slow, the end is told by the number, which is there before the next basin.
-                std::uint32_t each = fewer;
-                std::int32_t left = basin[fewer].count;
-                do {
-                    component[each] = Number(more);
-                    each = basin[each].next;
-                } while (sizeof(Number) > 2 ? --left > 0 : each != fewer);
-                std::swap(basin[more].next, basin[fewer].next);
-                return more;
-            };
-            mine = join(mine, low);
-            bool others = false;
+    for (std::int32_t end = count, first; end > lowest; end = first) {
+        pause();
+        first = std::max(lowest, end - between_pauses);
+        for (std::int32_t rank = end; rank-- > first;) {
+            if constexpr (sizeof(Number) > 2) {  // the second cache may not hold the labels
+                const Label* later = label + parent[std::max(rank - ahead, lowest)];
+                prefetch(later - stride);
+                prefetch(later);
+                prefetch(later + stride);
+            }
+            Label* here = label + parent[rank];
+            std::int32_t high = none;        // the largest component around
+            auto low = std::uint32_t(none);  // the smallest
             for (int k = 0; k < degree; ++k) {
                 const std::int32_t near = component[here[offset[k]]];
-                others |= (near != none) & (near != std::int32_t(mine));
+                high = std::max(high, near);
+                low = std::min(low, std::uint32_t(near));
             }
-            if (others)
+            if (high == none) {
+                component[fresh] = Number(fresh);
+                basin[fresh] = {rank, 1, fresh};
+                *here = Label(fresh++);
+                continue;
+            }
+            auto mine = std::uint32_t(high);
+            parent[basin[mine].top] = rank;
+            if (mine != low) {  // components meet, nearly always two
+                const auto join = [&](std::uint32_t a, std::uint32_t b) {
+                    const std::uint32_t more = basin[a].count < basin[b].count ? b : a, fewer = a ^ b ^ more;
+                    parent[basin[a].top] = parent[basin[b].top] = rank;
+                    basin[more].count += basin[fewer].count;
+                    relabelled += basin[fewer].count;
+                    // Where memory is slow, the end is told by the number, which is there before the next
+                    // basin.
+                    std::uint32_t each = fewer;
+                    std::int32_t left = basin[fewer].count;
+                    do {
+                        component[each] = Number(more);
+                        each = basin[each].next;
+                    } while (sizeof(Number) > 2 ? --left > 0 : each != fewer);
+                    std::swap(basin[more].next, basin[fewer].next);
+                    return more;
+                };
+                mine = join(mine, low);
+                bool others = false;
                 for (int k = 0; k < degree; ++k) {
                     const std::int32_t near = component[here[offset[k]]];
-                    if (near != none && near != std::int32_t(mine)) mine = join(mine, std::uint32_t(near));
+                    others |= (near != none) & (near != std::int32_t(mine));
                 }
+                if (others)
+                    for (int k = 0; k < degree; ++k) {
+                        const std::int32_t near = component[here[offset[k]]];
+                        if (near != none && near != std::int32_t(mine))
+                            mine = join(mine, std::uint32_t(near));
+                    }
+            }
+            basin[mine].top = rank;
+            *here = Label(mine);
         }
-        basin[mine].top = rank;
-        *here = Label(mine);
     }
     work.relabelled = relabelled;
     const std::int32_t root = std::max(lowest - 1, 0);

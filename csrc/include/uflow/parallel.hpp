@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "uflow/pause.hpp"
+
 namespace uflow {
 
 // Calls task(worker, index) for every index < count, worker < workers(count, threads). An exception stops the
@@ -29,7 +31,10 @@ void parallel_for(std::int64_t count, int threads, Task&& task) {
     std::mutex error_lock;
     const auto work = [&](int worker) noexcept {
         try {
-            for (std::int64_t i; (i = next.fetch_add(1)) < count;) task(worker, i);
+            for (std::int64_t i; (i = next.fetch_add(1)) < count;) {
+                pause();
+                task(worker, i);
+            }
         } catch (...) {
             next = count;
             const std::lock_guard<std::mutex> lock(error_lock);

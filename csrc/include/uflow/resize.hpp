@@ -188,7 +188,8 @@ void join_scales(const std::vector<Resize<2>>& resize, std::vector<ResizeLines<2
                  ValueOf value_of, Join join) {
     const std::int32_t width = resize[0].out_width, height = resize[0].out_height;
     const std::size_t scales = resize.size();
-    for (std::int32_t row = 0; row < height; ++row, out += width)
+    for (std::int32_t row = 0; row < height; ++row, out += width) {
+        if (row % 64 == 0) pause();
         for (std::size_t l = 0; l < scales; ++l) {
             ResizeLines<2>& here = lines[l];
             resize[l].prepare(row, here);
@@ -202,6 +203,7 @@ void join_scales(const std::vector<Resize<2>>& resize, std::vector<ResizeLines<2
                 for (std::int32_t col = 0; col < width; ++col)
                     out[col] = join(out[col], value(up * above[col] + down * below[col]));
         }
+    }
 }
 
 // A batch of maps (batch, height, width) resized bilinearly to (batch, out_height, out_width).

@@ -11,6 +11,7 @@
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
 #include "uflow/parallel.hpp"
+#include "uflow/pause.hpp"
 #include "uflow/resize.hpp"
 #include "uflow/select.hpp"
 #include "uflow/tail.hpp"
@@ -77,12 +78,12 @@ inline constexpr double lowest_log = -1e30;
 
 // The values of the nodes, levels or exceedance counts, become their scores. Where exceedances are counted,
 // the probability is that of the whole region already, and effective_area is not used.
-inline void score_nodes(const ComponentTree& tree, Tail tail, const Background& model,
-                        const AreaLaw& law) noexcept {
+inline void score_nodes(const ComponentTree& tree, Tail tail, const Background& model, const AreaLaw& law) {
     constexpr std::int32_t chunk = 256;
     double log_p[chunk], samples[chunk];
     const double mean = model.scale * model.dof;
     for (std::int32_t first = 0; first < tree.size; first += chunk) {
+        if (first % between_pauses == 0) pause();
         const std::int32_t count = std::min(chunk, tree.size - first);
         const std::int32_t* area = tree.area + first;
         double* value = tree.value + first;
@@ -138,7 +139,9 @@ void log_pfa_map(const T* energy, const std::int32_t* exceedances, std::int32_t 
     const auto cells = std::size_t(height) * std::size_t(width);  // not nodes: the next image may have more
     work.flags.fit<std::uint8_t>(cells);
     auto* region = work.region.fit<std::int32_t>(cells);
+    pause();
     select_regions(tree.parent, tree.value, tree.size, work.flags, region);
+    pause();
     const auto* order = work.tree.order.as<std::int32_t>();
     if (tree.first_rank > 0) std::fill(map, map + cells, float(outside));
     for (auto rank = std::size_t(tree.first_rank); rank < cells; ++rank) {
