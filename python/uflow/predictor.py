@@ -168,14 +168,14 @@ class Predictor:
         Raises:
             What reading an image or `source` raises, after the predictions of the images before it.
         """
-        images = list_images(source) if isinstance(source, str | os.PathLike) else source
+        images = _images_of(source)
         return self.run((as_source(image, bgr) for image in images), self.judge, batch_size, on_tiles)
 
     def stream_all(
         self, source: PathLike | Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
     ) -> Iterator[Prediction | FailedImage]:
         """`stream` that goes on: an image that cannot be used gives a `FailedImage` in its place."""
-        images = list_images(source) if isinstance(source, str | os.PathLike) else source
+        images = _images_of(source)
         return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=failed_image)
 
     def run(
@@ -190,8 +190,6 @@ class Predictor:
 
         What `recover` makes of an image and an error stands in its place; without it the error is raised.
         """
-        if not isinstance(sources, Iterable):
-            raise TypeError(f"images must be paths, PIL images or arrays, or several of these; got {sources!r:.80}")
         check_whole_number("batch_size", batch_size, least=1)
         steps = Steps(
             self.read, lambda images: self.evidence(images, batch_size, on_tiles), finish, _bytes_held, recover
@@ -363,6 +361,15 @@ def _as_source_if_it_is(image: ImageLike) -> ImageLike:
 
 def _name_of(source: ImageLike) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "the image"
+
+
+def _images_of(source: PathLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """The files of a folder or a pattern, and what is in anything else; TypeError where nothing can be."""
+    if isinstance(source, str | os.PathLike):
+        return list_images(source)
+    if not isinstance(source, Iterable):
+        raise TypeError(f"images must be paths, PIL images or arrays, or several of these; got {source!r:.80}")
+    return source
 
 
 def evidence_of_tiles(tilings: Sequence[tiling.Tiling], found: Sequence[Evidence]) -> list[Evidence]:
