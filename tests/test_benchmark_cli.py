@@ -34,7 +34,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 SMALL = ["--shape", "20x8x10", "--shape", "12x4x5", "--size", "16x20", "--batch", 2, "--repeats", 3]
 
 
-def test_prints_a_table_and_writes_json(run, tmp_path: Path) -> None:
+def test_prints_a_table_and_writes_json(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.common, "shows_bars", lambda: True)  # as on a terminal
     code, out, err = run(*SMALL, "--threads", "1,2", "--json", "speed.json")
     assert code == 0, err
     assert "Measuring" in err  # the progress bar is not part of the output

@@ -98,7 +98,8 @@ def test_exported_folder_predicts_like_the_model(run, model: Path, dataset: Path
     assert "unknown export format 'tflite'; known: onnx, openvino, torch" in err
 
 
-def test_tiles(run, dataset: Path) -> None:
+def test_tiles(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.predict, "shows_bars", lambda: True)  # as on a terminal
     code, _, err = run(
         "train", dataset / "train/good", "-o", "t.uflow", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--tile"
     )
