@@ -139,11 +139,9 @@ def draw_outlines(picture: NDArray[np.uint8], rings: Sequence[NDArray[np.float32
     if width is None:
         width = max(MIN_LINE, LINE_SHARE * max(picture.shape[:2]))
     reach = 1.5 * width + 2
-    ends = np.array([(ring[:, 1].min() - reach, ring[:, 1].max() + reach) for ring in rings])
-    for rows in _strips((picture.shape[0], SUPERSAMPLING**2 * picture.shape[1])):
-        near = [
-            ring for ring, (top, bottom) in zip(rings, ends, strict=True) if top < rows.stop and bottom > rows.start
-        ]
+    closed = [np.concatenate([ring, ring[:2]]) for ring in rings]  # the second point again: a joint at the first too
+    for rows in _strips(picture.shape[:2]):
+        near = [part for ring in closed for part in _parts_between(ring, rows.start - reach, rows.stop + reach)]
         if not near:
             continue
         strip = picture[rows]
@@ -152,16 +150,23 @@ def draw_outlines(picture: NDArray[np.uint8], rings: Sequence[NDArray[np.float32
         strip[:] = shaded + line * (np.array(OUTLINE_RGB, np.float32) - shaded) + np.float32(0.5)
 
 
+def _parts_between(line: NDArray[np.float32], top: float, bottom: float) -> list[NDArray[np.float32]]:
+    """The parts of a line (n, 2) whose segments reach between two heights: all others would be drawn for nothing."""
+    y = line[:, 1]
+    near = (np.maximum(y[:-1], y[1:]) >= top) & (np.minimum(y[:-1], y[1:]) <= bottom)
+    changes = np.flatnonzero(np.diff(near, prepend=False, append=False))
+    return [line[first : last + 1] for first, last in zip(changes[::2], changes[1::2], strict=True)]
+
+
 def _coverage(
-    shape: tuple[int, ...], rings: Sequence[NDArray[np.float32]], top: int, width: float
+    shape: tuple[int, ...], lines: Sequence[NDArray[np.float32]], top: int, width: float
 ) -> NDArray[np.float32]:
     """How much of each pixel of a strip lines cover: (rows, W, 1) from 0 to 1."""
     height, length = shape[:2]
     large = Image.new("L", (SUPERSAMPLING * length, SUPERSAMPLING * height))
     pen = ImageDraw.Draw(large)
-    for ring in rings:
-        closed = np.concatenate([ring, ring[:2]])  # the second point again: a joint at the first too
-        points = np.floor((closed - (0, top)) * SUPERSAMPLING)  # Pillow's own rounding is another below 0
+    for line in lines:
+        points = np.floor((line - (0, top)) * SUPERSAMPLING)  # Pillow's own rounding is another below 0
         pen.line(points.ravel().tolist(), fill=255, width=max(1, round(SUPERSAMPLING * width)), joint="curve")
     covered = np.asarray(large.reduce(SUPERSAMPLING), np.float32)[..., None]
     return covered / np.float32(255)
