@@ -66,6 +66,22 @@ def test_train_writes_a_model_named_after_the_category(run, dataset: Path, tmp_p
     assert json.loads(out)["image"].endswith("00.png")
 
 
+def test_flagged_images_join_a_model(run, model: Path, dataset: Path) -> None:
+    images = dataset / "test/square"
+    code, out, err = run("add-good", model, images)
+    assert code == 0, err
+    assert "Wrote grating_added.uflow: 4 good images joined its memory and its calibration" in out
+    code, out, err = run("info", "grating_added.uflow")
+    assert code == 0, err
+    assert "added as good" in out
+    assert "4 flagged images: 00.png (" in out
+    code, out, err = run("predict", "grating_added.uflow", images, "--look-alpha", 0.6, "--device", "cpu")
+    assert code == 0, err
+    lines = list(map(json.loads, out.splitlines()))
+    assert {line["look_alpha"] for line in lines} == {0.6}
+    assert [line["verdict"] == "reject" for line in lines] == [line["is_anomalous"] for line in lines]
+
+
 def test_paper_map_is_of_the_latents_alone(run, dataset: Path, tmp_path: Path) -> None:
     code, _, err = run(
         "train", dataset / "train/good", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--paper-map"

@@ -17,11 +17,13 @@ from PIL import Image
 
 import uflow
 from made_nets import LITE0
+from uflow.deploy.describe import describe_model
 from uflow.detector import Detector
 from uflow.evaluate.datasets import find_categories
 from uflow.evaluate.evaluation import evaluate_predictor
 from uflow.evaluate.study import TestSelection
 from uflow.features import image_tensor
+from uflow.files import sha256
 from uflow.images import list_images, read_image, read_mask, resize_image
 from uflow.model_file import load_model, save_model
 from uflow.network import TorchNetwork
@@ -157,6 +159,34 @@ def test_calibration_keeps_its_promise_on_the_images_it_saw(detector: Detector, 
     brighter = [np.asarray(Image.open(path)) // 2 + 100 for path in images]
     other.calibrate(brighter, alpha=0.1)
     assert sum(p.is_anomalous for p in other.predict(brighter)) <= 2
+
+
+def test_flagged_images_join_what_is_good(detector: Detector, dataset: Path, tmp_path: Path) -> None:
+    own = copy_of(detector, tmp_path)
+    other = own.at(0.2)
+    paths = list_images(dataset / "test/square")[:2]
+    first = own.predict(paths)
+    assert all(result.is_anomalous for result in first)
+    assert own.add_good(paths) is own
+    before, after = (len(each.network.memory.vectors[0]) for each in (detector, own))
+    cells = own.network.evidence_of_features(own.network.features(np.zeros((1, 128, 128, 3), np.uint8))).distances[0]
+    assert before < after <= before + 2 * cells.size
+    for old, new in zip(first, own.predict(paths), strict=True):
+        assert new.p_value > old.p_value
+        assert new.score < old.score
+    assert [len(v) for v in other.network.memory.vectors] == [len(v) for v in detector.network.memory.vectors]
+    assert other.threshold == detector.threshold
+
+    own.save(tmp_path / "added.uflow")
+    again, about = uflow.load(tmp_path / "added.uflow", device="cpu"), describe_model(tmp_path / "added.uflow")
+    assert again.threshold == own.threshold
+    assert about["calibration"]["added"] == [{"name": path.name, "sha256": sha256(path)} for path in paths]
+    same(again.predict(paths[0]), own.predict(paths[0]))
+    kept = own.network.memory
+    with pytest.raises(FileNotFoundError):
+        own.add_good([paths[1], tmp_path / "none.png"])
+    assert own.network.memory is kept
+    assert own.threshold == again.threshold
 
 
 def test_paper_test_is_kept_unchanged(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

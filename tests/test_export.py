@@ -132,6 +132,20 @@ def test_calibration_is_kept(folder: Path, detector: Detector, dataset: Path, tm
     assert again.threshold.shift == pytest.approx(own.threshold.shift, abs=1e-2)
 
 
+def test_another_alpha_and_flagged_images_need_no_torch(folder: Path, dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    predictor, path = runtime.load(tmp_path / "model"), list_images(dataset / "test/square")[0]
+    before = predictor.predict(path)
+    assert (before.verdict, predictor.at(0.3, 0.5).predict(path).p_value) == ("reject", before.p_value)
+    predictor.add_good([path])
+    save_threshold(predictor)
+    again = runtime.load(tmp_path / "model")
+    assert [image.sha256 for image in again.threshold.added] == [sha256(path)]
+    after = again.predict(path)
+    assert after.p_value > before.p_value
+    np.testing.assert_array_equal(after.anomaly_map, before.anomaly_map)  # the memory is in the network
+
+
 def test_only_exported_models_have_a_folder_for_their_threshold(detector: Detector) -> None:
     with pytest.raises(TypeError, match="only an exported model has a folder to write to, not a TorchNetwork"):
         save_threshold(detector.predictor)

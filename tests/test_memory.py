@@ -118,3 +118,21 @@ def test_features_of_another_net_are_one_line() -> None:
         MemoryBank([torch.zeros(3, 5)] * 2)([torch.ones(1, 5, 8, 8)] * 2)
     with pytest.raises(ValueError, match="coreset of 4 rows cannot be chosen from 3"):
         greedy_coreset(torch.ones(3, 2), 4)
+
+
+def test_further_images_join_with_what_is_unknown() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kept = [torch.randn(30, 3, generator=generator), torch.randn(20, 7, generator=generator)]
+    features = [torch.randn(1, 3, 8, 8, generator=generator), torch.randn(1, 4, 4, 4, generator=generator)]
+    memory = MemoryBank(kept)
+    before = memory(features)
+    radii = [float(distance.median()) for distance in before]
+    more = memory.with_unknown_cells(features, radii)
+    for old, new, distance, radius in zip(kept, more.vectors, before, radii, strict=True):
+        torch.testing.assert_close(new[: len(old)], old)
+        assert len(new) == len(old) + int((distance > radius).sum())
+    for distance, known, radius in zip(before, more(features), radii, strict=True):
+        assert float(known[distance > radius].max()) < 1e-4
+        assert float(known.max()) <= radius
+    again = more.with_unknown_cells(features, radii)
+    assert [len(v) for v in again.vectors] == [len(v) for v in more.vectors]

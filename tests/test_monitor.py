@@ -175,7 +175,7 @@ def line(p_value: float | None = 0.5, **changes: object) -> str:
         ([line(), "{"], "line 2 is no prediction"),
         (["[]"], "line 1 is no prediction"),
         (['{"image": "a.png"}'], "line 1 is no prediction"),
-        ([line(None)], "line 1 has no p-value: its model was not calibrated"),
+        ([line(None)], "line 1 has no p-value that is uniform"),
         ([line(), "", line(calibration_images=9)], "line 3 is of a model calibrated on 9 images.* of one on 99"),
     ],
 )
@@ -183,6 +183,12 @@ def test_files_that_cannot_be_watched_are_one_line(lines: list[str], message: st
     with pytest.raises(ValueError, match=message) as error:
         read_observations(lines)
     one_line(error)
+
+
+def test_images_that_could_not_be_judged_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    lines = [line(0.5), '{"image": "b.png", "error": "cut short"}', line(0.25)]
+    assert [each.p_value for each in read_observations(lines)] == [0.5, 0.25]
+    assert "1 images could not be judged, and are left out" in caplog.text
 
 
 def call(*arguments: object) -> int:
@@ -201,7 +207,7 @@ def test_the_command_says_since_when(tmp_path: Path, capsys: pytest.CaptureFixtu
     file.write_text("\n".join(line(value, image=f"{i}.png") for i, value in enumerate(values, 1)) + "\n")
     alarm = monitor_lines(read_observations(file.read_text().splitlines()), Monitor(99))
     assert alarm is not None
-    assert call("monitor", file) == 3
+    assert call("monitor", file) == 4
     text = capsys.readouterr().out
     assert f"more parts are flagged since about part {alarm.since} ({alarm.since}.png)" in text
     assert f"noticed at part {alarm.part} ({alarm.part}.png), 120 parts in all" in text

@@ -373,6 +373,44 @@ def test_an_alpha_that_the_images_do_not_support_is_a_warning(caplog: pytest.Log
     assert "9 calibration images support alpha >= 0.1, not 0.05" in caplog.text
 
 
+def test_flagged_images_join_the_calibration_alone(caplog: pytest.LogCaptureFixture) -> None:
+    predictor, good = brightness(), noise_pictures(19)
+    predictor.calibrate(good, alpha=0.1)
+    strange = noise_pictures(2, seed=1, most=250)
+    before = predictor.threshold
+    first = predictor.predict(strange)
+    assert [result.is_anomalous for result in first] == [True, True]
+    with caplog.at_level("INFO", logger="uflow"):
+        predictor.add_good(strange)
+    assert "added 2 good images, 2 in all; still flagged: 'number 2'" in caplog.text
+    assert "the limit is where 2 added images put it" in caplog.text  # of 2 ranks that alpha leaves
+    assert [image.name for image in predictor.threshold.added] == ["number 1", "number 2"]
+    assert predictor.threshold.minima == before.minima
+    again = predictor.predict(strange)
+    assert [result.is_anomalous for result in again] == [False, True]
+    assert [result.to_dict()["calibration_images"] for result in again] == [None, None]
+    assert [result.p_value for result in again] == [3 / 20, 2 / 20]  # the images themselves count too
+    assert [result.p_value for result in first] == [1 / 20, 1 / 20]
+    assert predictor.at(0.3).threshold.added == predictor.threshold.added
+    with pytest.raises(ValueError, match="there are no p-values that are uniform"):
+        predictor.monitor()
+    for nothing, rule, message in (([], predictor, "got none"), (strange, brightness(), "calibrate on good images")):
+        with pytest.raises(ValueError, match=message):
+            rule.add_good(nothing)
+
+
+def test_a_monitor_of_the_calibration() -> None:
+    predictor = brightness()
+    predictor.calibrate(noise_pictures(19), alpha=0.1)
+    watch = predictor.monitor(false_alarm=0.05)
+    for result in predictor.predict(noise_pictures(30, seed=3, most=75)):
+        watch.add(result.p_value)
+    assert watch.alarm is not None
+    assert (watch.calibration_images, watch.alpha) == (19, 0.1)
+    with pytest.raises(ValueError, match="there are no p-values that are uniform"):
+        brightness().monitor()
+
+
 def test_a_calibration_that_fails_changes_nothing() -> None:
     predictor = brightness()
     predictor.calibrate(noise_pictures(9), alpha=0.2)

@@ -18,7 +18,7 @@ import pytest
 from scipy import ndimage
 
 from uflow import segmentation
-from uflow.conformal import conformal_shift, images_needed, supported_alpha
+from uflow.conformal import AddedImage, conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
 from uflow.images import read_image
 from uflow.input_size import choose_input_size
@@ -185,6 +185,42 @@ def test_the_looser_limit_is_kept_where_it_is_looser() -> None:
     for rule in (threshold, PaperThreshold()):
         with pytest.raises(ValueError, match="a verdict needs the lowest"):
             rule.verdict(float("nan"))
+
+
+def added(*lows: float) -> list[AddedImage]:
+    return [AddedImage(f"{low}.png", f"{i:064x}", low) for i, low in enumerate(lows)]
+
+
+@pytest.mark.parametrize("chosen", ["flagged", "calm", "all"])
+def test_the_promise_holds_whatever_is_added(chosen: str) -> None:
+    """For every alpha: each image, however it was chosen, can only lower the limit and raise p-values."""
+    rng = np.random.default_rng(7)
+    minima = rng.normal(size=39)
+    before = replace(calibrate(rng, 9), minima=tuple(minima), alpha=0.1)
+    news = rng.normal(size=200)
+    flagged = np.array([before.verdict(low + before.shift) == "reject" for low in news])
+    picked = {"flagged": news[flagged], "calm": news[~flagged], "all": news}[chosen]
+    after = before.with_added(added(*picked[:12]))
+    assert (after.minima, after.calibration_images) == (before.minima, None)
+    assert len(after.added) == len(picked[:12]) > 5
+    for alpha in (0.03, 0.1, 0.3):
+        old, new = before.at(alpha, 0.5), after.at(alpha, 0.5)
+        assert new.shift >= old.shift
+        for low in rng.normal(size=50):
+            verdicts = [rule.verdict(low + rule.shift) for rule in (old, new)]
+            assert ["reject", "look", "good"].index(verdicts[1]) >= ["reject", "look", "good"].index(verdicts[0])
+            assert new.p_value(low + new.shift) >= old.p_value(low + old.shift)
+            assert (verdicts[1] == "reject") == (new.p_value(low + new.shift) <= max(alpha, 1 / 40))
+
+
+def test_added_images_are_kept_once() -> None:
+    rule = calibrate(np.random.default_rng(0), 9).with_added(added(-3.0, 1.0))
+    assert rule.with_added(added(-9.0, -9.0, 2.0)).added == (*rule.added, *added(0, 0, 2.0)[2:])
+    assert threshold_from_dict(json.loads(json.dumps(rule.to_dict()))) == rule
+    with pytest.raises(ValueError, match="the threshold is damaged"):
+        threshold_from_dict(rule.to_dict() | {"added": [{"name": "a"}]})
+    with pytest.raises(ValueError, match=r"nan\.png cannot be added"):
+        added(float("nan"))
 
 
 def chi_square_images(rng: np.random.Generator) -> list[Evidence]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 
 __all__ = [
     "ROUNDING_ROOM",
+    "AddedImage",
     "Verdict",
     "check_alpha",
     "check_look_alpha",
@@ -28,7 +30,29 @@ ROUNDING_ROOM = 1e-3  # log10 NFA: float32 rounding moves it by less between bat
 Verdict = Literal["good", "look", "reject"]
 
 
-def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
+@dataclass(frozen=True)
+class AddedImage:
+    """A good image that was flagged, and that somebody has added to the good ones.
+
+    Attributes:
+        name: of its file; its place in the list where it was none.
+        sha256: of its file, in hexadecimal; of its pixels where it was none.
+        lowest_log_nfa: its lowest log10 NFA before the shift, when its features had joined the memory.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+
+    name: str
+    sha256: str
+    lowest_log_nfa: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.lowest_log_nfa):
+            raise ValueError(f"{self.name} cannot be added: its lowest log10 NFA is {self.lowest_log_nfa}")
+
+
+def conformal_shift(log_nfa_minima: ArrayLike, alpha: float, added: ArrayLike = ()) -> float:
     """The least shift of log10 NFA that keeps the chance of flagging a good image at most `alpha`.
 
     Conformal risk control (Angelopoulos et al., arXiv 2208.02814) with the loss "this image has a region with
@@ -38,6 +62,8 @@ def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
     Args:
         log_nfa_minima: the lowest log10 NFA of each of n calibration images.
         alpha: probability in (0, 1) that a new good image is flagged.
+        added: of good images that were chosen because they were flagged. They are no random choice, so n stays what it
+            is: each can only lower the limit, and the promise holds whatever they are.
 
     Returns:
         The shift to add to log10 NFA. Where n is too small (``alpha < 1 / (n + 1)``) the shift that flags none of the
@@ -54,20 +80,22 @@ def conformal_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
         raise ValueError(f"conformal_shift needs one finite number for each image, got shape {minima.shape}")
     check_alpha(alpha)
     allowed = max(math.floor(alpha * (len(minima) + 1) - 1 + 1e-9), 0)
-    return -float(minima[min(allowed, len(minima) - 1)]) + 0.0
+    return -float(np.sort(np.append(minima, added))[min(allowed, len(minima) - 1)]) + 0.0
 
 
-def rounded_shift(log_nfa_minima: ArrayLike, alpha: float) -> float:
+def rounded_shift(log_nfa_minima: ArrayLike, alpha: float, added: ArrayLike = ()) -> float:
     """`conformal_shift`, and room for the rounding of a batch."""
-    return conformal_shift(log_nfa_minima, alpha) + ROUNDING_ROOM
+    return conformal_shift(log_nfa_minima, alpha, added) + ROUNDING_ROOM
 
 
-def conformal_p_value(log_nfa_minima: ArrayLike, lowest_log_nfa: float) -> float:
+def conformal_p_value(log_nfa_minima: ArrayLike, lowest_log_nfa: float, added: ArrayLike = ()) -> float:
     """The share of good images, the new one among them, at least as strange: (1 + #{minima <= it}) / (n + 1).
 
     Args:
         log_nfa_minima: the lowest log10 NFA of each calibration image, after the shift.
         lowest_log_nfa: the lowest of the new image, after the same shift.
+        added: of good images that were chosen because they were flagged, after the same shift: they are counted too,
+            but not in n; the sum is at most 1.
 
     Raises:
         ValueError: NaN, which would count as an image like any other.
@@ -78,10 +106,18 @@ def conformal_p_value(log_nfa_minima: ArrayLike, lowest_log_nfa: float) -> float
     if math.isnan(lowest_log_nfa):
         raise ValueError("p_value needs the lowest log10 NFA of an image, got NaN")
     minima = np.asarray(log_nfa_minima)
-    return float(1 + np.count_nonzero(minima <= lowest_log_nfa)) / (1 + len(minima))
+    as_strange = np.count_nonzero(minima <= lowest_log_nfa)
+    as_strange += np.count_nonzero(np.asarray(added) <= lowest_log_nfa + ROUNDING_ROOM)  # an added image knows itself
+    return min(float(1 + as_strange) / (1 + len(minima)), 1.0)
 
 
-def verdict_of(log_nfa_minima: ArrayLike, lowest_log_nfa: float, alpha: float, look_alpha: float | None) -> Verdict:
+def verdict_of(
+    log_nfa_minima: ArrayLike,
+    lowest_log_nfa: float,
+    alpha: float,
+    look_alpha: float | None,
+    added: ArrayLike = (),
+) -> Verdict:
     """ "reject" beyond the limit of `alpha`, "look" beyond that of `look_alpha` only, "good" for all others.
 
     Each limit is set by `rounded_shift`, so each has its promise: a new good image is rejected with a chance of at
@@ -91,6 +127,7 @@ def verdict_of(log_nfa_minima: ArrayLike, lowest_log_nfa: float, alpha: float, l
         log_nfa_minima: the lowest log10 NFA of each calibration image, before any shift.
         lowest_log_nfa: the lowest of the new image, after the shift of `alpha`.
         alpha, look_alpha: the two chances; no `look_alpha` is one limit only.
+        added: see `conformal_shift`; before any shift.
 
     Raises:
         ValueError: NaN.
@@ -104,7 +141,7 @@ def verdict_of(log_nfa_minima: ArrayLike, lowest_log_nfa: float, alpha: float, l
         return "reject"
     if look_alpha is None:
         return "good"
-    further = rounded_shift(log_nfa_minima, look_alpha) - rounded_shift(log_nfa_minima, alpha)
+    further = rounded_shift(log_nfa_minima, look_alpha, added) - rounded_shift(log_nfa_minima, alpha, added)
     return "look" if lowest_log_nfa + further < 0 else "good"
 
 

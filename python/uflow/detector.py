@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from .backbones import Backbone, create_backbone
 from .files import PathLike, sha256
 from .fitting import Selection, fit_parts, make_backbone
 from .flow import UFlow
-from .images import ImageLike, list_good_sources
+from .images import ImageLike, list_good_sources, read_image
 from .memory import MemoryBank
 from .monitor import Monitor
 from .network import TorchNetwork, resolve_device
@@ -26,7 +27,7 @@ from .prediction import ModelOrigin, Prediction
 from .predictor import Predictor
 from .processes import only_one
 from .recipe import Recipe
-from .threshold import DecisionRule
+from .threshold import CalibratedThreshold, DecisionRule
 from .training import Epoch
 from .weights import WeightsNotFound
 
@@ -35,6 +36,7 @@ __all__ = ["Detector", "load"]
 log = logging.getLogger("uflow")
 
 MAX_UNTOLD_PIXELS = 1 << 24  # of the input of a network whose tensors do not tell its size
+KNOWN_SHARE = 0.25  # of the largest squared distance in a typical good image: a cell that is nearer is known
 
 Weights = PathLike | Sequence[PathLike] | None
 
@@ -190,10 +192,47 @@ class Detector:
         self.predictor.calibrate(images, alpha, batch_size, look_alpha, bgr=bgr)
         return self
 
+    def add_good(self, images: str | Path | Sequence[ImageLike], batch_size: int = 16) -> Detector:
+        """Good images that were flagged join the memory and the calibration, without training; gives itself back.
+
+        First the memory: the cells of the images that it does not know, those farther than half the distance that a
+        typical good image reaches. Then the calibration, see `Predictor.add_good`: which images, and how strange they
+        still are, is kept in the model file.
+
+        Args:
+            images: a folder, a file name pattern, or a list of files, PIL images or arrays; all of them good.
+            batch_size: images at once.
+
+        Raises:
+            ValueError: no images, or a threshold that was not calibrated; then nothing has changed.
+        """
+        sources, before = list_good_sources(images), self.network.memory
+        try:
+            self.network.memory = self._memory_with(sources)
+            self.predictor.add_good(sources, batch_size)
+        except BaseException:
+            self.network.memory = before
+            raise
+        return self
+
+    @torch.no_grad()
+    def _memory_with(self, sources: Sequence[ImageLike]) -> MemoryBank | None:
+        """The memory, and the cells of further images that it does not know."""
+        memory, threshold = self.network.memory, self.threshold
+        if memory is None or not isinstance(threshold, CalibratedThreshold):
+            return memory
+        radii = [KNOWN_SHARE * (scale + 1) / weight for scale, weight in enumerate(threshold.weights.distances)]
+        for source in sources:
+            image = read_image(source)
+            for tile in self.predictor.tiling(image).cut(image):
+                memory = memory.with_unknown_cells(self.network.features(tile[None]), radii)
+        return memory
+
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> Detector:
         """The same detector for another alpha, without images, see `Predictor.at`; this one stays as it is."""
-        predictor = self.predictor.at(alpha, look_alpha)
-        return Detector(self.network, predictor, history=self.history, record=self.record)
+        network, predictor = copy.copy(self.network), self.predictor.at(alpha, look_alpha)
+        predictor.network = network  # with a memory of its own, should good images be added
+        return Detector(network, predictor, history=self.history, record=self.record)
 
     def monitor(self, false_alarm: float = 0.01, defective: float = 0.1, seed: int = 0) -> Monitor:
         """What watches p-values for a change of the line, see `Predictor.monitor`."""

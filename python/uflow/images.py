@@ -432,12 +432,14 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     return np.asarray(resized > 127)  # 128 / 255 is the first value above one half
 
 
+def image_sha256(source: ImageLike) -> str:
+    """SHA-256 of an image's file; of its pixels where it has none."""
+    if isinstance(source, (str, os.PathLike)):
+        return sha256(Path(source))
+    return hashlib.sha256(read_image(source).tobytes()).hexdigest()
+
+
 def digest(sources: Iterable[ImageLike]) -> str:
     """How many images, and one SHA-256 of their contents in this order: the same wherever they lie."""
-    parts = []
-    for source in sources:
-        if isinstance(source, (str, os.PathLike)):
-            parts.append(sha256(Path(source)))
-        else:
-            parts.append(hashlib.sha256(read_image(source).tobytes()).hexdigest())
+    parts = list(map(image_sha256, sources))
     return f"{len(parts)} {hashlib.sha256(''.join(parts).encode()).hexdigest()}"

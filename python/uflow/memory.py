@@ -68,6 +68,19 @@ class MemoryBank(nn.Module):
         pools = _draw_cells(features, tiles, np.random.default_rng(seed))
         return cls([x[_choose(x, size, generator)] for x in pools])
 
+    def with_unknown_cells(self, features: Sequence[Tensor], radii: Sequence[float]) -> MemoryBank:
+        """A memory that holds the cells of further good images too, but for those that it knows.
+
+        Args:
+            features: as for `forward`.
+            radii: per scale, the squared distance up to which a cell is known.
+        """
+        joined = []
+        for cells, kept, radius in zip(_neighbourhood_means(features[: self.scales]), self.vectors, radii, strict=True):
+            unknown = cells.permute(0, 2, 3, 1)[_nearest(cells, kept) > radius]
+            joined.append(torch.cat([kept, unknown]))
+        return MemoryBank(joined)
+
     @property
     def vectors(self) -> list[Tensor]:
         """(M_l, C_l) float32 per scale."""

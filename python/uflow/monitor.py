@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from .conformal import check_alpha
 from .segmentation import log10_binomial_sf
 
 __all__ = ["Alarm", "Monitor", "Observation", "monitor_lines", "read_observations"]
+
+log = logging.getLogger("uflow")
 
 FORMAT_VERSION = 1
 # Densities of the beta law that unflagged parts are bet to follow: a, b. Those with a < b say that parts look
@@ -267,18 +270,22 @@ class Observation:
 
 
 def read_observations(lines: Iterable[str]) -> list[Observation]:
-    """The p-values of the lines that `uflow predict` writes.
+    """The p-values of the lines that `uflow predict` writes; a warning says how many images could not be judged.
 
     Raises:
         ValueError: no lines; one that is not of a calibrated model, or of another model than the first. The message
             names the line.
     """
     found: list[Observation] = []
+    failed = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             content = json.loads(line)
+            if "error" in content:
+                failed += 1
+                continue
             p_value, count = content["p_value"], content["calibration_images"]
             image, alpha = content.get("image"), content.get("alpha")
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -286,13 +293,18 @@ def read_observations(lines: Iterable[str]) -> list[Observation]:
                 f"line {number} is no prediction with p_value and calibration_images: give what uflow predict wrote"
             ) from None
         if p_value is None or count is None:
-            raise ValueError(f"line {number} has no p-value: its model was not calibrated, see uflow calibrate")
+            raise ValueError(
+                f"line {number} has no p-value that is uniform on good parts: calibrate its model on a random sample "
+                "of good images, see uflow calibrate"
+            )
         found.append(Observation(None if image is None else str(image), float(p_value), int(count), alpha))
         if found[-1].calibration_images != found[0].calibration_images:
             raise ValueError(
                 f"line {number} is of a model calibrated on {count} images, and the lines before of one on "
                 f"{found[0].calibration_images}: watch each model by itself"
             )
+    if failed:
+        log.warning("%d images could not be judged, and are left out", failed)
     if not found:
         raise ValueError("there is no line to watch: give the predictions.jsonl that uflow predict wrote")
     return found

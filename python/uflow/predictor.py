@@ -15,9 +15,19 @@ from numpy.typing import NDArray
 
 from . import segmentation, tiling
 from .bit_depth import check_bit_depth
-from .conformal import check_alpha, check_look_alpha, supported_alpha
-from .files import FileStamp, PathLike
-from .images import ImageLike, as_source, batches, image_size, is_one_image, list_good_sources, list_images, read_image
+from .conformal import ROUNDING_ROOM, AddedImage, check_alpha, check_look_alpha, supported_alpha
+from .files import FileStamp, PathLike, some_names
+from .images import (
+    ImageLike,
+    as_source,
+    batches,
+    image_sha256,
+    image_size,
+    is_one_image,
+    list_good_sources,
+    list_images,
+    read_image,
+)
 from .model_header import PredictorEntry
 from .monitor import Monitor
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
@@ -300,8 +310,43 @@ class Predictor:
         """
         count, alpha = self.threshold.calibration_images, self.threshold.alpha
         if count is None or alpha is None:
-            raise ValueError("the paper's test gives no p-values to watch: calibrate on good images")
+            raise ValueError(
+                "there are no p-values that are uniform on good parts, for want of a calibration, or since flagged "
+                "images were added to it: calibrate on a random sample of good images"
+            )
         return Monitor(count, alpha, false_alarm=false_alarm, defective=defective, seed=seed)
+
+    def add_good(self, images: str | Path | Sequence[ImageLike], batch_size: int = 16) -> None:
+        """Good images that were flagged join the calibration, without training.
+
+        The limit can only go down, so the promise of alpha holds whatever is added; p-values become too large rather
+        than too small. docs/guide/threshold.md says what that means, and when to calibrate anew instead. The memory of
+        an exported network is fixed: there the calibration alone learns; `Detector.add_good` extends both.
+
+        Args:
+            images: as for `calibrate`.
+            batch_size: images at once.
+
+        Raises:
+            ValueError: no images, or a threshold that was not calibrated.
+        """
+        sources = list_good_sources(images)
+        threshold = self._calibrated_threshold(sources)
+        shift = np.float32(threshold.shift)
+        lowest = self.run(sources, lambda _, image, e: self.log_nfa(e, image.shape[:2]).min() - shift, batch_size)
+        added = [
+            AddedImage(_added_name(source, number), image_sha256(source), float(value))
+            for number, (source, value) in enumerate(zip(sources, lowest, strict=True), 1)
+        ]
+        self.threshold, self.origin = threshold.with_added(added), None
+        log_added(self.threshold, added)
+
+    def _calibrated_threshold(self, sources: Sequence[ImageLike]) -> CalibratedThreshold:
+        if not sources:
+            raise ValueError("add_good needs at least one good image, got none")
+        if not isinstance(self.threshold, CalibratedThreshold):
+            raise ValueError("the paper's test learns nothing from good images that it flags: calibrate on good images")
+        return self.threshold
 
     def calibrate(
         self,
@@ -388,6 +433,24 @@ def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]
     name = sources[at] if isinstance(sources[at], str | Path) else f"number {at + 1}"
     log.info("calibrated for alpha %g on %d good images; as unusual as any may be: %s", threshold.alpha, count, name)
     warn_of_few_images(threshold)
+
+
+def log_added(threshold: CalibratedThreshold, added: Sequence[AddedImage]) -> None:
+    """Say what has become of images that were added, and warn where they leave little to flag."""
+    still = [image.name for image in added if image.lowest_log_nfa + threshold.shift < 0]
+    log.info("added %d good images, %d in all; still flagged: %s", len(added), len(threshold.added), some_names(still))
+    ranks = max(int(threshold.alpha * (1 + len(threshold.minima)) + 1e-9), 1)
+    below = sum(image.lowest_log_nfa <= ROUNDING_ROOM - threshold.shift for image in threshold.added)
+    if below >= ranks:
+        log.warning(
+            "the limit is where %d added images put it: good parts are flagged more rarely than alpha %g, and defects "
+            "too; calibrate on a random sample of good images",
+            *(below, threshold.alpha),
+        )
+
+
+def _added_name(source: ImageLike, number: int) -> str:
+    return Path(source).name if isinstance(source, str | os.PathLike) else f"number {number}"
 
 
 def warn_of_few_images(threshold: DecisionRule) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import segmentation
 from .conformal import (
+    AddedImage,
     Verdict,
     check_look_alpha,
     conformal_p_value,
@@ -62,7 +63,7 @@ class DecisionRule(Protocol):
 
     @property
     def calibration_images(self) -> int | None:
-        """How many good images p-values are counted in; None where none were seen."""
+        """How many good images p-values are counted in; None where they are not uniform on good images."""
 
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> DecisionRule:
         """The same rule for another alpha, from what is stored; ValueError where no good images were seen."""
@@ -160,6 +161,7 @@ class CalibratedThreshold:
         look_alpha: promised probability that a good image is not called good, see `verdict`; None is one limit only.
         map_maxima: the largest value of the anomaly map of each calibration image: what pictures are coloured by;
             empty where it is not known.
+        added: good images that were flagged and have joined since, see `Predictor.add_good`.
 
     Raises:
         ValueError: minima that are empty or not finite, an alpha outside (0, 1), a look_alpha that is not above it, an
@@ -174,6 +176,7 @@ class CalibratedThreshold:
     alpha: float
     look_alpha: float | None = None
     map_maxima: tuple[float, ...] = ()
+    added: tuple[AddedImage, ...] = ()
 
     def __post_init__(self) -> None:
         conformal_shift(self.minima, self.alpha)  # checks both
@@ -209,14 +212,24 @@ class CalibratedThreshold:
         return cls(weights, cell, exponent, drawing, minima, alpha, look_alpha, tuple(map_maxima))
 
     @property
-    def calibration_images(self) -> int:
-        """How many good images p-values are counted in."""
-        return len(self.minima)
+    def calibration_images(self) -> int | None:
+        """How many good images p-values are counted in; None where flagged ones were added: then they are too large."""
+        return None if self.added else len(self.minima)
 
     @property
     def shift(self) -> float:
         """What is added to log10 NFA so that the promise is kept."""
-        return rounded_shift(self.minima, self.alpha)
+        return rounded_shift(self.minima, self.alpha, self._added_minima)
+
+    @property
+    def _added_minima(self) -> list[float]:
+        return [image.lowest_log_nfa for image in self.added]
+
+    def with_added(self, images: Sequence[AddedImage]) -> CalibratedThreshold:
+        """The same rule, and further good images that were flagged; those that it has already are left out."""
+        known = {image.sha256 for image in self.added}
+        new = {image.sha256: image for image in images if image.sha256 not in known}
+        return replace(self, added=(*self.added, *new.values()))
 
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> CalibratedThreshold:
         """The same rule for another alpha; needs no images.
@@ -255,11 +268,12 @@ class CalibratedThreshold:
         Raises:
             ValueError: NaN, which would count as an image like any other.
         """
-        return conformal_p_value(np.add(self.minima, self.shift), lowest_log_nfa)
+        shift = self.shift
+        return conformal_p_value(np.add(self.minima, shift), lowest_log_nfa, np.add(self._added_minima, shift))
 
     def verdict(self, lowest_log_nfa: float) -> Verdict:
         """What to do with an image, see `conformal.verdict_of`; `lowest_log_nfa` as for `p_value`."""
-        return verdict_of(self.minima, lowest_log_nfa, self.alpha, self.look_alpha)
+        return verdict_of(self.minima, lowest_log_nfa, self.alpha, self.look_alpha, self._added_minima)
 
     def map_levels(self) -> tuple[float, float] | None:
         """The median of `map_maxima`, and what a share alpha of good images exceeds; None where they are not known."""
@@ -280,6 +294,7 @@ class CalibratedThreshold:
             "alpha": self.alpha,
             "look_alpha": self.look_alpha,
             "map_maxima": list(self.map_maxima),
+            "added": [asdict(image) for image in self.added],
         }
 
 

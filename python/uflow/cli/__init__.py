@@ -8,6 +8,7 @@ from . import train
 from . import predict
 from . import evaluate
 from . import calibrate
+from . import add_good
 from . import monitor
 from . import export
 from . import info
@@ -17,6 +18,7 @@ from . import demo
 # isort: on
 
 __all__ = [
+    "add_good",
     "app",
     "benchmark",
     "calibrate",

@@ -26,7 +26,8 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # a disk, or a us
 app = Commands(
     name="uflow",
     help="Learn what good parts look like; find what is not: anomaly maps, and masks with no threshold to tune.",
-    epilog="Exit codes: 0 done, 1 error, 2 wrong command line, 3 some images could not be judged (uflow predict).",
+    epilog="Exit codes: 0 done, 1 error, 2 wrong command line, 3 some images could not be judged (uflow predict), "
+    "4 the line has changed (uflow monitor).",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

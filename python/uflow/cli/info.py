@@ -48,9 +48,14 @@ def _lines(about: dict[str, Any]) -> dict[str, str]:
         "learnt from": images + kept,
         "alpha": "none: the paper's test, not calibrated" if about["alpha"] is None else f"{about['alpha']:g}",
     }
+    if about["look_alpha"] is not None:
+        lines["alpha"] += f", to look at: {about['look_alpha']:g}"
     if calibration is not None:
         images, alpha = calibration["images"], calibration["supported_alpha"]
         lines["calibrated on"] = f"{images} good images, which support alpha >= {alpha:.3g}"
+        if calibration["added"]:
+            names = [f"{image['name']} ({image['sha256'][:12]})" for image in calibration["added"]]
+            lines["added as good"] = f"{len(names)} flagged images: {', '.join(names)}"
     if about["selected_on_test"]:
         lines["note"] = "its epoch was chosen on the test set: figures measured there are not fair"
     return {**lines, "SHA-256": about["sha256"]}

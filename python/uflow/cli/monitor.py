@@ -13,7 +13,7 @@ from .common import say
 if TYPE_CHECKING:
     from ..monitor import Observation
 
-ALARM_EXIT_CODE = 3  # 1 is an error, 2 a wrong call
+ALARM_EXIT_CODE = 4
 
 
 @app.command(epilog="Example: uflow monitor results/predictions.jsonl")
@@ -26,7 +26,7 @@ def monitor(
     ] = None,
     seed: Annotated[int, typer.Option(help="of the random numbers that break ties")] = 0,
 ) -> None:
-    """Has the line changed since the threshold was calibrated, and since when? Exit code 3 where it has."""
+    """Has the line changed since the threshold was calibrated, and since when? Exit code 4 where it has."""
     from ..monitor import Monitor, monitor_lines, read_observations
 
     with predictions.open(encoding="utf-8") as lines:

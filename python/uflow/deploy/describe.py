@@ -24,8 +24,9 @@ def describe_model(path: Path) -> dict[str, Any]:
 
     Returns:
         `backbone`, `weights_source`, `weights_licence`, `image_size` (height, width), `strides`, `tile`; `images`: how
-        many it learnt from; `hold_out`, `held_out`: which of them were kept out, and the share asked for; `alpha` and
-        `calibration` (how many images, and the least alpha that they support), None for the paper's test;
+        many it learnt from; `hold_out`, `held_out`: which of them were kept out, and the share asked for; `alpha`,
+        `look_alpha` and `calibration` (how many images, the least alpha that they support, and the name and SHA-256 of
+        flagged images that were added as good), None for the paper's test;
         `selected_on_test`; `bytes` and `sha256`: of the file, or of the folder's `model.json`, which holds those of
         all other files.
 
@@ -66,7 +67,8 @@ def _describe(
     calibration = None
     if isinstance(threshold, CalibratedThreshold):
         count = len(threshold.minima)
-        calibration = {"images": count, "supported_alpha": supported_alpha(count)}
+        added = [{"name": image.name, "sha256": image.sha256} for image in threshold.added]
+        calibration = {"images": count, "supported_alpha": supported_alpha(count), "added": added}
     return {
         "backbone": backbone["name"],
         "weights_source": source,
@@ -78,6 +80,7 @@ def _describe(
         "hold_out": record.get("hold_out"),
         "held_out": record.get("held_out"),
         "alpha": threshold.alpha,
+        "look_alpha": threshold.look_alpha,
         "calibration": calibration,
         "selected_on_test": predictor["selected_on_test"],
     }
