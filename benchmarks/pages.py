@@ -89,9 +89,9 @@ def make_predictor(good_images: int = 60, alpha: float = 0.05, size: tuple[int, 
     """A predictor calibrated on made good images."""
     predictor = Predictor(PatternNetwork())
     images = [make_image("good", 10_000 + i, size)[0] for i in range(good_images)]
-    predictor.calibrate(images, alpha)
     evidence = list(predictor.run(images, lambda _, image, evidence: evidence))
-    predictor.blend = Blend.from_good_images(evidence)
+    predictor.blend = Blend.from_good_images(evidence)  # before calibrating, which learns what its maps reach
+    predictor.calibrate(images, alpha)
     return predictor
 
 

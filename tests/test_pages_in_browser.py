@@ -253,6 +253,7 @@ def test_large_view(open_page, report: Path, cards: list[Card]) -> None:
     assert page.inner_text("#verdict") == "Flagged"
     assert shown.findings[0].levels[0][1][0].path in page.locator("#stage path.line.found").get_attribute("d")
     assert page.locator("#regions td").nth(2).inner_text() == str(shown.findings[0].levels[0][1][0].area)
+    assert page.inner_text("#legend .ends").split("\n") == ["as on good parts", "model's α", "stranger"]
     picture = page.locator("#stage .map")
     opacity = "e => Number(getComputedStyle(e).opacity)"
     assert picture.evaluate(opacity) == pytest.approx(0.6)

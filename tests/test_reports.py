@@ -133,7 +133,7 @@ def test_maps_of_a_method_are_kept_where_asked(dataset: Path, tmp_path: Path, mo
     monkeypatch.setattr(rivals, "find_method", lambda name: bright)
     category = datasets.read_mvtec(dataset)
     kept = kept_file(tmp_path, category.name, "a:bright", 0, None)
-    rivals._measure(category, "a:bright", 0, Settings(image_size=64), kept)
+    rivals._measure(category, "a:bright", 0, Settings(image_size=64), kept=kept)
     found = KeptMaps.load(kept)
     assert found.maps.shape == (len(category.test), 128, 128)
     assert found.scores == pytest.approx(found.maps.max(axis=(1, 2)), abs=0.1)

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from .. import __version__
 from ..conformal import supported_alpha
 from ..files import PathLike, atomic_write
+from ..pictures import ALPHA_LEVEL, ColourScale
 from ..threshold import CalibratedThreshold, DecisionRule
 from .cards import LOOSEST_ALPHA, MOST_PICTURES, Card, leave_out_pictures
 
@@ -30,6 +31,7 @@ __all__ = ["Facts", "PageTable", "Promise", "Report", "slider_alphas", "write_re
 log = logging.getLogger("uflow")
 
 ALPHA_STEP = 0.005  # of the slider
+LEGEND_STEPS = 32  # colours of the bar that explains a map
 SCRIPTS = ("state.js", "drawing.js", "histogram.js", "gallery.js", "large_view.js", "report.js")
 
 
@@ -215,9 +217,17 @@ def _data(report: Report) -> dict[str, Any]:
             {"name": name, "calibrated": calibrated and bool(alphas), "judges": judges}
             for name, calibrated, judges in zip(report.methods, with_p, judged, strict=True)
         ],
-        "legend": None,
+        "legend": _legend() if alphas else None,
         "images": images,
     }
+
+
+def _legend() -> dict[str, Any]:
+    """The colours of a map from one end of their scale to the other, and what they mean."""
+    colours = ColourScale(alarm=ALPHA_LEVEL).colours()
+    shown = [*range(0, len(colours), len(colours) // LEGEND_STEPS), len(colours) - 1]
+    stops = [{"at": at / (len(colours) - 1), "colour": "#{:02x}{:02x}{:02x}".format(*colours[at])} for at in shown]
+    return {"colours": stops, "words": ["as on good parts", "model's α", "stranger"]}
 
 
 def _pictures(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
