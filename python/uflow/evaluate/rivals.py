@@ -322,7 +322,7 @@ def _common(settings: Settings) -> dict[str, Any]:
     size = settings.image_size or settings.quality
     common: dict[str, Any] = {"backbone": settings.backbone, "image_size": size}  # epochs are each result's own
     if settings.weights is not None:
-        common["weights"] = [sha256(file) for file in settings.weights]
+        common["weights"] = [sha256(file) if file.is_file() else str(file) for file in settings.weights]
     if settings.recipe != "default":
         common["recipe"] = settings.recipe
     return common | {name: True for name in ("paper_map", "paper_test") if getattr(settings, name)}
