@@ -19,7 +19,7 @@ from .backbones import Backbone, create_backbone
 from .files import PathLike, sha256
 from .fitting import Selection, fit_parts, make_backbone
 from .flow import UFlow
-from .images import ImageLike, list_good_sources, read_image
+from .images import ImageLike, list_good_sources
 from .memory import MemoryBank
 from .monitor import Monitor
 from .network import TorchNetwork, resolve_device
@@ -223,7 +223,7 @@ class Detector:
             return memory
         radii = [KNOWN_SHARE * (scale + 1) / weight for scale, weight in enumerate(threshold.weights.distances)]
         for source in sources:
-            image = read_image(source)
+            image = self.predictor.read(source)
             for tile in self.predictor.tiling(image).cut(image):
                 memory = memory.with_unknown_cells(self.network.features(tile[None]), radii)
         return memory
