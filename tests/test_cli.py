@@ -525,5 +525,6 @@ def test_export_looks_at_its_folder_before_the_work(
 
 
 def test_sigterm_is_an_orderly_end(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uflow.cli.app.say", lambda text: signal.raise_signal(signal.SIGTERM))
+    # By its name: in the package, `app` is the Typer application of that module.
+    monkeypatch.setattr(sys.modules["uflow.cli.app"], "say", lambda text: signal.raise_signal(signal.SIGTERM))
     assert run("--version")[0] == 143

@@ -274,7 +274,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def test_a_long_call_can_be_interrupted(call: str) -> None:
     values = np.random.default_rng(0).random((2500, 2500), np.float32) * 9
     model = _core.Background(1.0, 4.0, 1.0, 4.0, 0.1)
-    flat = values.ravel().astype(np.float64)[:2_000_000]
+    flat = np.tile(values.ravel()[:2_000_000].astype(np.float64), 8)
     work = {
         "max_tree": lambda: _core.max_tree(values, 4),
         "log_nfa": lambda: _core.log_nfa([values[None]], None, [model], 9, 9, _core.Tail.exact, False, 1),

@@ -248,7 +248,7 @@ def test_an_epoch_chosen_on_the_test_set_is_marked_wherever_it_goes(
     assert "chosen.uflow was chosen on its test set: its figures there are not fair" in caplog.text
     assert loaded.predictor.selected_on_test
     assert loaded.record == json.loads(json.dumps(chosen.record))
-    assert {"selected_on_test"} == chosen.record.keys() - fair.record.keys()
+    assert {"selected_on_test", "selected_by"} == chosen.record.keys() - fair.record.keys()
 
 
 # Bad input: each one clear line ---------------------------------------------------------------------------------------

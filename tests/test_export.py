@@ -21,6 +21,7 @@ import uflow
 from conftest import texture
 from uflow import backbones
 from uflow.deploy import exported as runtime
+from uflow.deploy import runtimes
 from uflow.deploy.export import export
 from uflow.deploy.exported import save_threshold
 from uflow.detector import Detector
@@ -438,7 +439,7 @@ def test_bad_calls_write_nothing(small: Detector, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
-def open_wrong_network(path: Path, outputs: int, threads: int | None) -> runtime.Run:
+def open_wrong_network(path: Path, outputs: int, threads: int | None, device: str) -> runtimes.Run:
     return lambda images: [np.zeros((3, n, n), np.float32) for n in (16, 8, 64)]
 
 
@@ -457,7 +458,7 @@ def test_replaced_whole_or_not_at_all(small: Detector, folder: Path, tmp_path: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     with monkeypatch.context() as patch:
-        patch.setitem(runtime._OPEN, "torch", open_wrong_network)
+        patch.setitem(runtimes.OPEN, "torch", open_wrong_network)
         with pytest.raises(RuntimeError, match=r"the exported network differs from torch by .*, more than 0\.001"):
             export(small, target, "torch")
     assert sorted(path.name for path in target.iterdir()) == before

@@ -12,6 +12,7 @@ from PIL import Image
 from test_cli import model, run  # noqa: F401 (fixtures)
 from uflow.cli.predict import check_pictures, output_names
 from uflow.listing import RESULTS_FILE
+from uflow.pictures import ColourScale, map_picture
 from uflow.prediction import Prediction, write_prediction
 
 ENDINGS = ("_map.png", "_mask.png", "_overlay.png")
@@ -127,4 +128,4 @@ def test_pictures_of_a_large_image_take_few_bytes_a_pixel(tmp_path: Path) -> Non
     tracemalloc.stop()
     assert peak / mask.size < 16
     with Image.open(tmp_path / "part_map.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), (values * 255).round().astype(np.uint8))
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(map_picture(values, ColourScale())))

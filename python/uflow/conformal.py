@@ -105,10 +105,10 @@ def conformal_p_value(log_nfa_minima: ArrayLike, lowest_log_nfa: float, added: A
     """
     if math.isnan(lowest_log_nfa):
         raise ValueError("p_value needs the lowest log10 NFA of an image, got NaN")
-    minima = np.asarray(log_nfa_minima)
-    as_strange = np.count_nonzero(minima <= lowest_log_nfa)
-    as_strange += np.count_nonzero(np.asarray(added) <= lowest_log_nfa + ROUNDING_ROOM)  # an added image knows itself
-    return min(float(1 + as_strange) / (1 + len(minima)), 1.0)
+    minima = np.append(log_nfa_minima, added)
+    # With the room that the shift has: an added image knows itself, and ``p_value <= alpha`` is the decision.
+    as_strange = np.count_nonzero(minima <= lowest_log_nfa + ROUNDING_ROOM)
+    return min(float(1 + as_strange) / (1 + np.size(log_nfa_minima)), 1.0)
 
 
 def verdict_of(

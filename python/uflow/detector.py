@@ -113,9 +113,8 @@ class Detector:
             RuntimeError: another training holds the state file.
         """
         asked = Recipe.from_keywords(backbone, **recipe)
-        sources = list_good_sources(images, bgr)
         return cls.fit_recipe(
-            sources,
+            list_good_sources(images, bgr) if bgr else images,
             asked,
             weights=weights,
             device=device,
@@ -351,12 +350,9 @@ def detector_from_file(
             f"{path} was trained on {saved['name']} weights from {saved['weights_source']}, and those of "
             f"{backbone.weights_source} differ; pass the right file as weights=... ({saved['weights_sha256'][:12]})"
         )
-    vectors = [tensors.pop(name) for name in sorted(tensors) if name.startswith("memory.")]
-    memory = MemoryBank(vectors) if vectors else None
+    memory = _memory(path, tensors, backbone.channels)
     flow = UFlow(backbone.channels, backbone.sizes, **config["flow"])
-    if tensors.keys() != flow.state_dict().keys():
-        raise ValueError(f"{path} was written by another version of uflow: train the model again")
-    flow.load_state_dict(tensors)
+    _fill(path, flow, tensors)
     network = TorchNetwork(backbone, flow, memory, device)
     predictor = Predictor.from_dict(network, config["predictor"])
     predictor.origin = ModelOrigin(path.name, sha256(path))

@@ -14,6 +14,7 @@ EXTRA_OF = {
     "timm": "train",
     "huggingface_hub": "train",
     "safetensors": "train",
+    "filelock": "train",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "onnx",

@@ -88,6 +88,7 @@ def _prepare_streams(stack: ExitStack) -> None:
         if stream is None:  # closed by whoever called us
             nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (the stack closes it)
             setattr(sys, name, stack.enter_context(nowhere))
+            stack.callback(setattr, sys, name, None)  # before it is closed
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in another alphabet than the terminal's
 

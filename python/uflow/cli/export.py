@@ -37,9 +37,9 @@ def export(
     from ..images import list_images
 
     folder = output or Path(f"{model.stem}_{format}")
+    check_new_folder(folder)
     images = list_images(int8) if int8 else None
     check_request(folder, format, images)
-    check_new_folder(folder)
     detector = load(model, device="cpu", weights=weights)
     write_export(detector, folder, format, dynamic_size=dynamic_size, int8=images)
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
