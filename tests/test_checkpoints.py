@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import uflow
 from test_flow import freia_uflow
 from uflow import backbones, scoring, weights
+from uflow.calibration_log import UNCALIBRATED
 from uflow.detector import Detector
 from uflow.features import image_tensor
 from uflow.flow import UFlow
@@ -26,7 +27,6 @@ from uflow.images import read_image
 from uflow.interop import checkpoint
 from uflow.interop.checkpoint import Foreign, load_foreign
 from uflow.interop.freia import convert_freia, to_freia
-from uflow.predictor import UNCALIBRATED
 from uflow.threshold import PaperThreshold
 from uflow.weights import WeightsNotFound
 

@@ -108,7 +108,12 @@ def changed(content: dict[str, Any], where: tuple[Any, ...], value: Any) -> dict
     return content
 
 
-FREE = ("name", "weights_source", "weights_sha256", "sha256")  # texts that say anything, or are compared with others later
+FREE = (
+    "name",
+    "weights_source",
+    "weights_sha256",
+    "sha256",
+)  # texts that say anything, or are compared with others later
 FLAGS = ("tile", "affine", "selected_on_test")
 COMPUTED_FROM = [where for where in leaves(MODEL) if where and where[0] not in ("record", "history")]
 

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from . import model_file
 from .backbones import Backbone, coarsest_stride, create_backbone
 from .bit_depth import find_bit_depth
+from .calibration_log import UNCALIBRATED, log_calibration
 from .features import ImageFeatures, describe_images
 from .files import PathLike
 from .flow import UFlow
@@ -24,7 +25,7 @@ from .input_size import PIXEL_BUDGETS, choose_input_size
 from .memory import MemoryBank
 from .model_header import read_header
 from .network import TorchNetwork
-from .predictor import UNCALIBRATED, evidence_of_tiles, log_calibration
+from .predictor import evidence_of_tiles
 from .recipe import Recipe
 from .scoring import Blend, Evidence, largest_map_values
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold

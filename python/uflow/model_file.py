@@ -76,9 +76,10 @@ def load_training_state(path: Path, record: dict[str, Any]) -> TrainingState:
 
 
 def parse_history(history: Sequence[Mapping[str, Any]], where: str) -> list[Epoch]:
-    """What each epoch gave, as a file says; null is read as NaN."""
+    """What each epoch gave, as a file says: null is read as NaN; of held-out images nothing is said where none are."""
+    no_held_out = {"held_out_nll": None}
     with_nan = [
-        {name: 0.0 if value is None and name != "epoch" else value for name, value in epoch.items()}
+        {**no_held_out, **{name: 0.0 if value is None and name != "epoch" else value for name, value in epoch.items()}}
         for epoch in history
     ]
     epochs = parse(list[Epoch], with_nan, f"{where}: history")
@@ -109,8 +110,12 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _without_nan(history: Sequence[Epoch]) -> list[dict[str, Any]]:
-    """Epochs ready for JSON, which has no NaN and no infinity: null stands for both."""
+    """Epochs ready for JSON, which has no NaN and no infinity: null stands for both, and what is None is left out."""
     return [
-        {name: value if math.isfinite(cast(float, value)) else None for name, value in epoch.items()}
+        {
+            name: number if math.isfinite(number) else None
+            for name, number in cast("dict[str, float | None]", epoch).items()
+            if number is not None
+        }
         for epoch in history
     ]

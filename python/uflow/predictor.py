@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from . import segmentation, tiling
 from .bit_depth import check_bit_depth
-from .conformal import ROUNDING_ROOM, AddedImage, check_alpha, check_look_alpha, supported_alpha
-from .files import FileStamp, PathLike, some_names
+from .calibration_log import UNCALIBRATED, log_added, log_calibration, warn_of_few_images
+from .conformal import AddedImage, check_alpha, check_look_alpha
+from .files import FileStamp, PathLike
 from .images import (
     ImageLike,
     as_source,
@@ -37,11 +38,9 @@ from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_val
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
-__all__ = ["UNCALIBRATED", "Network", "Predictor", "evidence_of_tiles", "failed_image", "log_calibration"]
+__all__ = ["Network", "Predictor", "evidence_of_tiles", "failed_image"]
 
 log = logging.getLogger("uflow")
-
-UNCALIBRATED = "the paper's test, which keeps its promise for independent standard normal latents only"
 
 MAX_HELD_BYTES = 1 << 30  # of images and maps that are on their way, see `Predictor.stream`
 BYTES_A_PIXEL = 24  # of an image and its maps, while they are made
@@ -426,40 +425,5 @@ def evidence_of_tiles(tilings: Sequence[tiling.Tiling], found: Sequence[Evidence
     ]
 
 
-def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]) -> None:
-    """Say what a threshold promises, and which of the calibration images `sources` it lies at."""
-    count = len(threshold.minima)
-    at = int(np.argmin(np.abs(np.add(threshold.minima, threshold.shift))))
-    name = sources[at] if isinstance(sources[at], str | Path) else f"number {at + 1}"
-    log.info("calibrated for alpha %g on %d good images; as unusual as any may be: %s", threshold.alpha, count, name)
-    warn_of_few_images(threshold)
-
-
-def log_added(threshold: CalibratedThreshold, added: Sequence[AddedImage]) -> None:
-    """Say what has become of images that were added, and warn where they leave little to flag."""
-    still = [image.name for image in added if image.lowest_log_nfa + threshold.shift < 0]
-    log.info("added %d good images, %d in all; still flagged: %s", len(added), len(threshold.added), some_names(still))
-    ranks = max(int(threshold.alpha * (1 + len(threshold.minima)) + 1e-9), 1)
-    below = sum(image.lowest_log_nfa <= ROUNDING_ROOM - threshold.shift for image in threshold.added)
-    if below >= ranks:
-        log.warning(
-            "the limit is where %d added images put it: good parts are flagged more rarely than alpha %g, and defects "
-            "too; calibrate on a random sample of good images",
-            *(below, threshold.alpha),
-        )
-
-
 def _added_name(source: ImageLike, number: int) -> str:
     return Path(source).name if isinstance(source, str | os.PathLike) else f"number {number}"
-
-
-def warn_of_few_images(threshold: DecisionRule) -> None:
-    """Say where an alpha is asked for that the calibration images are too few to promise."""
-    if not isinstance(threshold, CalibratedThreshold):
-        return
-    count = len(threshold.minima)
-    if (supported := supported_alpha(count)) > threshold.alpha:
-        log.warning(
-            "%d calibration images support alpha >= %.3g, not %.3g: a good image may be flagged that often",
-            *(count, supported, threshold.alpha),
-        )

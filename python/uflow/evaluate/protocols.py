@@ -79,7 +79,7 @@ class Protocol:
         if self.oracle is None:
             return None
         low, high, step = self.oracle
-        return [low + step * i for i in range(int(np.floor((high - low) / step + 1e-9)) + 1)]
+        return [float(low + step * i) for i in range(int(np.floor((high - low) / step + 1e-9)) + 1)]
 
     @property
     def oracle_name(self) -> str:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, serialization
 
 from ..backbones import Backbone, create_backbone
+from ..calibration_log import UNCALIBRATED
 from ..detector import Detector, Weights, check_tensors, detector_from_file
 from ..files import sha256, some_names
 from ..flow import UFlow
 from ..model_file import load_model
 from ..network import TorchNetwork
 from ..prediction import ModelOrigin
-from ..predictor import UNCALIBRATED
 from .freia import FREIA_KEY, SoftClamp, convert_freia
 
 __all__ = ["Foreign", "is_foreign", "load_checkpoint", "load_foreign", "load_nets", "load_on_checkpoint"]
