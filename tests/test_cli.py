@@ -510,7 +510,7 @@ def test_export_looks_at_its_folder_before_the_work(
     broken = tmp_path / "broken.uflow"
     broken.write_bytes(b"not read")
     for arguments, message in [
-        (("-o", "file"), "file exists and is not an exported model"),
+        (("-o", "file"), "--output file is a file, and a folder is needed"),
         (("-o", "own"), "own exists and is not an exported model"),
         (("-o", "file/new"), "--output .*/file is a file, and a folder is needed"),
         (("--format", "tflite"), "unknown export format 'tflite'"),

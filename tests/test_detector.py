@@ -344,8 +344,10 @@ def test_bad_images(detector: Detector, dataset: Path, tmp_path: Path) -> None:
         detector.calibrate(dataset / "test/good", alpha=1.5)
     with pytest.raises(ValueError, match="alpha is a probability"):
         fit(dataset / "train/good", alpha=0.0)
-    with pytest.raises(ValueError, match="held_out is a share"):
+    with pytest.raises(ValueError, match="held_out=0 leaves no good images to calibrate by"):
         fit(dataset / "train/good", held_out=0.0)
+    with pytest.raises(ValueError, match="held_out is a share"):
+        fit(dataset / "train/good", held_out=-0.1)
     with pytest.raises(ValueError, match="efficientnet_lite0"):
         fit(dataset / "train/good", backbone="efficientnet_light0")
     with pytest.raises(TypeError, match="unknown argument 'epochs'; known: backbone, image_size"):
