@@ -206,7 +206,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     defect(7, slice(9, 10), slice(9, 10), 1e4, 30)  # beyond what the anomaly map can tell in float32
     threshold = CalibratedThreshold.from_good_images(good, 0.1)
     assert 0.1 < threshold.exponent < 0.9
-    settings = {"blend": Blend.from_good_images(good).to_dict(), "tile": False, "bit_depth": 16, "selected_on_test": False}
+    settings = {"blend": Blend.from_good_images(good).to_dict(), "tile": False, "bit_depth": 16}
+    settings["selected_on_test"] = False
     folder = tmp_path_factory.mktemp("exported") / "tile.uflow"
     folder.mkdir()
     (folder / "network.onnx").write_bytes(b"not opened")

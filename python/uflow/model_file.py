@@ -91,8 +91,7 @@ def parse_history(history: Sequence[Mapping[str, Any]], where: str) -> list[Epoc
 def _save(path: Path, kind: str, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
     header = {"uflow": write_json({"kind": kind, "version": FORMAT_VERSION, **config})}
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header["sha256"] = sign_content(safetensors.torch.save(copies, header))
-    content = safetensors.torch.save(copies, header)
+    content = sign_content(safetensors.torch.save(copies, header))
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 

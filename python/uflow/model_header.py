@@ -138,10 +138,14 @@ def read_content(path: Path, kind: str) -> tuple[dict[str, Any], bytes]:
     return config, content
 
 
-def sign_content(content: bytes) -> str:
-    """The SHA-256 that the header of a file must hold under "sha256", given the file without it."""
+def sign_content(content: bytes) -> bytes:
+    """The content of a file with the SHA-256 of all the rest in its header; the same bytes for the same content."""
     metadata, entries, body = _split(content)
-    return _digest(metadata["uflow"], entries, body)
+    # Not by safetensors: it writes several entries of the metadata in any order.
+    signed = {"uflow": metadata["uflow"], "sha256": _digest(metadata["uflow"], entries, body)}
+    header = json.dumps({"__metadata__": signed, **entries}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % LENGTH_BYTES)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(LENGTH_BYTES, "little") + header + bytes(body)
 
 
 def _split(content: bytes) -> tuple[dict[str, Any], dict[str, Any], memoryview]:
