@@ -63,6 +63,7 @@ def make_backbone(
     sources: Sequence[ImageLike], recipe: Recipe, weights: PathLike | Sequence[PathLike] | None = None
 ) -> Backbone:
     """The backbone of a recipe, at the input size that suits the images where the recipe leaves it open."""
+    _check_count(sources)
     size: int | tuple[int, int] | None = None
     if recipe.image_size != "auto":
         size = recipe.image_size
@@ -87,8 +88,7 @@ def fit_parts(
         ValueError: fewer than 2 images, or bad input.
         uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
     """
-    if len(sources) < 2:
-        raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
+    _check_count(sources)
     recipe = recipe.resolved(backbone)
     record = training_record(recipe, backbone, sources, selection)
     # MS-CaiT, and what is to be reproduced, stay the paper's.
@@ -118,6 +118,11 @@ def fit_parts(
     else:
         log.info("not calibrated: %s", UNCALIBRATED)
     return Fitted(network, threshold, blend, training, record)
+
+
+def _check_count(sources: Sequence[ImageLike]) -> None:
+    if len(sources) < 2:
+        raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
 
 
 def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recipe: Recipe) -> list[Fold]:
