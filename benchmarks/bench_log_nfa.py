@@ -118,41 +118,40 @@ def threads(source: str, log_nfa: tuple[Any, int]) -> Iterator[Contest]:
     """One call with several worker threads."""
     function, images = log_nfa
     for count in (2, 4, 8):
-        claim = at_least(1.8, f"64 images from {source}: 2 threads over 1")
-        contestants = {
-            f"uflow, {count} threads": partial(function, 0, images, count),
-            "uflow, 1 thread": partial(function, 0, images, 1),
-        }
-        yield Contest(
-            "64 images, one call",
-            f"from {source}, {count} threads",
-            contestants,
-            same_bytes,
-            [claim] if count == 2 else [],
-            threads=count,
-            details={"by": "one call", "source": source},
-        )
+        claims = [at_least(1.8, f"64 images from {source}: 2 threads over 1")] if count == 2 else []
+        several = {f"uflow, {count} threads": partial(function, 0, images, count)}
+        yield over_one_thread("one call", source, log_nfa, count, several, claims)
 
 
 def python_threads(source: str, log_nfa: tuple[Any, int]) -> Iterator[Contest]:
     """Python threads at once, each with its part of the batch on one thread: a held lock would make them wait."""
     function, images = log_nfa
     for count in (2, 4, 8):
-        claim = at_least(1.2, f"the same from {source} by 8 Python threads")
+        claims = [at_least(1.2, f"the same from {source} by 8 Python threads")] if count == 8 else []
         with ThreadPoolExecutor(count) as pool:
-            contestants = {
-                f"uflow, {count} Python threads": partial(in_parts, pool, function, images, count),
-                "uflow, 1 thread": partial(function, 0, images, 1),
-            }
-            yield Contest(
-                "64 images, Python threads",
-                f"from {source}, {count} threads",
-                contestants,
-                same_bytes,
-                [claim] if count == 8 else [],
-                threads=count,
-                details={"by": "Python threads", "source": source},
-            )
+            several = {f"uflow, {count} Python threads": partial(in_parts, pool, function, images, count)}
+            yield over_one_thread("Python threads", source, log_nfa, count, several, claims)
+
+
+def over_one_thread(
+    by: str,
+    source: str,
+    log_nfa: tuple[Any, int],
+    count: int,
+    several: dict[str, Any],
+    claims: list[Any],
+) -> Contest:
+    """A batch by several threads beside the same by one."""
+    function, images = log_nfa
+    return Contest(
+        f"64 images, {by}",
+        f"from {source}, {count} threads",
+        {**several, "uflow, 1 thread": partial(function, 0, images, 1)},
+        same_bytes,
+        claims,
+        threads=count,
+        details={"by": by, "source": source},
+    )
 
 
 def in_parts(pool: ThreadPoolExecutor, function: Any, images: int, count: int) -> NDArray[np.float32]:

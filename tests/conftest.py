@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +27,19 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
     text = str(error.value)
     assert "\n" not in text
     return text
+
+
+def stream_threads() -> list[str]:
+    """Names of the threads of streams that are alive."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("uflow")]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Fail where a condition does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +82,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a module's files of made weights are."""
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def resnet18_file(weights_folder: Path) -> Path:
+    """Made weights of a ResNet-18."""
+    from made_nets import weights_file
+
+    return weights_file(weights_folder, "resnet18")
 
 
 @pytest.fixture(scope="session")

@@ -26,16 +26,6 @@ TINY_CAIT = backbones._Entry(("cait_xxs24_224", "cait_xxs36_224"), strides=(16, 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("weights")
-
-
-@pytest.fixture(scope="module")
-def resnet18_file(folder: Path) -> Path:
-    return weights_file(folder, "resnet18")
-
-
 # What comes out ------------------------------------------------------------------------------------------------------
 
 
@@ -43,8 +33,8 @@ def resnet18_file(folder: Path) -> Path:
     ("arch", "channels"),
     [("resnet18", (64, 128, 256)), ("wide_resnet50_2", (256, 512, 1024))],
 )
-def test_resnets_give_strides_4_8_16(folder: Path, arch: str, channels: tuple[int, ...]) -> None:
-    net = create_backbone(arch, image_size=(64, 96), weights=weights_file(folder, arch))
+def test_resnets_give_strides_4_8_16(weights_folder: Path, arch: str, channels: tuple[int, ...]) -> None:
+    net = create_backbone(arch, image_size=(64, 96), weights=weights_file(weights_folder, arch))
     assert (net.strides, net.channels, net.sizes) == ((4, 8, 16), channels, ((16, 24), (8, 12), (4, 6)))
     maps = net(torch.rand(2, 3, 64, 96))
     assert [tuple(m.shape) for m in maps] == [(2, c, *s) for c, s in zip(channels, net.sizes, strict=True)]
@@ -137,8 +127,8 @@ def test_efficientnet_lite_is_normalised_with_one_half() -> None:
         torch.testing.assert_close(a, F.layer_norm(b, b.shape[1:]), rtol=1e-4, atol=1e-4)
 
 
-def test_any_timm_model_by_name_and_strides(folder: Path) -> None:
-    path = weights_file(folder, "mobilenetv3_small_050")
+def test_any_timm_model_by_name_and_strides(weights_folder: Path) -> None:
+    path = weights_file(weights_folder, "mobilenetv3_small_050")
     net = create_backbone("mobilenetv3_small_050", 70, strides=(4, 8), weights=path)
     assert (net.strides, net.image_size, net.sizes) == ((4, 8), (72, 72), ((18, 18), (9, 9)))
     assert net.layer_norm
@@ -146,7 +136,7 @@ def test_any_timm_model_by_name_and_strides(folder: Path) -> None:
         (c, *s) for c, s in zip(net.channels, net.sizes, strict=True)
     ]
     # A net whose features_only form renames its entries (stem.0 -> stem_0) is still filled completely.
-    path = weights_file(folder, "convnext_atto")
+    path = weights_file(weights_folder, "convnext_atto")
     renamed = create_backbone("convnext_atto", 64, weights=path)
     images = torch.rand(1, 3, 64, 64)
     x: Any = timm_net("convnext_atto")
@@ -177,8 +167,8 @@ def test_export_with_any_batch() -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny_files(folder: Path) -> list[Path]:
-    return [weights_file(folder, arch, seed) for seed, arch in enumerate(TINY_CAIT.archs)]
+def tiny_files(weights_folder: Path) -> list[Path]:
+    return [weights_file(weights_folder, arch, seed) for seed, arch in enumerate(TINY_CAIT.archs)]
 
 
 @pytest.fixture

@@ -170,6 +170,22 @@ METADATA = {
 }
 
 
+def write_folder(folder: Path, threshold: CalibratedThreshold, blend: Blend, maps: int) -> Path:
+    """An exported folder of these numbers, whose network is not opened."""
+    settings = {"blend": blend.to_dict(), "tile": False, "bit_depth": 16, "selected_on_test": False}
+    folder.mkdir()
+    (folder / "network.onnx").write_bytes(b"not opened")
+    metadata = METADATA | {
+        "files": {"network.onnx": exported.sha256(folder / "network.onnx")},
+        "outputs": [""] * (maps + 1),
+        "image_size": [56, 72],
+        "strides": [4, 8, 16],
+    }
+    metadata |= {"latent_channels": [40, 40, 40], "predictor": {"threshold": threshold.to_dict(), **settings}}
+    exported.write_metadata(folder, metadata)
+    return folder
+
+
 @pytest.fixture(scope="module", params=[2, 1, 0], ids=["two distances", "one distance", "latents alone"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A threshold learnt from made evidence, and evidence of good and of defective images, the first good."""
@@ -206,19 +222,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     defect(7, slice(9, 10), slice(9, 10), 1e4, 30)  # beyond what the anomaly map can tell in float32
     threshold = CalibratedThreshold.from_good_images(good, 0.1)
     assert 0.1 < threshold.exponent < 0.9
-    settings = {"blend": Blend.from_good_images(good).to_dict(), "tile": False, "bit_depth": 16}
-    settings["selected_on_test"] = False
-    folder = tmp_path_factory.mktemp("exported") / "tile.uflow"
-    folder.mkdir()
-    (folder / "network.onnx").write_bytes(b"not opened")
-    metadata = METADATA | {
-        "files": {"network.onnx": exported.sha256(folder / "network.onnx")},
-        "outputs": [""] * (len(bad.maps) + 1),
-        "image_size": [56, 72],
-        "strides": [4, 8, 16],
-    }
-    metadata |= {"latent_channels": [40, 40, 40], "predictor": {"threshold": threshold.to_dict(), **settings}}
-    exported.write_metadata(folder, metadata)
+    blend = Blend.from_good_images(good)
+    folder = write_folder(tmp_path_factory.mktemp("exported") / "tile.uflow", threshold, blend, len(bad.maps))
     unused = np.zeros((1, 1, 1), np.float32)  # the network's own anomaly map
 
     def run(images: np.ndarray) -> list[np.ndarray]:

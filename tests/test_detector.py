@@ -338,6 +338,8 @@ def test_bad_images(detector: Detector, dataset: Path, tmp_path: Path) -> None:
         detector.predict(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="absent"):
         detector.predict("absent.png")
+    with pytest.raises(ValueError, match="at least 2 good images, one of them to select by; got 0"):
+        uflow.Detector.fit([], device="cpu", progress=False)
     with pytest.raises(ValueError, match="at least 2 good images"):
         fit([np.zeros((64, 64, 3), np.uint8)])
     with pytest.raises(ValueError, match="alpha is a probability"):

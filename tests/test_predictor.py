@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import stream_threads, wait_for
 from uflow import tiling
 from uflow.detector import Detector
 from uflow.images import list_images, read_image, resize_image
@@ -22,6 +22,8 @@ from uflow.predictor import Predictor, evidence_of_tiles
 from uflow.scoring import Blend, Evidence, EvidenceWeights, anomaly_map_from_energies
 from uflow.segmentation import Background
 from uflow.threshold import CalibratedThreshold, PaperThreshold
+
+PATIENCE_S = 10.0  # that threads have to end
 
 UNIT = Background(1, 1, 1)
 WEIGHTS = EvidenceWeights((400.0, 400.0), 0.5, (2.0,))
@@ -79,17 +81,6 @@ def picture(value: int, size: tuple[int, int] = (32, 32)) -> np.ndarray:
 
 def noise_pictures(count: int, seed: int = 0, most: int = 60) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).integers(0, most, (count, 32, 32, 3), np.uint8))
-
-
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("uflow")]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
 
 
 # One image, a list, a stream ------------------------------------------------------------------------------------------
@@ -166,7 +157,7 @@ def test_an_endless_source_waits_for_the_caller() -> None:
     time.sleep(0.2)
     assert taken <= 29 + 2 * 4 + 1
     results.close()
-    wait_for(lambda: not threads())
+    wait_for(lambda: not stream_threads(), PATIENCE_S)
 
 
 def test_what_is_ready_passes_together() -> None:
@@ -195,16 +186,16 @@ def test_errors_come_to_the_caller_after_the_predictions_before(tmp_path: Path) 
         with pytest.raises((RuntimeError, ValueError), match=message):
             seen += (result.image[0, 0, 0] for result in results)
         assert seen == expected
-        wait_for(lambda: not threads())
+        wait_for(lambda: not stream_threads(), PATIENCE_S)
     assert list(brightness(threshold=OF_ONE_SCALE).stream(iter([]))) == []
 
 
 def test_an_abandoned_stream_ends_its_threads() -> None:
     results = brightness().stream(picture(i % 9) for i in itertools.count())
     next(results)
-    assert threads()
+    assert stream_threads()
     del results
-    wait_for(lambda: not threads())
+    wait_for(lambda: not stream_threads(), PATIENCE_S)
 
 
 def test_run_gives_what_is_finished_of_each_image() -> None:

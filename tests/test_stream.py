@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from conftest import stream_threads, wait_for
 from uflow.stream import LOOK_AROUND_S, Steps, ordered_stream
+
+PATIENCE_S = 20.0  # that threads have to end
 
 
 def double_all(values: Sequence[int]) -> list[int]:
@@ -42,21 +45,10 @@ def stream_of(
     return ordered_stream(source, steps, batch_size=batch_size, capacity=capacity, max_weight=max_weight)
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("uflow")]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
-
-
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    wait_for(lambda: not threads())
+    wait_for(lambda: not stream_threads(), PATIENCE_S)
 
 
 # Order and batches ----------------------------------------------------------------------------------------------------
@@ -272,7 +264,7 @@ def test_no_more_weight_is_held_than_may_be() -> None:
 
 def test_nothing_starts_before_the_first_result_is_asked_for() -> None:
     results = stream_of(itertools.count())
-    assert not threads()
+    assert not stream_threads()
     results.close()
 
 
@@ -282,9 +274,9 @@ def test_closing_early_ends_the_threads_and_stops_the_source(taken: int) -> None
     results = stream_of(source)
     for _ in range(taken):
         next(results)
-    assert threads()
+    assert stream_threads()
     results.close()
-    wait_for(lambda: not threads())
+    wait_for(lambda: not stream_threads(), PATIENCE_S)
     at = next(source)
     time.sleep(0.05)
     assert next(source) == at + 1
@@ -293,9 +285,9 @@ def test_closing_early_ends_the_threads_and_stops_the_source(taken: int) -> None
 def test_an_abandoned_stream_ends_its_threads() -> None:
     results = stream_of(itertools.count())
     next(results)
-    assert threads()
+    assert stream_threads()
     del results
-    wait_for(lambda: not threads())
+    wait_for(lambda: not stream_threads(), PATIENCE_S)
 
 
 def test_closing_waits_for_the_work_at_hand() -> None:
@@ -313,14 +305,14 @@ def test_closing_waits_for_the_work_at_hand() -> None:
     next(results)
     assert working.wait(20)
     results.close()
-    assert "uflow-work" not in threads()
+    assert "uflow-work" not in stream_threads()
     assert ended
 
 
 def test_an_error_in_the_callers_loop_ends_the_threads() -> None:
     with pytest.raises(ZeroDivisionError):
         sum(1 / (item - 3) for item, _, _ in stream_of(range(100)))
-    wait_for(lambda: not threads())
+    wait_for(lambda: not stream_threads(), PATIENCE_S)
 
 
 # A script that ends while it holds a live stream: the worker is inside torch, which must not be cut off. Each try is a

@@ -25,16 +25,6 @@ from uflow.weights import WeightsNotFound
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("weights")
-
-
-@pytest.fixture(scope="module")
-def resnet18_file(folder: Path) -> Path:
-    return weights_file(folder, "resnet18")
-
-
 @pytest.fixture
 def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No packaged weights, empty caches under tmp_path, and no hub: whatever this machine holds, tests see nothing."""
@@ -99,9 +89,9 @@ def test_same_weights_same_hash_whatever_the_file(tmp_path: Path) -> None:
 
 
 def test_places_are_searched_in_order(
-    empty_caches: Path, folder: Path, resnet18_file: Path, monkeypatch: pytest.MonkeyPatch
+    empty_caches: Path, weights_folder: Path, resnet18_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, third = weights_file(folder, "resnet18", seed=1), weights_file(folder, "resnet18", seed=2)
+    other, third = weights_file(weights_folder, "resnet18", seed=1), weights_file(weights_folder, "resnet18", seed=2)
     by_name = {p: create_backbone("resnet18", 64, weights=p).weights_sha256 for p in (resnet18_file, other, third)}
     assert len(set(by_name.values())) == 3
 

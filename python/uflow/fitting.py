@@ -71,6 +71,7 @@ def make_backbone(
     sources: Sequence[ImageLike], recipe: Recipe, weights: PathLike | Sequence[PathLike] | None = None
 ) -> Backbone:
     """The backbone of a recipe, at the input size that suits the images where the recipe leaves it open."""
+    _check_count(sources, recipe)
     size: int | tuple[int, int] | None = None
     if recipe.image_size != "auto":
         size = recipe.image_size
@@ -95,8 +96,7 @@ def fit_parts(
         ValueError: too few images, or bad input.
         uflow.training.TrainingError: the loss became infinite, or features do not fit on the disk.
     """
-    if len(sources) < 2 and recipe.held_out > 0:
-        raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
+    _check_count(sources, recipe)
     recipe = recipe.resolved(backbone)
     record = training_record(recipe, backbone, sources, selection)
     check_states(state_file, record)
@@ -136,6 +136,11 @@ def fit_parts(
     else:
         log.info("no alpha: until it is calibrated, it judges by %s", UNCALIBRATED)
     return Fitted(network, threshold, blend, training, record, bit_depth)
+
+
+def _check_count(sources: Sequence[ImageLike], recipe: Recipe) -> None:
+    if len(sources) < 2 and recipe.held_out > 0:
+        raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
 
 
 def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recipe: Recipe) -> list[Fold]:

@@ -77,6 +77,19 @@ inline void weighted_sum_of(const std::vector<Maps>& maps, const std::vector<dou
     join_scales(resize, work.lines, out, weighted, std::plus<>());
 }
 
+// What `join` makes of the maps of each image of a batch, resized bilinearly: (batch, out_height, out_width).
+template <class Join>
+void join_each_image(Join join, const std::vector<Maps>& maps, const std::vector<double>& numbers,
+                     std::int64_t batch, std::int32_t out_height, std::int32_t out_width, int threads,
+                     float* result, NfaWorkspace* kept) {
+    const std::vector<Resize<2>> resize = resize_to<2>(out_height, out_width, maps);
+    const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
+    for_each_image(batch, threads, kept, [&](NfaWorkspace& work, std::int64_t image) {
+        work.fit(maps.size());
+        join(maps, numbers, resize, image, work, result + std::size_t(image) * pixels);
+    });
+}
+
 }  // namespace detail
 
 // The anomaly map (batch, out_height, out_width), in [0, 1]: 1 - the mean over scales of exp(-energy / (2
@@ -85,24 +98,16 @@ inline void weighted_sum_of(const std::vector<Maps>& maps, const std::vector<dou
 inline void anomaly_map(const std::vector<Maps>& energies, const std::vector<double>& means,
                         std::int64_t batch, std::int32_t out_height, std::int32_t out_width, int threads,
                         float* result, NfaWorkspace* kept = nullptr) {
-    const std::vector<Resize<2>> resize = resize_to<2>(out_height, out_width, energies);
-    const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
-    for_each_image(batch, threads, kept, [&](NfaWorkspace& work, std::int64_t image) {
-        work.fit(energies.size());
-        detail::anomaly_map_of(energies, means, resize, image, work, result + std::size_t(image) * pixels);
-    });
+    detail::join_each_image(detail::anomaly_map_of, energies, means, batch, out_height, out_width, threads,
+                            result, kept);
 }
 
 // The sum (batch, out_height, out_width) of weight times map, each map resized bilinearly.
 inline void weighted_sum(const std::vector<Maps>& maps, const std::vector<double>& weights,
                          std::int64_t batch, std::int32_t out_height, std::int32_t out_width, int threads,
                          float* result, NfaWorkspace* kept = nullptr) {
-    const std::vector<Resize<2>> resize = resize_to<2>(out_height, out_width, maps);
-    const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
-    for_each_image(batch, threads, kept, [&](NfaWorkspace& work, std::int64_t image) {
-        work.fit(maps.size());
-        detail::weighted_sum_of(maps, weights, resize, image, work, result + std::size_t(image) * pixels);
-    });
+    detail::join_each_image(detail::weighted_sum_of, maps, weights, batch, out_height, out_width, threads,
+                            result, kept);
 }
 
 // The field (batch, height, width) on the grid of the finest energies, not negative: -2 ln(1 - anomaly map)
