@@ -343,15 +343,15 @@ def test_nothing_is_warned_about() -> None:
     ("arch", "strides", "depths"), [("test_vit", (16, 32), [1, 4]), ("test_vit", (8, 16, 32), [0, 2, 4])]
 )
 def test_a_plain_transformers_maps_are_resampled_to_a_pyramid(
-    folder: Path, arch: str, strides: tuple[int, ...], depths: list[int]
+    weights_folder: Path, arch: str, strides: tuple[int, ...], depths: list[int]
 ) -> None:
-    net = create_backbone(arch, image_size=(64, 96), strides=strides, weights=weights_file(folder, arch))
+    net = create_backbone(arch, image_size=(64, 96), strides=strides, weights=weights_file(weights_folder, arch))
     assert (net.image_size, net.strides, net.channels) == ((64, 96), strides, (64,) * len(strides))
     x = torch.rand(2, 3, 64, 96)
     maps = net(x)
     assert [tuple(m.shape[2:]) for m in maps] == [(64 // s, 96 // s) for s in strides] == list(net.sizes)
     by_hand = timm_net(arch, img_size=(64, 96))
-    theirs = weights_file(folder, arch)
+    theirs = weights_file(weights_folder, arch)
     fill = {k: v for k, v in load_file(theirs).items() if k != "pos_embed"}
     grid = resample_abs_pos_embed(load_file(theirs)["pos_embed"], [4, 6], num_prefix_tokens=1)
     by_hand.load_state_dict(fill | {"pos_embed": grid})
@@ -367,9 +367,9 @@ def test_a_plain_transformers_maps_are_resampled_to_a_pyramid(
         torch.testing.assert_close(m, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_single_cait_is_the_papers_ablation(folder: Path) -> None:
+def test_a_single_cait_is_the_papers_ablation(weights_folder: Path) -> None:
     """One map of one depth, through its final LayerNorm, and no norm that is trained with the flow."""
-    net = create_backbone("cait_xxs24_224", 64, (16,), weights_file(folder, "cait_xxs24_224"))
+    net = create_backbone("cait_xxs24_224", 64, (16,), weights_file(weights_folder, "cait_xxs24_224"))
     assert (net.strides, net.channels, net.sizes, net.layer_norm) == ((16,), (192,), ((4, 4),), False)
     cait, last = backbones._PlainTransformer("cait_xxs24_224", (64, 64), [(4, 4)]), 7 * 24 // 8 - 1
     assert cait.depths == [last]
@@ -377,10 +377,10 @@ def test_a_single_cait_is_the_papers_ablation(folder: Path) -> None:
     UFlow(net.channels, net.sizes, steps=1)(net(torch.rand(1, 3, 64, 64)))
 
 
-def test_a_patch_that_is_no_power_of_two_rounds_the_image_up(folder: Path) -> None:
+def test_a_patch_that_is_no_power_of_two_rounds_the_image_up(weights_folder: Path) -> None:
     """DINOv2's patches of 14, with class and register tokens beside the grid."""
     arch = "vit_small_patch14_reg4_dinov2"
-    net = create_backbone(arch, 60, weights=weights_file(folder, arch))
+    net = create_backbone(arch, 60, weights=weights_file(weights_folder, arch))
     assert (net.image_size, net.strides, net.sizes) == ((84, 84), (14, 28), ((6, 6), (3, 3)))
     assert all(m.isfinite().all() for m in net(torch.rand(1, 3, 84, 84)))
     assert default_strides(arch) == (14, 28)

@@ -345,9 +345,11 @@ def test_a_memory_needs_images_held_out(paths: list[Path], backbone: Backbone) -
 
 
 def test_no_images_are_one_line() -> None:
-    with pytest.raises(ValueError, match="no good images to learn from, the list is empty") as error:
+    with pytest.raises(ValueError, match=r"at least 2 good images, one of them to select by; got 0") as error:
         Detector.fit([])
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"at least 1 good image; got 0"):
+        Detector.fit_recipe([], Recipe.paper("grating", "efficientnet_lite0", image_size=64))
 
 
 def test_a_detector_that_saw_all_images_is_saved_and_goes_on(paths: list[Path], tmp_path: Path) -> None:

@@ -142,10 +142,6 @@ class Detector:
                 lock = file.with_name(file.name + ".lock")
                 stack.enter_context(only_one(lock, f"a training with the state {file}"))
             sources = list_good_sources(images)
-            if not sources:
-                raise ValueError(
-                    "no good images to learn from, the list is empty: give a folder, a pattern, or their files"
-                )
             target = resolve_device(device)
             net = make_backbone(sources, recipe, weights).to(target)
             parts = fit_parts(sources, recipe, net, target, state_file=file, selection=selection, progress=progress)
@@ -356,7 +352,8 @@ def detector_from_file(
     network = TorchNetwork(backbone, flow, memory, device)
     predictor = Predictor.from_dict(network, config["predictor"])
     predictor.origin = ModelOrigin(path.name, sha256(path))
-    detector = Detector(network, predictor, history=config["history"], record=config["record"])
+    history = model_file.parse_history(config["history"], str(path))
+    detector = Detector(network, predictor, history=history, record=config["record"])
     alpha = detector.threshold.alpha
     promise = "the paper's test" if alpha is None else f"alpha {alpha:g}"
     log.info("%s: %s at %d x %d (height x width), %s", path, backbone.name, *backbone.image_size, promise)

@@ -139,8 +139,9 @@ def fit_parts(
 
 
 def _check_count(sources: Sequence[ImageLike], recipe: Recipe) -> None:
-    if len(sources) < 2 and recipe.held_out > 0:
-        raise ValueError(f"training needs at least 2 good images, one of them to select by; got {len(sources)}")
+    least, why = (2, "images, one of them to select by") if recipe.held_out > 0 else (1, "image")
+    if len(sources) < least:
+        raise ValueError(f"training needs at least {least} good {why}; got {len(sources)}")
 
 
 def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recipe: Recipe) -> list[Fold]:
