@@ -11,7 +11,7 @@ import json
 import struct
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,15 @@ def picture(kind: str, mode: str) -> bytes:
 PICTURES = [("PNG", "RGB"), ("PNG", "P"), ("PNG", "1"), ("PNG", "LA"), ("JPEG", "L"), ("BMP", "RGB"), ("TIFF", "L")]
 
 
+@pytest.fixture
+def few_pixels() -> Iterator[None]:
+    """A flipped bit of a picture's height makes it large: what may be large is what the limit of pixels allows."""
+    images.set_max_pixels(2_000_000)
+    yield
+    images.set_max_pixels(images.MAX_PIXELS)
+
+
+@pytest.mark.usefixtures("few_pixels")
 @pytest.mark.parametrize(("kind", "mode"), [*PICTURES, ("WEBP", "RGB")])
 @settings(parent=QUICK, max_examples=25)
 @given(data=st.data())

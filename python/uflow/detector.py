@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ class Detector:
 
     def predict(
         self, source: ImageLike | Iterable[ImageLike], batch_size: int = 8, *, bgr: bool = False
-    ) -> Prediction | list[Prediction] | Iterator[Prediction]:
+    ) -> Prediction | list[Prediction] | Generator[Prediction, None, None]:
         """Anomaly map, mask and regions, see `Predictor.predict`."""
         return self.predictor.predict(source, batch_size, bgr=bgr)
 
@@ -170,7 +170,7 @@ class Detector:
         on_tiles: Callable[[int, int], None] | None = None,
         *,
         bgr: bool = False,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Predict images one after another, see `Predictor.stream`."""
         return self.predictor.stream(source, batch_size, on_tiles, bgr=bgr)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +25,8 @@ def one_line(error: BaseException) -> str:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    import hashlib  # a hundredth of a second, that --help need not wait for
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -95,7 +95,7 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     _sweep(path.absolute().parent)
-    temporary = path.with_name(f".uflow-{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.with_name(f".uflow-{os.urandom(8).hex()}{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -129,7 +129,7 @@ class Predictor:
 
     def predict(
         self, source: ImageLike | Iterable[ImageLike], batch_size: int = 8, *, bgr: bool = False
-    ) -> Prediction | list[Prediction] | Iterator[Prediction]:
+    ) -> Prediction | list[Prediction] | Generator[Prediction, None, None]:
         """Anomaly map, mask and regions.
 
         Args:
@@ -157,7 +157,7 @@ class Predictor:
         on_tiles: OnTiles | None = None,
         *,
         bgr: bool = False,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Predict images one after another, while the next are read and the last are segmented.
 
         Reading, network and segmentation work at the same time, in threads; the predictions come in the order of the
@@ -182,7 +182,7 @@ class Predictor:
 
     def stream_all(
         self, source: PathLike | Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
-    ) -> Iterator[Prediction | FailedImage]:
+    ) -> Generator[Prediction | FailedImage, None, None]:
         """`stream` that goes on: an image that cannot be used gives a `FailedImage` in its place."""
         images = _images_of(source)
         return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=failed_image)
@@ -194,7 +194,7 @@ class Predictor:
         batch_size: int = 8,
         on_tiles: OnTiles | None = None,
         recover: Callable[[ImageLike, Exception], Any] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """``finish(source, image, evidence)`` of each image, in order, as `stream` does it with `judge`.
 
         What `recover` makes of an image and an error stands in its place; without it the error is raised.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
@@ -59,7 +59,7 @@ def ordered_stream(
     batch_size: int,
     capacity: int,
     max_weight: int = 0,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``finish(item, value, found)`` of each item of `source`, in order, while later ones are read and worked on.
 
     Reading and finishing run in a small pool of threads, the work in a thread of its own. What is ready is worked on

@@ -6,8 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from enum import Enum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -89,7 +89,8 @@ def predict(
     as_table = sys.stdout.isatty() and not json
     with _PredictionBars(len(paths)) as bars, _Results(output, arrays, on_error, as_table) as results:
         found = (maker or predictor).stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
-        results.write_all(found, names, bars.advance)
+        with closing(found):  # an error leaves no thread behind
+            results.write_all(found, names, bars.advance)
     rate = len(paths) / (time.perf_counter() - started)
     where = "" if output is None else f"; pictures and {RESULTS_FILE} in {output}"
     failed = f", {results.failed} could not be judged" if results.failed else ""
@@ -164,7 +165,7 @@ class _Results:
 
     def write_all(
         self,
-        found: Iterator[Prediction | FailedImage],
+        found: Iterable[Prediction | FailedImage],
         names: Sequence[Path],
         on_image: Callable[[], None],
     ) -> None:

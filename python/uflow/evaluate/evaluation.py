@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -164,13 +165,16 @@ def evaluate_predictor(
     rules = as_protocol(protocol)
     compared = _ComparedSize(inner, rules.map_size)
     input_size = None if inner.tile else inner.network.image_size
-    outputs = inner.run([sample.path for sample in dataset.test], compared.output, batch_size)
-    outputs_shown = track(outputs, "Evaluating", len(dataset.test), progress)
-    if not fair:
-        return evaluate(dataset.test, outputs_shown, rules, input_size=input_size)
-    normal_maps = inner.run(dataset.train, compared.anomaly_map, batch_size)
-    normal_maps_shown = track(normal_maps, "Normal images", len(dataset.train), progress)
-    return evaluate(dataset.test, outputs_shown, rules, normal_maps_shown, input_size)
+    with ExitStack() as streams:  # an error leaves no thread behind
+        outputs = inner.run([sample.path for sample in dataset.test], compared.output, batch_size)
+        streams.callback(outputs.close)
+        outputs_shown = track(outputs, "Evaluating", len(dataset.test), progress)
+        if not fair:
+            return evaluate(dataset.test, outputs_shown, rules, input_size=input_size)
+        normal_maps = inner.run(dataset.train, compared.anomaly_map, batch_size)
+        streams.callback(normal_maps.close)
+        normal_maps_shown = track(normal_maps, "Normal images", len(dataset.train), progress)
+        return evaluate(dataset.test, outputs_shown, rules, normal_maps_shown, input_size)
 
 
 def outputs_of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import heapq
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,14 +190,14 @@ class CardMaker:
 
     def stream(
         self, sources: Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Predict images one after another, see `Predictor.stream`; `cards` grows as predictions are taken."""
         for found in self.predictor.run(sources, self.judge, batch_size, on_tiles):
             yield self._keep(found)
 
     def stream_all(
         self, sources: Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
-    ) -> Iterator[Prediction | FailedImage]:
+    ) -> Generator[Prediction | FailedImage, None, None]:
         """`stream` that goes on after an image that cannot be used, see `Predictor.stream_all`."""
         for found in self.predictor.run(sources, self.judge, batch_size, on_tiles, recover=failed_image):
             if isinstance(found, FailedImage):
