@@ -3,6 +3,7 @@
 # make test-slow   the long trainings on real images (UFLOW_DATA), some ten minutes
 # make test-lowest   all tests with the lowest versions that pyproject.toml allows, in an environment of its own
 # make fuzz    random inputs to the C++ core for FUZZ_SECONDS: by libFuzzer where there is a Clang, else plain ones
+# make tsan    the C++ tests under ThreadSanitizer
 # make lint    style, types, architecture
 # make docs    the pages as a site in build/site; a broken link is an error
 # make wheel   sdist and wheel, tried in fresh environments (train brings 5 GB; make wheel TRY="slim onnx" leaves it out)
@@ -15,7 +16,7 @@ TRY ?= slim onnx openvino train sdist offline
 CLANGXX ?= $(firstword $(shell command -v clang++ clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14))
 CPP := $(shell find csrc examples -name '*.hpp' -o -name '*.cpp')
 
-.PHONY: setup demo test test-slow test-lowest fuzz lint docs bench format wheel clean
+.PHONY: setup demo test test-slow test-lowest fuzz tsan lint docs bench format wheel clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/installed
@@ -52,7 +53,7 @@ test-lowest: setup
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
 	VIRTUAL_ENV=$(CURDIR)/build/lowest $(BIN)/uv pip install --quiet --resolution lowest-direct -e ".[test]" \
 	    --config-settings build-dir=build/lowest-{wheel_tag}
-	build/lowest/bin/python -m pytest $(TESTS)
+	build/lowest/bin/python -m pytest -W default $(TESTS)  # old libraries warn of what new ones have mended
 
 fuzz: setup
 ifneq ($(CLANGXX),)
@@ -66,6 +67,12 @@ else
 	end=$$(($$(date +%s) + $(FUZZ_SECONDS))); seed=$$(date +%s); while [ $$(date +%s) -lt $$end ]; do \
 	    seed=$$((seed + 1)); echo "seed $$seed"; build/sanitize/fuzz_core 20000 $$seed || exit 1; done
 endif
+
+tsan: setup
+	@echo "== C++ tests under ThreadSanitizer"
+	$(BIN)/cmake --preset threads -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build --preset threads
+	$(BIN)/ctest --preset threads
 
 lint: setup
 	$(BIN)/ruff check

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -427,6 +428,21 @@ def test_a_state_of_another_training_is_found_before_the_work(
         fit(paths, backbone, alpha=0.2, state_file=tmp_path / "state")
 
 
+def test_a_state_of_other_held_out_images_is_found_before_a_flow_is_trained(
+    paths: list[Path], backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where "auto" goes by the times of files, and these have been copied since."""
+    state = TrainingState(epoch=1, best_epoch=1, best_nll=0.0, weights={}, best_weights={}, optimizer={})
+    record = training_record(recipe_of(alpha=0.2).resolved(backbone), backbone, paths)
+    monkeypatch.setattr(fitting, "train", None)
+    for name in ("state", "state.augmented", "state.fold1"):
+        stage = {"held_out": [1, 2, 3], "augmented": name.endswith("augmented")}
+        model_file.save_training_state(tmp_path / name, state, record | {"stage": stage})
+        with pytest.raises(ValueError, match=rf"{name} belongs to another training \((other )?held_out"):
+            fit(paths, backbone, alpha=0.05 if "fold" in name else 0.2, state_file=tmp_path / "state")
+        (tmp_path / name).unlink()
+
+
 class SaveThenDie:
     """Saves states of trainings, and is killed after so many."""
 
@@ -439,6 +455,20 @@ class SaveThenDie:
         self.saved.append(path.name)
         if len(self.saved) == self.last:
             raise KeyboardInterrupt
+
+
+def test_states_of_folds_that_another_alpha_had_serve_it_and_go(
+    paths: list[Path], backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, file = replace(QUICK, memory_size=0), tmp_path / "state"
+    (tmp_path / "state.backup").touch()  # not ours
+    for alpha, last, saved in ((0.1, 5, ["state", "state", "state.fold1", "state.fold1", "state.fold2"]), (0.3, 0, [])):
+        die = SaveThenDie(last)
+        monkeypatch.setattr(model_file, "save_training_state", die.__call__)
+        with nullcontext() if last == 0 else pytest.raises(KeyboardInterrupt):
+            fit(paths[:12], backbone, settings, alpha=alpha, state_file=file)
+        assert die.saved == saved
+    assert {path.name for path in tmp_path.iterdir()} == {"state", "state.backup"}
 
 
 BROKEN_OFF = TrainingSettings(epochs=2, batch_size=16, memory_size=0)

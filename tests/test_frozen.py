@@ -103,6 +103,9 @@ def test_keys_of_every_json(made: Path) -> None:
         assert now[name] == golden[name], name
 
 
+TYPES = {"bool", "float", "int", "integer", "list", "str", "text"}  # what typer calls them differs too
+
+
 def test_help(made: Path) -> None:
     same = values(made)["help_written_by"] == values(frozen.GOLDEN)["help_written_by"]
     golden, now = (sorted((folder / "help").iterdir()) for folder in (frozen.GOLDEN, made))
@@ -112,4 +115,7 @@ def test_help(made: Path) -> None:
         if same:
             assert after == before, a.name
         else:  # typer and rich lay it out differently from version to version
-            assert sorted(re.findall(r"\w+", after)) == sorted(re.findall(r"\w+", before)), a.name
+            said, golden_words = (
+                {word.lower() for word in re.findall(r"\w+", text)} - TYPES for text in (after, before)
+            )
+            assert said == golden_words, a.name

@@ -12,6 +12,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from PIL import Image
 
 from uflow import images, model_file
 from uflow.deploy import exported
+from uflow.evaluate import rivals, study
 from uflow.evaluate.datasets import find_categories
+from uflow.evaluate.evaluation import Evaluation
+from uflow.evaluate.summary import summarise, summary_markdown
 from uflow.interop.checkpoint import load_checkpoint
 from uflow.predictor import Predictor
 from uflow.recipe import Recipe
@@ -229,6 +233,60 @@ def test_a_checkpoint(data: st.DataObject, room: Path) -> None:
     path = room / "a.ckpt"
     path.write_bytes(data.draw(damaged(buffer.getvalue())))
     survives(lambda: load_checkpoint(path), room)
+
+
+# Results that a study and a comparison go on from ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluation_file() -> dict[str, Any]:
+    image = {"path": "a.png", "defect": "good", "score": 0.1, "log_nfa": 1.5, "flagged": False, "iou": None}
+    evaluation = Evaluation(0.9, 0.8, 0.7, 0.6, 0.5, -2.0, {"good": {"images": 1, "share": 0.0}}, images=[image])
+    return {
+        "kind": "uflow evaluation",
+        "version": study.FORMAT_VERSION,
+        "uflow": "0",
+        "date": "2026-01-01",
+        "category": "nut",
+        "layout": "mvtec",
+        "counts": {"train": 9, "test": 1},
+        "model": "nut.uflow",
+        "selected_on_test": False,
+        "selected_by": None,
+        "alpha": 0.05,
+        "image_size": [64, 64],
+        "tile": False,
+        "trained_with": Recipe().to_dict() | {"images": "9 abc"},
+        "epochs": 2,
+        "training_seconds": 0.5,
+        "evaluation": evaluation.to_dict() | {"roc": [[0.0, 0.5], [1.0, 1.0]]},
+        "asked": {"protocol": "paper", "changed": {}},
+    }
+
+
+@QUICK
+@given(data=st.data())
+def test_what_a_study_goes_on_from(data: st.DataObject, evaluation_file: dict[str, Any], room: Path) -> None:
+    path = room / "nut.json"
+    content = data.draw(st.one_of(damaged(to_bytes(evaluation_file)), changed(evaluation_file).map(to_bytes)))
+    path.write_bytes(content)
+
+    def read() -> None:
+        if record := study._read(path):
+            summary_markdown(summarise([study.Result("nut", "mvtec", record, "already evaluated")]))
+
+    survives(read, room)
+
+
+@QUICK
+@given(data=st.data())
+def test_what_a_comparison_goes_on_from(data: st.DataObject, room: Path) -> None:
+    results = [asdict(rivals.Result("nut", "uflow", 0, None, "mvtec", 0.9)), asdict(rivals.Result("nut", "spade", 1))]
+    settings = rivals.Settings()
+    content = {"settings": rivals._common(settings), "machine": {}, "results": results, "published": {}}
+    path = room / "comparison.json"
+    path.write_bytes(data.draw(st.one_of(damaged(to_bytes(content)), changed(content).map(to_bytes))))
+    survives(lambda: rivals.markdown(rivals._read(path, settings), settings), room)
 
 
 # Images, masks and lists ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import shutil
 import tracemalloc
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from uflow.listing import RESULTS_FILE
 from uflow.pictures import ColourScale, map_picture
 from uflow.prediction import Prediction, write_prediction
 
+SCHEMA = json.loads((Path(__file__).parent.parent / "docs/prediction.schema.json").read_text())
 ENDINGS = ("_map.png", "_mask.png", "_overlay.png")
 
 
@@ -49,6 +51,8 @@ def test_an_image_that_cannot_be_read_stops_or_is_skipped(run, model: Path, part
     assert "skipped: cannot read" in err
     assert "1 could not be judged" in err
     assert ["error" in line for line in lines(out)] == [False, True, False]
+    for line in lines(out):
+        jsonschema.validate(line, SCHEMA)
     assert lines((tmp_path / "out" / RESULTS_FILE).read_text()) == lines(out)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         RESULTS_FILE, *(f"{name}{ending}" for name in "ac" for ending in ENDINGS)

@@ -18,9 +18,10 @@ from PIL import Image
 import uflow
 from uflow import segmentation
 from uflow.outline import polygon
-from uflow.prediction import DetectedRegion, Prediction, write_prediction
+from uflow.prediction import DetectedRegion, FailedImage, Prediction, write_prediction
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs/prediction.schema.json").read_text())
+OF_PREDICTIONS = SCHEMA["$defs"]["prediction"]
 
 
 def predicted(mask: np.ndarray) -> Prediction:
@@ -107,7 +108,7 @@ def test_line_of_json_follows_the_schema(detector: uflow.Detector, dataset: Path
     before = datetime.now(timezone.utc).replace(microsecond=0)
     line = json.loads(json.dumps(model.predict(part).to_dict()))
     jsonschema.validate(line, SCHEMA)
-    assert set(line) == set(SCHEMA["required"]) == set(SCHEMA["properties"])
+    assert set(line) == set(OF_PREDICTIONS["required"]) == set(OF_PREDICTIONS["properties"])
     assert line["image"] == str(part)
     assert line["sha256"] == hashlib.sha256(part.read_bytes()).hexdigest()
     assert line["model"] == "grating.uflow"
@@ -119,7 +120,7 @@ def test_line_of_json_follows_the_schema(detector: uflow.Detector, dataset: Path
     (region, *_) = line["regions"]
     assert region["log_nfa"] == line["log_nfa"]
     assert region["p_value"] == line["p_value"] <= 0.2
-    assert set(region) == set(SCHEMA["properties"]["regions"]["items"]["required"])
+    assert set(region) == set(OF_PREDICTIONS["properties"]["regions"]["items"]["required"])
 
     model.calibrate(dataset / "test/good", alpha=0.3)  # no file holds that model
     line = model.predict(np.asarray(Image.open(part))).to_dict()
@@ -134,6 +135,16 @@ def test_schema_refuses_what_is_wrong(prediction: Prediction) -> None:
     for key, value in {"schema": 2, "score": 1.5, "p_value": 0, "size": [3], "time": "today", "new": 1}.items():
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**prediction.to_dict(), key: value}, SCHEMA)
+
+
+def test_line_of_an_image_that_could_not_be_judged_follows_the_schema(prediction: Prediction) -> None:
+    for path in (Path("a.png"), None):
+        jsonschema.validate(FailedImage(path, ValueError("cut\nshort")).to_dict(), SCHEMA)
+    line = {"image": "a.png", "error": "cut short"}
+    wrong = [{"error": "cut short"}, {**line, "error": ""}, {**line, "new": 1}, {"image": "a.png"}]
+    for content in [*wrong, {**prediction.to_dict(), "error": "cut short"}]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content, SCHEMA)
 
 
 def test_digest_of_a_file_that_changed_is_not_told(detector: uflow.Detector, dataset: Path, tmp_path: Path) -> None:

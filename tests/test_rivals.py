@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -217,9 +218,7 @@ def test_mistakes_are_one_line(run, dataset: Path, monkeypatch: pytest.MonkeyPat
 def test_neighbours(category) -> None:
     size, score = rival_methods.neighbours(category.train, Settings(image_size=64), seed=0)
     assert size == (64, 64)
-    learnt, test = (
-        next(rival_methods.read_images(paths, size)) for paths in (category.train, [category.test[-1].path])
-    )
+    learnt, test = (next(Settings().read_images(paths, size)) for paths in (category.train, [category.test[-1].path]))
     maps, scores = score(test)
     assert maps.shape == (1, 256, 256)
     assert float(scores) == float(maps.max())
@@ -228,11 +227,22 @@ def test_neighbours(category) -> None:
     assert float(maps[0, 80:140, 90:150].mean()) > 2 * float(maps[0, 200:].mean())  # where the square is
 
 
+def test_all_methods_see_16_bit_images_as_u_flow_does(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 1024, (8, 9), dtype=np.uint16)
+    values[0, 0] = 1023
+    Image.fromarray(values).save(tmp_path / "a.png")
+    settings = Settings(image_size=8).for_images([tmp_path / "a.png"])
+    assert settings.bit_depth == 10
+    seen = next(settings.read_images([tmp_path / "a.png"], (8, 9)))
+    assert seen.shape == (1, 3, 8, 9)
+    assert torch.allclose(seen[0, 0], torch.from_numpy(values / 1023).float(), atol=0.5 / 255)
+
+
 def scores_of(category, learn, **settings) -> tuple[list[float], torch.Tensor]:
     """Scores of the test images, and the map of the last, which has a square."""
     size, score = learn(category.train, Settings(image_size=64, **settings), 0)
     with torch.inference_mode():
-        found = [score(batch) for batch in rival_methods.read_images([s.path for s in category.test], size)]
+        found = [score(batch) for batch in Settings().read_images([s.path for s in category.test], size)]
     maps, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
     assert maps.shape == (8, 256, 256)
     return scores.tolist(), maps[-1]
@@ -244,7 +254,7 @@ def test_spade_finds_what_no_good_image_has(category) -> None:
     assert min(set(scores) - set(good)) > max(good)
     assert float(of_square[80:140, 90:150].mean()) > 2 * float(of_square[200:].mean())
     size, score = rival_methods.spade(category.train, Settings(image_size=64), 0)
-    learnt = next(rival_methods.read_images(category.train, size))
+    learnt = next(Settings().read_images(category.train, size))
     maps, _ = score(learnt[:1])
     assert float(maps.max()) < 0.1 * float(of_square.max())  # its own cells are among the nearest
     assert score.vectors.shape == (30, 320)

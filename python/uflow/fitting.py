@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ log = logging.getLogger("uflow")
 
 MIN_NLL_GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to orientation
 AUGMENTED, FOLD = ".augmented", ".fold{}"  # added to the state file's name: the trial with copies, further flows
+STAGE = r"|\.augmented|\.fold\d+"
 BATCH_SIZE = 16  # images that pass through a flow together
 
 
@@ -113,6 +115,7 @@ def fit_parts(
     with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies, exact, bit_depth) as features:
         # 1. Folds, before anything is learnt: the images that judge must not have been seen.
         folds = choose_hold_out(features, sources, recipe)
+        check_states(state_file, record, folds)
         # 2. The flow, with copies or without: both exist before the choice, which held-out images make.
         trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, progress)
         flow, training, augmented = trainer.with_or_without_copies(folds[0].held_out, state_file)
@@ -128,9 +131,9 @@ def fit_parts(
         if network.memory is not None:
             # What was measured on the images held out is kept, and now their vectors join.
             network.memory = trainer.memory(range(len(sources)))
-    if state_file is not None:  # the detector's own state stays until the caller has written the detector
-        for stage in (AUGMENTED, *map(FOLD.format, range(1, len(folds)))):
-            state_file.with_name(state_file.name + stage).unlink(missing_ok=True)
+    for stage, file in _states(state_file).items():
+        if stage:  # the detector's own state stays until the caller has written the detector
+            file.unlink()
     if isinstance(threshold, CalibratedThreshold):
         log_calibration(threshold, [sources[i] for fold in folds for i in fold.judged])
     else:
@@ -166,15 +169,28 @@ def training_record(
     return record
 
 
-def check_states(state_file: Path | None, record: dict[str, Any]) -> None:
-    """Raise ValueError where a state that is there, of any stage, belongs to another training than `record`."""
+def check_states(state_file: Path | None, record: dict[str, Any], folds: Sequence[Fold] = ()) -> None:
+    """Raise ValueError where a state that is there, of any stage, belongs to another training than `record`.
+
+    Without `folds` all but the images held out is compared, before there are any features.
+    """
+    held_out = {FOLD.format(number): fold.held_out for number, fold in enumerate(folds) if number > 0}
+    if folds:
+        held_out |= dict.fromkeys(("", AUGMENTED), folds[0].held_out)
+    for stage, file in _states(state_file).items():
+        own = read_header(file, "training state")["record"].get("stage")
+        if own is not None and stage in held_out:  # a smaller alpha may have had more folds
+            own = {**own, "held_out": held_out[stage]}
+        model_file.load_training_state(file, record if own is None else record | {"stage": own})
+
+
+def _states(state_file: Path | None) -> dict[str, Path]:
+    """The states that are there: what each stage adds to the name, "" for the detector's own flow, and its file."""
     if state_file is None:
-        return
-    for file in sorted(state_file.parent.glob(f"{glob.escape(state_file.name)}*")):
-        stage = file.name.removeprefix(state_file.name)
-        if stage != ".lock" and stage[:1] in ("", "."):
-            own = read_header(file, "training state")["record"]
-            model_file.load_training_state(file, record | {key: own[key] for key in ("stage",) if key in own})
+        return {}
+    files = sorted(state_file.parent.glob(f"{glob.escape(state_file.name)}*"))
+    found = {file.name.removeprefix(state_file.name): file for file in files}
+    return {stage: file for stage, file in found.items() if re.fullmatch(STAGE, stage)}
 
 
 class _FlowTrainer:
@@ -228,8 +244,7 @@ class _FlowTrainer:
         recipe, net, record = self.recipe, self.backbone, self.record
         if state_file is not None:
             state_file = state_file.with_name(state_file.name + stage)
-        if stage not in ("", AUGMENTED):  # which images are held out depends on how many flows alpha needs
-            record = {**record, "stage": {"held_out": list(held_out), "augmented": augmented}}
+        record = {**record, "stage": {"held_out": list(held_out), "augmented": augmented}}
         flow = UFlow(net.channels, net.sizes, recipe.flow_steps, affine=net.layer_norm, seed=recipe.settings.seed)
         flow.count_affine = recipe.settings.count_affine
         state = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import load
+from ..bit_depth import find_bit_depth
 from ..files import one_line
 from ..images import read_image
 from ..pages import (
@@ -145,9 +146,9 @@ def _test_cards(dataset: Dataset, predictor: Predictor, limits: PictureLimits) -
 
 def _cards_without_findings(dataset: Dataset, limits: PictureLimits) -> list[Card]:
     """The same where no predictor is at hand: photos and truth."""
-    cards = []
+    cards, bit_depth = [], find_bit_depth([sample.path for sample in dataset.test])
     for sample in dataset.test:
-        image = read_image(sample.path)
+        image = read_image(sample.path, bit_depth)
         cards.append(Card(str(sample.path), (image.shape[0], image.shape[1]), [], photo=limits.photo(image)))
     return _with_truth(cards, dataset)
 

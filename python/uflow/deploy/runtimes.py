@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ def _torch(path: Path, outputs: int, threads: int | None, device: str) -> Run:
     if threads is not None:
         torch.set_num_threads(threads)
     check_archive(path)
-    program = torch.export.load(path)
+    with warnings.catch_warnings():  # torch 2.10 reads weights from memory that is not writable; nothing writes there
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        program = torch.export.load(path)
     if name != "cpu":
         from torch.export.passes import move_to_device_pass
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bit_depth import find_bit_depth
 from ..files import atomic_write
-from ..images import read_image, resize_image
+from ..images import image_size, read_image, resize_image
 from .evaluation import ImageOutput
 from .protocols import PAPER_SIZE, published_truth
 from .samples import Dataset, Sample
@@ -73,8 +74,10 @@ def draw_methods(dataset: Dataset, files: Mapping[str, Path], path: Path) -> Non
 
     found = {name: read_maps(file) for name, file in files.items()}
     shown = next(iter(found.values()))["index"].tolist()
+    paths = [dataset.test[i].path for i in shown]
+    bit_depth = find_bit_depth(paths)
     rows: list[tuple[str, Sequence[NDArray[Any]], dict[str, Any]]] = [
-        ("image", [resize_image(read_image(dataset.test[i].path), (PAPER_SIZE, PAPER_SIZE)) for i in shown], {}),
+        ("image", [resize_image(read_image(path, bit_depth), (PAPER_SIZE, PAPER_SIZE)) for path in paths], {}),
         ("truth", [_truth(dataset.test[i]) for i in shown], {"cmap": "gray", "vmin": 0, "vmax": 1}),
     ]
     for name, arrays in found.items():
@@ -98,7 +101,6 @@ def draw_methods(dataset: Dataset, files: Mapping[str, Path], path: Path) -> Non
 
 def _truth(sample: Sample) -> NDArray[np.bool_]:
     """The defective pixels at the size of the maps; none where they are not known."""
-    height, width, _ = read_image(sample.path).shape
-    truth = sample.truth((height, width))
+    truth = sample.truth(image_size(sample.path))
     size = (PAPER_SIZE, PAPER_SIZE)
     return np.zeros(size, bool) if truth is None else published_truth(truth, size)

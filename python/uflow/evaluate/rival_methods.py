@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from ..backbones import Backbone, coarsest_stride, create_backbone, default_strides
+from ..bit_depth import BIT_DEPTHS, find_bit_depth
 from ..extras import pip_install
 from ..features import image_tensor
 from ..images import batches, image_size, read_image, resize_image
@@ -71,6 +72,7 @@ class Settings:
         weights: files with the backbone's weights; None finds them, see `backbones.create_backbone`.
         recipe: of U-Flow: "default", or "paper", see `Recipe.paper`.
         paper_map, paper_test: U-Flow with the published map, and the published test, where its recipe has others.
+        bit_depth: how many bits 16-bit images use; None is not known yet, see `for_images`.
 
     Raises:
         ValueError: below 1; no such recipe.
@@ -84,6 +86,7 @@ class Settings:
     recipe: str = "default"
     paper_map: bool = False
     paper_test: bool = False
+    bit_depth: int | None = None
 
     def __post_init__(self) -> None:
         if self.recipe not in ("default", "paper"):
@@ -102,12 +105,19 @@ class Settings:
         return create_backbone(self.backbone, self.image_size, strides, self.weights)
 
     def for_images(self, images: Sequence[Path]) -> Settings:
-        """The same with the input size that suits the images, where it is left open."""
-        stride = coarsest_stride(self.backbone)
-        if self.image_size is not None or stride is None:
-            return self
-        sizes = [image_size(path) for path in images]
-        return replace(self, image_size=choose_input_size(sizes, PIXEL_BUDGETS[self.quality], stride))
+        """The same with the bit depth and the input size that suit the images, where they are left open."""
+        bit_depth = find_bit_depth(images) if self.bit_depth is None else self.bit_depth
+        size, stride = self.image_size, coarsest_stride(self.backbone)
+        if size is None and stride is not None:
+            size = choose_input_size([image_size(path) for path in images], PIXEL_BUDGETS[self.quality], stride)
+        return replace(self, image_size=size, bit_depth=bit_depth)
+
+    def read_images(self, paths: Sequence[Path], size: Size) -> Iterator[Tensor]:
+        """The files in batches, (B, 3, height, width) float in [0, 1]."""
+        bit_depth = BIT_DEPTHS[-1] if self.bit_depth is None else self.bit_depth
+        for batch in batches(paths, 8):
+            images = [resize_image(read_image(path, bit_depth), size) for path in batch]
+            yield image_tensor(np.stack(images))
 
 
 def check_methods(methods: Sequence[str]) -> None:
@@ -134,13 +144,6 @@ def find_method(name: str) -> Method | None:
     return method
 
 
-def read_images(paths: Sequence[Path], size: Size) -> Iterator[Tensor]:
-    """The files in batches, (B, 3, height, width) float in [0, 1]."""
-    for batch in batches(paths, 8):
-        images = [resize_image(read_image(path), size) for path in batch]
-        yield image_tensor(np.stack(images))
-
-
 # ---- nearest neighbours
 
 
@@ -155,7 +158,7 @@ def neighbours(images: Sequence[Path], settings: Settings, seed: int) -> tuple[S
     height, width = backbone.sizes[0]
     kept = np.sort(np.random.default_rng(seed).permutation(len(images) * height * width)[:VECTORS])
     parts, start = [], 0
-    for batch in read_images(images, backbone.image_size):
+    for batch in settings.read_images(images, backbone.image_size):
         cells = _embed(backbone, batch).flatten(0, 1)
         first, last = np.searchsorted(kept, (start, start + len(cells)))
         parts.append(cells[torch.from_numpy(kept[first:last] - start)])
@@ -195,7 +198,7 @@ class _NearestVector:
 def spade(images: Sequence[Path], settings: Settings, seed: int) -> tuple[Size, Scorer]:
     """SPADE, see `nearest_images`; nothing in it is random."""
     backbone = settings.make_backbone()
-    return backbone.image_size, NearestImages.learn(backbone, read_images(images, backbone.image_size), SIZE)
+    return backbone.image_size, NearestImages.learn(backbone, settings.read_images(images, backbone.image_size), SIZE)
 
 
 def cs_flow(images: Sequence[Path], settings: Settings, seed: int) -> tuple[Size, Scorer]:
@@ -204,7 +207,7 @@ def cs_flow(images: Sequence[Path], settings: Settings, seed: int) -> tuple[Size
     order = np.random.default_rng(seed).permutation(len(images))
     shuffled = [images[i] for i in order]
     with torch.inference_mode():
-        found = [backbone.normalised(backbone(b)) for b in read_images(shuffled, backbone.image_size)]
+        found = [backbone.normalised(backbone(b)) for b in settings.read_images(shuffled, backbone.image_size)]
     whole = [torch.cat(scale).half() for scale in zip(*found, strict=True)]
     batches_of_maps = list(zip(*(torch.split(scale, BATCH_SIZE) for scale in whole), strict=True))
     flow = train_cross_scale_flow([[m.clone() for m in b] for b in batches_of_maps], settings.epochs or 1, seed)
@@ -259,7 +262,9 @@ class AnomalibMethod:
         net = _describe(backbone, min(BATCH_SIZE, len(images)))
         lightning.seed_everything(seed, verbose=False)
         module = self._module(net)
-        everything: Any = list(torch.cat([_to_bytes(batch) for batch in read_images(images, backbone.image_size)]))
+        everything: Any = list(
+            torch.cat([_to_bytes(batch) for batch in settings.read_images(images, backbone.image_size)])
+        )
         loader: Any = torch.utils.data.DataLoader(
             everything, net.batch_size, shuffle=True, drop_last=self.trained, collate_fn=partial(_collate, backbone)
         )

@@ -14,15 +14,17 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..detector import Detector
 from ..files import sha256
 from ..recipe import Recipe, TrainingSettings
+from ..schema import parse, read_json
 from . import published
 from .evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor, outputs_of
 from .kept import KeptMaps, kept_file
@@ -34,10 +36,8 @@ from .rival_methods import (
     TRAINED,
     Scorer,
     Settings,
-    Size,
     check_methods,
     find_method,
-    read_images,
 )
 from .rival_results import Result, comparison_tables, describe_machine, markdown
 from .samples import Dataset
@@ -210,10 +210,10 @@ def _measure(
     else:
         size, score = learn(category.train, settings, seed)
         fit = clock.lap()
-        found_of_all = list(_outputs(paths, size, score))
+        found_of_all = list(_outputs(settings.read_images(paths, size), score))
         predict = clock.lap()
         medians: list[float] = []
-        normal_maps = _noting_medians(_outputs(category.train, size, score), medians)
+        normal_maps = _noting_medians(_outputs(settings.read_images(category.train, size), score), medians)
         found = evaluate(category.test, found_of_all, normal_maps=normal_maps, input_size=size)
         outputs = dict(enumerate(found_of_all))
         if kept is not None and found.fair_threshold is not None:
@@ -295,8 +295,8 @@ def _peak_memory() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _outputs(paths: Sequence[Path], size: Size, score: Scorer) -> Iterator[ImageOutput]:
-    for images in read_images(paths, size):
+def _outputs(batches: Iterable[Tensor], score: Scorer) -> Iterator[ImageOutput]:
+    for images in batches:
         with torch.inference_mode():
             maps, scores = score(images)
             if maps.shape[1:] != (SIZE, SIZE):
@@ -308,14 +308,26 @@ def _outputs(paths: Sequence[Path], size: Size, score: Scorer) -> Iterator[Image
 # ---- files
 
 
+class _Content(TypedDict):
+    """What comparison.json holds."""
+
+    settings: dict[str, Any]
+    machine: dict[str, str]
+    results: list[Result]
+    published: dict[str, Any]
+
+
 def _read(path: Path, settings: Settings) -> list[Result]:
     if not path.is_file():
         return []
-    content = json.loads(path.read_text())
+    try:
+        content = parse(_Content, read_json(path.read_bytes(), str(path)), str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it, or choose another --output") from None
     if content["settings"] != _common(settings):
         seen, wanted = (", ".join(f"{k} {v}" for k, v in s.items()) for s in (content["settings"], _common(settings)))
         raise ValueError(f"{path} holds results of other settings ({seen}; not {wanted}): choose another --output")
-    return [Result(**result) for result in content["results"]]
+    return content["results"]
 
 
 def _common(settings: Settings) -> dict[str, Any]:

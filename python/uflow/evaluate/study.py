@@ -6,13 +6,12 @@ if it was made with the same settings, model and data; else one line says what d
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rich.progress import Progress
 
@@ -21,11 +20,13 @@ from ..deploy.exported import METADATA
 from ..files import atomic_write, sha256
 from ..images import digest
 from ..predictor import Predictor
-from ..recipe import differences
+from ..recipe import Recipe, differences
+from ..schema import parse, read_json, write_json
 from .evaluation import Evaluation, evaluate_predictor
 from .models import Given, Models, TestSelection, Trained
 from .protocols import Protocol, as_protocol
 from .samples import Dataset
+from .tables import FIGURES
 
 if TYPE_CHECKING:  # a model that is exported needs no torch
     from ..detector import Detector
@@ -36,6 +37,7 @@ log = logging.getLogger("uflow")
 
 KNOWN_BEST = {"pixel AUROC": "pixel_auroc", "AUPRO": "aupro", "image AUROC": "image_auroc"}
 FORMAT_VERSION = 1
+ROUNDING = 1e-6  # by which a figure that was summed up may leave its range
 # Bad input, a full disk, no memory: the message says it all.
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError)
 
@@ -64,6 +66,64 @@ class Result:
         known = {name: self.record["evaluation"][metric] for name, metric in KNOWN_BEST.items()}
         figures = ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in known.items())
         return f"{self.category}: {self.done}; {figures}"
+
+
+class _Counts(TypedDict):
+    train: int
+    test: int
+
+
+class _JudgedImage(TypedDict):
+    path: str
+    defect: str
+    score: float
+    log_nfa: float
+    flagged: bool
+    iou: float | None
+
+
+class _Flagged(TypedDict):
+    images: float
+    share: float
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a category's JSON file holds besides its kind and version.
+
+    Raises:
+        ValueError: a figure out of its range, other numbers of images, or a training by no recipe.
+    """
+
+    uflow: str
+    date: str
+    category: str
+    layout: str
+    counts: _Counts
+    model: str
+    selected_on_test: bool
+    selected_by: str | None
+    alpha: float | None
+    image_size: tuple[int, int]
+    tile: bool
+    trained_with: dict[str, Any]
+    epochs: int
+    training_seconds: float
+    evaluation: Evaluation
+    asked: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        parse(list[_JudgedImage], self.evaluation.images, "images")
+        parse(dict[str, _Flagged], self.evaluation.flagged, "flagged")
+        for name in FIGURES:
+            value = getattr(self.evaluation, name)
+            if value is not None and not -ROUNDING <= value <= 1 + ROUNDING:
+                raise ValueError(f"{name} lies between 0 and 1, got {value}")
+        if len(self.evaluation.images) != self.counts["test"]:
+            raise ValueError(f"of {self.counts['test']} test images it judges {len(self.evaluation.images)}")
+        if self.trained_with:  # nothing is known of a model that was made elsewhere
+            names = {entry.name for entry in fields(Recipe)}
+            Recipe.from_dict({name: value for name, value in self.trained_with.items() if name in names})
 
 
 # Running --------------------------------------------------------------------------------------------------------------
@@ -179,7 +239,7 @@ def _run_category(
     record = measure(dataset, model, models.path(dataset.name), protocol, progress) | {"asked": asked}
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps({"kind": "uflow evaluation", "version": FORMAT_VERSION, **record}) + "\n")
+        temporary.write_text(write_json({"kind": "uflow evaluation", "version": FORMAT_VERSION, **record}) + "\n")
     done = "trained, evaluated" if trained else "evaluated"
     return Result(dataset.name, dataset.layout, record, done), model
 
@@ -206,16 +266,20 @@ def _asked(category: str, models: Models, protocol: Protocol) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A category's JSON file; empty where there is none."""
+    """A category's JSON file; empty where there is none. ValueError, one line, where it is damaged."""
     if not file.exists():
         return {}
     try:
-        record: dict[str, Any] = json.loads(file.read_bytes())
+        record: dict[str, Any] = read_json(file.read_bytes(), str(file))
         kind, version = record.pop("kind"), record.pop("version")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{file} is no evaluation, or was cut short: delete it") from None
     if (kind, version) != ("uflow evaluation", FORMAT_VERSION):
-        raise ValueError(f"{file} is a {kind!r} of version {version}, not {FORMAT_VERSION}: delete it")
+        raise ValueError(f"{file} is a {kind!r} of version {version!r}, not {FORMAT_VERSION}: delete it")
+    try:
+        parse(_Record, record, str(file))
+    except ValueError as error:
+        raise ValueError(f"{error}; delete the file") from None
     return record
 
 
