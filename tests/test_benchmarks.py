@@ -229,6 +229,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("threshold", ("--seeds", 0), "| parts, alpha |", ("promises", "seeds")),
         ("monitor", (), "| gain 0.8", ("promises", "delays")),
         ("mask", ("--seeds", "0"), "| parts | automatic |", ("categories", "alpha")),
+        ("anomalib_maps", (), "| parts | padim | anomalib's F1", ("categories", "seeds")),
         ("tiles", (), "| tiles, 64x64 |", ("ways", "borders", "large", "races")),
         pytest.param("export", (), "| ONNX Runtime, INT8 |", ("categories", "races"), marks=pytest.mark.slow),
     ],
@@ -238,6 +239,8 @@ def test_data_sets(
 ) -> None:
     if script == "export":
         pytest.importorskip("openvino")
+    if script == "anomalib_maps":
+        pytest.importorskip("anomalib")
     file = tmp_path / "results.json"
     out = run(script, parts, "--quick", "--rounds", 1, "--json", file, *options)
     assert printed in out

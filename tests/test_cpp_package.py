@@ -321,6 +321,63 @@ def test_exported_reads_no_other_numbers(examples: Path, model: Exported, tmp_pa
     says(examples / "exported", args, "is not four lines of numbers")
 
 
+# Maps of any model ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "out"),
+    [((20, 24), 25, (20, 24)), ((20, 24), 24, (100, 90)), ((5, 7), 9, (5, 7)), ((1, 6), 3, (2, 3))],
+)
+def test_maps_equal_python(
+    examples: Path, tmp_path: Path, size: tuple[int, int], count: int, out: tuple[int, int]
+) -> None:
+    """Learnt and judged in C++ as `uflow.Threshold` does it: masks pixel by pixel, p-values exactly."""
+    rng = np.random.default_rng(count)
+    good, new = (rng.gamma(2, size=(n, *size)).astype(np.float32) - 3 for n in (count, 6))
+    new[1, : size[0] // 2 + 1, 1:3] += 9
+    new[2, -1:, :] += 4
+    new[3] *= 3
+    alpha = 0.25
+    threshold = uflow.Threshold.from_good_maps(good, alpha)
+    good.tofile(tmp_path / "good.f32")
+    new.tofile(tmp_path / "new.f32")
+    files = [str(tmp_path / f"{name}.f32") for name in ("good", "new")]
+    args = [str(tmp_path / "map.f32"), *map(str, out), str(alpha), *map(str, size), *files]
+    done = subprocess.run([examples / "maps", *args], capture_output=True, text=True, check=True)
+    found = np.fromfile(tmp_path / "map.f32", "float32").reshape(-1, *out)
+    lines = done.stdout.splitlines()
+    judged = [threshold.apply(values, out) for values in new]
+    assert any(each.is_anomalous for each in judged)
+    for image, line, expected in zip(found, lines, judged, strict=True):
+        np.testing.assert_array_equal(image < 0, expected.mask)
+        np.testing.assert_allclose(image, expected.log_nfa, rtol=1e-5, atol=2e-5)
+        words = re.fullmatch(r"p-value (\S+), lowest log10 NFA (\S+), (\d+) pixels", line)
+        assert words
+        assert float(words[1]) == pytest.approx(expected.p_value, rel=1e-5)
+        assert int(words[3]) == np.count_nonzero(expected.mask)
+
+
+def test_maps_says_what_is_wrong(examples: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((4, 3, 5)).astype(np.float32)
+    values.tofile(tmp_path / "good.f32")
+    file = str(tmp_path / "good.f32")
+    args = [str(tmp_path / "map.f32"), "3", "5", "0.2", "3", "5", file, file]
+    for position, value, message in [
+        (1, "0", "not a size"),
+        (3, "2", "alpha is a probability"),
+        (4, "7", "good.f32 is not a file of maps of 35 float32 values"),
+        (6, "nowhere.f32", "nowhere.f32 is not a file of maps"),
+        (0, str(tmp_path / "no" / "map.f32"), "cannot write"),
+    ]:
+        changed = list(args)
+        changed[position] = value
+        says(examples / "maps", changed, message)
+    says(examples / "maps", args[:-1], "usage:")
+    for wrong, message in [(values * 0, "do not vary"), (values * np.nan, "not finite")]:
+        wrong.astype(np.float32).tofile(file)
+        says(examples / "maps", args, message)
+
+
 # The page -------------------------------------------------------------------------------------------------------------
 
 

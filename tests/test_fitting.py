@@ -33,7 +33,7 @@ from uflow.network import TorchNetwork
 from uflow.recipe import Recipe
 from uflow.scoring import Blend, Evidence
 from uflow.threshold import CalibratedThreshold, PaperThreshold
-from uflow.training import TrainingSettings, TrainingState
+from uflow.training import TrainingSettings, TrainingState, Watcher
 
 QUICK = TrainingSettings(epochs=2, batch_size=10, augment=False, memory_size=50)
 CPU = torch.device("cpu")
@@ -70,7 +70,9 @@ def fit(
     **recipe: Any,
 ) -> fitting.Fitted:
     asked = recipe_of(settings, **recipe)
-    return fit_parts(sources, asked, backbone, CPU, state_file=state_file, selection=selection, progress=False)
+    return fit_parts(
+        sources, asked, backbone, CPU, state_file=state_file, selection=selection, watcher=Watcher(progress=False)
+    )
 
 
 def folds_of(paths: Sequence[Path], backbone: Backbone, alpha: float) -> list[Fold]:

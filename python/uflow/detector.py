@@ -14,7 +14,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from . import model_file
+from . import hub, model_file
 from .backbones import Backbone, create_backbone
 from .files import PathLike, sha256
 from .fitting import Selection, fit_parts, make_backbone
@@ -28,7 +28,7 @@ from .predictor import Predictor
 from .processes import only_one
 from .recipe import Recipe
 from .threshold import CalibratedThreshold, DecisionRule
-from .training import Epoch
+from .training import Epoch, OnEpoch, Watcher
 from .weights import WeightsNotFound
 
 __all__ = ["Detector", "load"]
@@ -79,6 +79,7 @@ class Detector:
         state_file: str | Path | None = None,
         selection: Selection | None = None,
         progress: bool | Progress = True,
+        on_epoch: OnEpoch | None = None,
         bgr: bool = False,
         **recipe: Any,
     ) -> Detector:
@@ -101,6 +102,9 @@ class Detector:
             selection: chooses the epoch instead of the held-out images, to reproduce published figures: those of such a
                 detector are not fair, and it says so (`selected_on_test`) wherever it goes. See `evaluate.study`.
             progress: show progress bars; a `Progress` shows them among its own.
+            on_epoch: called as ``on_epoch(flow, epoch)`` after each epoch, `epoch` being a `training.Epoch`, to track
+                it; `flow` says which flow is trained: "first", "augmented" (the trial with copies), or "fold1" and so
+                on (those that only calibrate). What it raises ends the training.
             bgr: whether arrays and tensors hold blue first, as OpenCV's do; without it they hold red first.
             **recipe: `image_size`, `quality`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`,
                 `hold_out`, `look_alpha`, `bit_depth`: see
@@ -121,10 +125,11 @@ class Detector:
             state_file=state_file,
             selection=selection,
             progress=progress,
+            on_epoch=on_epoch,
         )
 
     @classmethod
-    def fit_recipe(
+    def fit_recipe(  # noqa: PLR0913 (the keywords of fit)
         cls,
         images: str | Path | Sequence[ImageLike],
         recipe: Recipe,
@@ -134,6 +139,7 @@ class Detector:
         state_file: str | Path | None = None,
         selection: Selection | None = None,
         progress: bool | Progress = True,
+        on_epoch: OnEpoch | None = None,
     ) -> Detector:
         """`fit`, its keywords as one `Recipe`."""
         with ExitStack() as stack:
@@ -144,7 +150,8 @@ class Detector:
             sources = list_good_sources(images)
             target = resolve_device(device)
             net = make_backbone(sources, recipe, weights).to(target)
-            parts = fit_parts(sources, recipe, net, target, state_file=file, selection=selection, progress=progress)
+            watcher = Watcher(progress, on_epoch)
+            parts = fit_parts(sources, recipe, net, target, state_file=file, selection=selection, watcher=watcher)
         predictor = Predictor(
             parts.network,
             parts.threshold,
@@ -264,6 +271,52 @@ class Detector:
             tensors |= {f"memory.{name}": tensor for name, tensor in network.memory.state_dict().items()}
         model_file.save_model(Path(path), tensors, config)
         predictor.origin = ModelOrigin(Path(path).name, sha256(Path(path)))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model file and a card, README.md, into a folder, as `push_to_hub` uploads them."""
+        hub.save_pretrained(self, Path(folder), Path(folder).name)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, token: str | None = None, message: str = "Upload a uflow model"
+    ) -> str:
+        """Upload the model file, and a card that says what the model knows of itself, to Hugging Face's hub.
+
+        Args:
+            repo_id: such as "somebody/tile"; made where it is not there.
+            private: whether a new repository is for nobody else.
+            token: None is the one that ``hf auth login`` stored.
+            message: of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            What huggingface_hub raises: no permission, no connection.
+        """
+        return hub.push_to_hub(self, repo_id, private, token, message)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        weights: Weights = None,
+        token: str | None = None,
+    ) -> Detector:
+        """Read a model of Hugging Face's hub, or a folder that `save_pretrained` wrote. Nothing in it is run.
+
+        Args:
+            name: of the repository, such as "somebody/tile", or the folder.
+            revision: branch, tag or commit; None is the newest.
+            device, weights: see `load`.
+            token: see `push_to_hub`.
+
+        Raises:
+            FileNotFoundError: neither; or `load`'s reasons.
+        """
+        return load(hub.find_model(name, revision, token), device, weights)
 
 
 def load(path: str | Path, device: str = "auto", weights: Weights = None) -> Detector:

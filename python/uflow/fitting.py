@@ -7,11 +7,11 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.progress import Progress
 
 from . import model_file
 from .backbones import Backbone, coarsest_stride, create_backbone
@@ -30,7 +30,7 @@ from .predictor import evidence_of_tiles
 from .recipe import Recipe
 from .scoring import Blend, Evidence, largest_map_values
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
-from .training import TrainingState, train
+from .training import TrainingState, Watcher, train
 
 __all__ = ["Fitted", "Selection", "fit_parts", "make_backbone", "training_record"]
 
@@ -39,6 +39,7 @@ log = logging.getLogger("uflow")
 MIN_NLL_GAIN = 0.02  # nats a dimension that copies must be worth: a flow that has seen them is blind to orientation
 AUGMENTED, FOLD = ".augmented", ".fold{}"  # added to the state file's name: the trial with copies, further flows
 STAGE = r"|\.augmented|\.fold\d+"
+FIRST = "first"  # what `on_epoch` is told of the detector's own flow
 BATCH_SIZE = 16  # images that pass through a flow together
 
 
@@ -90,7 +91,7 @@ def fit_parts(
     *,
     state_file: Path | None = None,
     selection: Selection | None = None,
-    progress: bool | Progress = True,
+    watcher: Watcher = Watcher(),  # noqa: B008 (it cannot change)
 ) -> Fitted:
     """Learn all parts of a detector; see `Detector.fit` for what each argument means.
 
@@ -112,12 +113,12 @@ def fit_parts(
     copies = extended and recipe.settings.augment and recipe.held_out > 0  # held-out images choose them
     exact = recipe.settings.precision == "float32"
     bit_depth = find_bit_depth(sources) if recipe.bit_depth == "auto" else recipe.bit_depth
-    with ImageFeatures.compute(backbone, sources, recipe.tile, progress, copies, exact, bit_depth) as features:
+    with ImageFeatures.compute(backbone, sources, recipe.tile, watcher.progress, copies, exact, bit_depth) as features:
         # 1. Folds, before anything is learnt: the images that judge must not have been seen.
         folds = choose_hold_out(features, sources, recipe)
         check_states(state_file, record, folds)
         # 2. The flow, with copies or without: both exist before the choice, which held-out images make.
-        trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, progress)
+        trainer = _FlowTrainer(recipe, backbone, device, features, record, selection, watcher)
         flow, training, augmented = trainer.with_or_without_copies(folds[0].held_out, state_file)
         network = TorchNetwork(backbone, flow, device=device)
         if remember:
@@ -204,10 +205,10 @@ class _FlowTrainer:
         features: ImageFeatures,
         record: dict[str, Any],
         selection: Selection | None,
-        progress: bool | Progress,
+        watcher: Watcher,
     ) -> None:
         self.recipe, self.backbone, self.device, self.features = recipe, backbone, device, features
-        self.record, self.selection, self.progress = record, selection, progress
+        self.record, self.selection, self.watcher = record, selection, watcher
 
     def memory(self, images: Sequence[int]) -> MemoryBank:
         """A memory of some images."""
@@ -252,21 +253,24 @@ class _FlowTrainer:
             state = model_file.load_training_state(state_file, record)
             log.info("going on from %s after epoch %d", state_file, state.epoch)
 
-        def save(state: TrainingState) -> None:
-            if state_file is not None:
-                model_file.save_training_state(state_file, state, record)
-
         candidate = TorchNetwork(net, flow, device=self.device)
         trained = train(
             flow,
             self.features.without(held_out, augmented, recipe.settings.last_batch),
             recipe.settings,
             state=state,
-            on_epoch=save,
+            on_epoch=partial(self._after_epoch, state_file, record, stage.lstrip(".") or FIRST),
             select=None if selection is None else lambda: selection(candidate),
-            progress=self.progress,
+            progress=self.watcher.progress,
         )
         return flow, trained
+
+    def _after_epoch(self, state_file: Path | None, record: dict[str, Any], flow: str, state: TrainingState) -> None:
+        """Save the state, then tell who looks on: what they raise loses nothing."""
+        if state_file is not None:
+            model_file.save_training_state(state_file, state, record)
+        if self.watcher.on_epoch is not None:
+            self.watcher.on_epoch(flow, state.history[-1])
 
 
 def learn_threshold(

@@ -19,7 +19,16 @@ from .images import batches
 from .progress import progress_bar
 from .recipe import TrainingSettings
 
-__all__ = ["Epoch", "TrainingError", "TrainingSettings", "TrainingState", "learning_rate", "train"]
+__all__ = [
+    "Epoch",
+    "OnEpoch",
+    "TrainingError",
+    "TrainingSettings",
+    "TrainingState",
+    "Watcher",
+    "learning_rate",
+    "train",
+]
 
 
 class _Selection(TypedDict, total=False):
@@ -37,6 +46,22 @@ class Epoch(_Selection):
     held_out_nll: float | None  # None where no images are held out
     learning_rate: float
     seconds: float
+
+
+OnEpoch = Callable[[str, Epoch], None]  # called with which flow it is, and what the epoch gave
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who looks on while flows are trained.
+
+    Attributes:
+        progress: show progress bars; a `Progress` shows them among its own.
+        on_epoch: called after each epoch, once its state is saved, see `Detector.fit`.
+    """
+
+    progress: bool | Progress = True
+    on_epoch: OnEpoch | None = None
 
 
 @dataclass
