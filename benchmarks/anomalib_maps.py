@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from uflow.conformal import supported_alpha
 from uflow.evaluate import metrics
 from uflow.evaluate.datasets import Dataset
-from uflow.evaluate.rival_methods import Scorer, Settings, find_method, read_images
+from uflow.evaluate.rival_methods import Scorer, Settings, find_method
 from uflow.evaluate.samples import Sample
 from uflow.images import read_image, resize_image, resize_mask
 from uflow.map_threshold import Threshold
@@ -54,7 +54,7 @@ class Run:
 @torch.inference_mode()
 def scored(scorer: Scorer, paths: Sequence[Any], size: tuple[int, int]) -> tuple[Maps, NDArray[np.float32]]:
     """Maps, (N, h, w), and scores of images."""
-    found = [scorer(batch) for batch in read_images(paths, size)]
+    found = [scorer(batch) for batch in Settings().read_images(paths, size)]
     return np.concatenate([m.float() for m, _ in found]), np.concatenate([s.float() for _, s in found])
 
 

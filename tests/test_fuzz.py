@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from uflow import images, model_file
+from uflow.backbones import create_backbone
 from uflow.deploy import exported
 from uflow.evaluate import rivals, study
 from uflow.evaluate.datasets import find_categories
@@ -233,6 +234,14 @@ def test_a_checkpoint(data: st.DataObject, room: Path) -> None:
     path = room / "a.ckpt"
     path.write_bytes(data.draw(damaged(buffer.getvalue())))
     survives(lambda: load_checkpoint(path), room)
+
+
+def test_a_length_in_an_old_file_is_not_believed(room: Path) -> None:
+    """torch's format before zip archives: a string of 1.2 GB, in a file of nine bytes."""
+    path = room / "a.ckpt"
+    path.write_bytes(b"X\x00\x00PK\x03\x04\x00\x00")
+    survives(lambda: load_checkpoint(path), room)
+    survives(lambda: create_backbone(image_size=64, weights=path), room)
 
 
 # Results that a study and a comparison go on from ---------------------------------------------------------------------

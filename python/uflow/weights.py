@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import os
 import re
 import shutil
@@ -187,6 +188,16 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
     return Path(hf_hub_download(repo, file, revision=revision))
 
 
+def torch_source(path: Path) -> Path | io.BytesIO:
+    """What `torch.load` is to read: a file, or its bytes where it is of the format before zip archives.
+
+    The reader of that format allocates whatever length is written in a file, a gigabyte for a file of some bytes; from
+    bytes it takes no more than there are.
+    """
+    with path.open("rb") as file:
+        return path if file.read(4) == b"PK\x03\x04" else io.BytesIO(path.read_bytes())
+
+
 def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
@@ -199,7 +210,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             with quiet():
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(torch_source(path), map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own errors for a cut or foreign file
         raise ValueError(f"cannot read weights from {path}: {first_line(error)}") from error
     for key in ("state_dict", "model"):

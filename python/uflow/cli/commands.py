@@ -58,7 +58,10 @@ class Commands(typer.Typer):
         is_command = len(sys.argv) > 1 and sys.argv[1].replace("-", "_") in commands
         completes = any(name.endswith("_COMPLETE") for name in os.environ)
         self._add_completion = self.info.add_help_option = completes or not is_command
-        return super().__call__(*arguments, **keywords)
+        try:
+            return super().__call__(*arguments, **keywords)
+        finally:
+            self._add_completion = self.info.add_help_option = True
 
     def command(self, name: str | None = None, **keywords: Any) -> Callable[[Command], Command]:  # type: ignore[override]
         """As `typer.Typer.command`; the function itself stays as it is."""

@@ -25,6 +25,7 @@ from ..flow import UFlow
 from ..model_file import load_model
 from ..network import TorchNetwork
 from ..prediction import ModelOrigin
+from ..weights import torch_source
 from .freia import FREIA_KEY, SoftClamp, convert_freia
 
 __all__ = ["Foreign", "is_foreign", "load_checkpoint", "load_foreign", "load_nets", "load_on_checkpoint"]
@@ -228,8 +229,7 @@ def _torch_load(path: Path) -> tuple[Mapping[str, Any], list[str]]:
     torch's own reader for untrusted files refuses every global (class or function) that it does not know. Lightning's
     files are full of them, beside the tensors: each one is named to the reader as an empty class of ours.
     """
-    with path.open("rb") as file:
-        mmap = file.read(2) == b"PK"  # only what is used is read
+    mmap = isinstance(torch_source(path), Path)  # only what is used is read
     stand_ins: dict[str, type] = {}
     allowed = serialization.get_safe_globals()
     try:
@@ -239,7 +239,7 @@ def _torch_load(path: Path) -> tuple[Mapping[str, Any], list[str]]:
                 serialization.clear_safe_globals()  # what others allowed in this process is not for this file
                 serialization.add_safe_globals(list(stand_ins.values()))
                 try:
-                    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+                    content = torch.load(torch_source(path), map_location="cpu", weights_only=True, mmap=mmap)
                     break
                 except pickle.UnpicklingError as error:
                     if len(stand_ins) >= MAX_CLASSES:
