@@ -302,10 +302,11 @@ METADATA: dict[str, Any] = {
 }
 
 
-def make_folder(folder: Path, **entries: Any) -> Path:
+def make_folder(folder: Path, network: bytes = b"\x08\x08", **entries: Any) -> Path:
+    """An exported folder; its networks are ONNX of version 8 with nothing in it, if they are not given."""
     folder.mkdir()
     for name in ("network.onnx", "network.pt2"):
-        (folder / name).write_bytes(b"a network")
+        (folder / name).write_bytes(network)
     listed = {path.name: exported.sha256(path) for path in folder.iterdir()}
     exported.write_metadata(folder, {**METADATA, "files": listed, **entries})
     return folder

@@ -24,6 +24,7 @@ from ..predictor import Predictor
 from ..processes import check_not_forked
 from ..schema import parse, read_json, write_json
 from ..scoring import Evidence
+from .graphs import check_graph
 from .runtimes import OPEN, Run
 
 __all__ = ["FORMATS", "METADATA", "ExportedNetwork", "check_files", "load", "read_metadata", "save_threshold"]
@@ -131,6 +132,8 @@ def _load_network(folder: Path, runtime: str | None, threads: int | None, device
     elif runtime not in runtimes:
         raise ValueError(f"{folder} holds {file}, which {' or '.join(runtimes)} can run, not {runtime!r}")
     check_not_forked(runtime)
+    if metadata["format"] != "torch":  # whose archives `runtimes` looks at
+        check_graph(folder / file)
     run = open_network(folder / file, runtime, len(metadata["outputs"]), threads, device)
     return ExportedNetwork(folder, metadata, runtime, run, threads, device)
 

@@ -39,6 +39,7 @@ def _onnxruntime(path: Path, outputs: int, threads: int | None, device: str) -> 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others read and segment meanwhile
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # as `check_graph` has read it
     providers: list[Any] = ["CPUExecutionProvider"]  # it does what another one cannot
     if provider not in providers:
         providers.insert(0, (provider, wanted))

@@ -45,7 +45,7 @@ _BACKBONES = {
     "wide_resnet50_2": ((256, 512, 1024), 4),
 }
 _REFUSED = re.compile(r"GLOBAL (\S+) was not an allowed global")
-_FILLED = re.compile(r"Can only (SETITEM|append).*but got <class '(\S+)'>")
+_FILLED = re.compile(r"Can only (SETITEM|append|extend).*but got <class '(\S+)'>")
 _BLOCKED = re.compile(r"GLOBAL (\S+) whose module")
 
 
