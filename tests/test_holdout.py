@@ -1,0 +1,63 @@
+"""Copies of an image stay on one side of the hold-out and count once."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uflow.backbones import create_backbone
+from uflow.features import ImageFeatures
+from uflow.fitting import choose_hold_out
+from uflow.holdout import choose_folds, find_copies
+from uflow.images import list_images
+from uflow.recipe import Recipe
+
+NO_FILES = [np.zeros((2, 2, 3), np.uint8)] * 36  # whose order tells nothing
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("alpha", [None, 0.2, 0.05])
+def test_copies_stay_on_one_side_and_count_once(noise: float, alpha: float | None) -> None:
+    rng = np.random.default_rng(0)
+    different = np.tile(rng.standard_normal((12, 40)), (3, 1))
+    descriptors = different + noise * rng.standard_normal(different.shape)
+    groups = [[i, i + 12, i + 24] for i in range(12)]
+    assert find_copies(descriptors) == groups
+    folds, why = choose_folds(descriptors, NO_FILES, 0.15, alpha, 0)
+    assert why.endswith("; 36 images are 12 different ones, and copies stay on one side")
+    assert len(folds) == (1 if alpha is None or alpha == 0.2 else 3)
+    for fold in folds:
+        held_out = set(fold.held_out)
+        assert all(held_out.issuperset(group) or held_out.isdisjoint(group) for group in groups)
+        assert fold.judged == [group[0] for group in groups if group[0] in held_out]
+        assert len(fold.judged) == 4
+
+
+def test_different_images_are_no_copies() -> None:
+    descriptors = np.random.default_rng(0).standard_normal((36, 40))
+    assert find_copies(descriptors) == [[i] for i in range(36)]
+    assert "copies" not in choose_folds(descriptors, NO_FILES, 0.15, 0.05, 0)[1]
+
+
+def test_an_image_saved_anew_is_found_among_others(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As it was, in another format, and a grey level brighter."""
+    images: list[bytes | np.ndarray] = []
+    for path in list_images(dataset / "train/good")[:10]:
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        other = io.BytesIO()
+        Image.fromarray(pixels).save(other, "BMP")
+        images += [path.read_bytes(), other.getvalue(), np.clip(pixels.astype(int) + 1, 0, 255).astype(np.uint8)]
+    caplog.set_level(logging.INFO, logger="uflow")
+    recipe = Recipe(image_size=64, alpha=0.3)
+    backbone = create_backbone(recipe.backbone, 64)
+    with ImageFeatures.compute(backbone, images, False, False, False) as features:
+        (fold,) = choose_hold_out(features, images, recipe)
+    assert "30 images are 10 different ones, and copies stay on one side" in caplog.text
+    assert len(fold.held_out) == 9
+    assert {i // 3 for i in fold.held_out} == {i // 3 for i in fold.judged}
+    assert len(fold.judged) == 3
