@@ -55,11 +55,12 @@ def test_the_paper_as_a_whole_goes_on_after_a_kill(
     arguments = [*map(str, ["study", data, "--output", output, "--device", "cpu", *published_options, *tiny])]
 
     written = "evaluations/[!.]*.json"  # no file that is being written
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "uflow", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    said = tmp_path / "said.txt"
+    with said.open("w") as file:
+        killed = subprocess.Popen([sys.executable, "-m", "uflow", *arguments], stdout=file, stderr=file)
     waited_until = time.monotonic() + 300
-    while len(list(output.glob(written))) < 2 and killed.poll() is None:
+    while len(list(output.glob(written))) < 2:
+        assert killed.poll() is None, said.read_text()
         assert time.monotonic() < waited_until
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
