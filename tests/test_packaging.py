@@ -158,6 +158,7 @@ for name, command in program.commands.items():
         (["evaluate", "tile.uflow", "tile"], "train"),
         (["compare", "tile", "--methods", "padim"], "compare"),
         (["demo"], "demo"),
+        (["predict", "tile.uflow", "good", "--engine", "ray", "--output", "results"], "ray"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -59,6 +59,7 @@ def load(
     weights: str | Path | Sequence[str | Path] | None = None,
     runtime: str | None = None,
     soft_clamp: SoftClamp | None = None,
+    threads: int | None = None,
 ) -> Detector | Predictor:
     """Read a model file written by `Detector.save`, a checkpoint of the authors or of anomalib, or an exported folder.
 
@@ -69,6 +70,7 @@ def load(
         weights: of a file: file with the backbone's weights, where they cannot be found otherwise.
         runtime: of a folder: "onnxruntime", "openvino" or "torch"; None takes what the folder is for.
         soft_clamp: of a checkpoint made elsewhere: the step it was trained with, see `convert_freia`.
+        threads: of a folder: of its network; None is the runtime's own choice, one a core.
 
     Returns:
         A `Detector`, or for a folder a `Predictor`; both predict, stream and calibrate.
@@ -78,10 +80,12 @@ def load(
             backbone's weights are not those the model was trained with.
     """
     if os.path.isdir(path):  # noqa: PTH112 (pathlib takes a third of the time to import this package)
-        exported: Predictor = _import("deploy.exported").load(path, runtime, device=device)
+        exported: Predictor = _import("deploy.exported").load(path, runtime, threads, device)
         return exported
     if runtime is not None:
         raise ValueError(f"a runtime is for an exported folder, and {os.fspath(path)!r} is none: see uflow export")
+    if threads is not None:
+        raise ValueError(f"threads are for an exported folder, and {os.fspath(path)!r} is none: torch.set_num_threads")
     return _load_file(path, device, weights, soft_clamp)
 
 

@@ -25,6 +25,10 @@ EXTRA_OF = {
     "lightning": "compare",
     "torchvision": "compare",
     "supervision": "supervision",
+    "ray": "ray",
+    "pyarrow": "ray",
+    "pandas": "ray",
+    "fsspec": "ray",
 }
 
 

@@ -47,12 +47,29 @@ class OnError(str, Enum):
     skip = "skip"
 
 
+class Engine(str, Enum):
+    """What `uflow predict` runs on."""
+
+    here = "here"
+    ray = "ray"
+
+
 @app.command(epilog="Example: uflow predict tile.uflow new_parts/ --output results")
 def predict(
     model: ModelArgument,
-    images: Annotated[list[str], typer.Argument(help="files, folders or patterns")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for masks, maps and overlays")] = None,
+    images: Annotated[
+        list[str], typer.Argument(help="files, folders or patterns; for ray one folder or Parquet, or URL")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="folder for masks, maps and overlays; for ray of Parquet files, or URL"),
+    ] = None,
     arrays: Annotated[bool, typer.Option("--npy", help="also write the maps as .npy, float32")] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="here, or ray: actors of a Ray cluster or of this machine")
+    ] = Engine.here,
+    actors: Annotated[int, typer.Option(help="of ray")] = 1,
+    threads: Annotated[int, typer.Option(help="of each actor of ray")] = 1,
     batch_size: Annotated[int, typer.Option(help="images, or tiles, at once")] = 8,
     on_error: Annotated[
         OnError, typer.Option(help="after an image that cannot be judged: stop, or skip it (exit code 3)")
@@ -72,13 +89,22 @@ def predict(
     """Anomaly map, mask and regions of new images: a table on a terminal, a line of JSON an image in a pipe or file."""
     from ..images import list_images, set_max_pixels
 
+    if engine is Engine.ray:
+        chosen: dict[str, Any] = {"alpha": alpha, "look_alpha": look_alpha, "maps": arrays, "batch_size": batch_size}
+        chosen |= {"weights": weights, "runtime": runtime, "device": device, "threads": threads}
+        refused = {"--tile": tile, "--report": report, "--max-pixels": max_pixels, "--json": json or None}
+        _predict_by_ray(
+            model, images, output, actors, chosen, [name for name, value in refused.items() if value is not None]
+        )
+        return
     if max_pixels is not None:
         set_max_pixels(max_pixels)
     paths = list_images(images)
     names = output_names(paths)
-    if output is not None:
-        check_pictures(paths, names, output)
-        check_output_folder(output)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        check_pictures(paths, names, folder)
+        check_output_folder(folder)
     if report is not None:
         check_new_file(report, "--report")
     loaded, predictor = load_model(model, device, weights, runtime, tile)
@@ -87,7 +113,7 @@ def predict(
     maker = None if report is None else _card_maker(predictor, len(paths))
     started = time.perf_counter()
     as_table = sys.stdout.isatty() and not json
-    with _PredictionBars(len(paths)) as bars, _Results(output, arrays, on_error, as_table) as results:
+    with _PredictionBars(len(paths)) as bars, _Results(folder, arrays, on_error, as_table) as results:
         found = (maker or predictor).stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
         with closing(found):  # an error leaves no thread behind
             results.write_all(found, names, bars.advance)
@@ -101,6 +127,33 @@ def predict(
 
         write_prediction_report(maker, str(model), loaded, report)
     if results.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _predict_by_ray(
+    model: Path, images: Sequence[str], output: str | None, actors: int, chosen: dict[str, Any], refused: Sequence[str]
+) -> None:
+    """Predict on a Ray cluster, into Parquet files."""
+    if output is None or len(images) != 1:
+        raise ValueError("--engine ray takes one folder, Parquet or URL, and needs --output, a folder or URL")
+    if refused:
+        raise ValueError(f"--engine ray does not take {', '.join(refused)}")
+    from ..extras import require
+
+    require("ray", "ray", "pyarrow", "pandas", "fsspec")
+    from ..interop import ray
+    from ..interop.tables import TablePredictor
+
+    weights = None if chosen["weights"] is None else tuple(map(str, chosen["weights"]))
+    predictor = TablePredictor(str(model), **chosen | {"weights": weights})
+    started = time.perf_counter()
+    done = ray.predict(images[0], output, predictor, actors)
+    rate = done.images / (time.perf_counter() - started)
+    failed = f", {done.failed} could not be judged" if done.failed else ""
+    skipped = f", {done.skipped} were there already" if done.skipped else ""
+    flagged = f"{done.flagged} of {done.images} images have a detected region"
+    note(f"{flagged}{failed}{skipped}, {rate:.1f} images/s; Parquet files in {output}", err=True)
+    if done.failed:
         raise typer.Exit(SOME_FAILED)
 
 

@@ -1,0 +1,243 @@
+"""Images in tables, by pandas, Arrow and Ray: equal to `predict`, resumed, whole after a kill."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import uflow
+from conftest import one_line
+from uflow import cli
+
+NEEDS = 'needs the extra: pip install "uflow-ad[ray]"'
+pytest.importorskip("fsspec", reason=NEEDS)
+pandas = pytest.importorskip("pandas", reason=NEEDS)
+parquet = pytest.importorskip("pyarrow.parquet", reason=NEEDS)
+tables = pytest.importorskip("uflow.interop.tables")
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]  # Ray's own
+
+
+@pytest.fixture(scope="module")
+def model(detector: uflow.Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, origin = tmp_path_factory.mktemp("ray") / "tile.uflow", detector.predictor.origin
+    detector.save(path)
+    detector.predictor.origin = origin  # others share this detector
+    return path
+
+
+@pytest.fixture(scope="module")
+def parts(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sub-folders, a corrupt image, and what is no image."""
+    folder = tmp_path_factory.mktemp("parts")
+    for kind in ("good", "square"):
+        (folder / kind).mkdir()
+        for path in sorted((dataset / "test" / kind).glob("*.png")):
+            (folder / kind / path.name).write_bytes(path.read_bytes())
+    (folder / "good/broken.png").write_bytes(b"no image at all")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def by_hand(model: Path, paths: list[str]) -> list[dict[str, Any]]:
+    """What `predict` says, image after image; None of an image that it cannot judge."""
+    detector = uflow.load(model, device="cpu")
+    return [None if "broken" in path else detector.predict(path).to_dict() for path in paths]
+
+
+def assert_equal_rows(found: list[dict[str, Any]], model: Path) -> None:
+    """Row by row what `predict` says, but for the time; batches round float32 otherwise."""
+    for row, own in zip(found, by_hand(model, [row["image"] for row in found]), strict=True):
+        if own is None:
+            assert row["error"].startswith("cannot ")
+            assert {name for name, value in row.items() if value is not None} == {"image", "error"}
+            continue
+        assert row["error"] is None
+        for name in own.keys() - {"time", "regions", "score", "log_nfa"}:
+            assert row[name] == own[name], name
+        for name in ("score", "log_nfa"):
+            assert row[name] == pytest.approx(own[name], abs=1e-4)
+        assert len(row["regions"]) == len(own["regions"])
+        for region, expected in zip(row["regions"], own["regions"], strict=True):
+            assert (region["area"], region["box"]) == (expected["area"], expected["box"])
+            assert region["p_value"] == expected["p_value"]
+            assert region["contours"] == expected["contours"]
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def test_pandas_batches_are_predict_row_by_row(model: Path, parts: Path) -> None:
+    paths = sorted(map(str, parts.rglob("*.png")))
+    predictor = pickle.loads(pickle.dumps(tables.TablePredictor(str(model), device="cpu", batch_size=4, maps=True)))
+    table = pandas.DataFrame({"path": paths, "bytes": [Path(path).read_bytes() for path in paths], "lot": 7})
+    batches = list(predictor.map_in_pandas(iter([table[:5], table[5:]])))
+    assert [len(batch) for batch in batches] == [5, 4]
+    assert list(batches[0].columns) == tables.result_schema(maps=True).names
+    rows = pandas.concat(batches).astype(object).where(lambda values: values.notna(), None).to_dict("records")
+    maps = [row.pop("anomaly_map") for row in rows], [row.pop("log_nfa_map") for row in rows]
+    assert_equal_rows(rows, model)
+    first = uflow.load(model, device="cpu").predict(paths[0])
+    np.testing.assert_allclose(np.load(io.BytesIO(maps[0][0])), first.anomaly_map, atol=1e-5)
+    np.testing.assert_allclose(np.load(io.BytesIO(maps[1][0])), first.log_nfa, atol=1e-3)
+
+
+def test_a_schema_holds_a_line_of_json() -> None:
+    schema = json.loads((Path(__file__).parent.parent / "docs/prediction.schema.json").read_text())["$defs"][
+        "prediction"
+    ]
+    assert set(tables.result_schema().names) == {*schema["properties"], "error"}
+    regions = tables.result_schema().field("regions").type.value_type
+    assert {field.name for field in regions} == set(schema["properties"]["regions"]["items"]["properties"])
+
+
+def test_what_is_no_table_of_images_is_one_line(model: Path, tmp_path: Path) -> None:
+    predictor = tables.TablePredictor(str(model), device="cpu")
+    with pytest.raises(ValueError, match="has a column 'path', and perhaps 'bytes'; this one has name") as error:
+        predictor.predict_pandas(pandas.DataFrame({"name": ["a"]}))
+    one_line(error)
+    rows = predictor.predict_rows([str(tmp_path / "gone.png"), "nothing://x.png"])
+    assert [row["error"].partition(":")[0] for row in rows] == [
+        f"cannot read {tmp_path / 'gone.png'}",
+        "cannot read nothing",
+    ]
+    (row,) = predictor.predict_rows(["a.png"], [None])
+    assert row == {"image": "a.png", "error": "there is no content: bytes is null"}
+
+
+# Ray ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Ray on this machine, with two processors, and the module that uses it."""
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install "uflow-ad[ray]"')
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    from uflow.interop import ray as interop
+
+    yield interop
+    ray.shutdown()
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    parts = [parquet.read_table(path) for path in sorted(output.glob("part-*.parquet"))]
+    assert all(part.schema.equals(tables.result_schema()) for part in parts)
+    rows = [row for part in parts for row in part.to_pylist()]
+    return sorted(rows, key=lambda row: row["image"])
+
+
+def actor_pids() -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if entry.read_bytes().startswith(b"ray::") and b"_Actor" in entry.read_bytes():
+                found.append(int(entry.parent.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="finds the actor in /proc")
+def test_a_killed_actor_and_a_lost_part_lose_nothing(
+    cluster: Any, model: Path, parts: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder to Parquet, row by row as `predict`; the actor is killed on its way, and a part removed afterwards."""
+    source, output, predictor = tmp_path / "many", tmp_path / "results", tables.TablePredictor(str(model), device="cpu")
+    for lot in range(3):
+        shutil.copytree(parts, source / str(lot))
+    killed, told = [], []
+
+    def kill_once() -> None:
+        wait_for(lambda: bool(list(output.glob("part-*.parquet"))))
+        killed.extend(actor_pids())
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_once)
+    killer.start()
+    first = cluster.predict(str(source), str(output), predictor, rows_a_part=4, on_images=told.append)
+    killer.join()
+    assert killed
+    rows = rows_of(output)
+    assert [row["image"] for row in rows] == sorted(map(str, source.rglob("*.png")))
+    assert_equal_rows(rows, model)
+    flagged = sum(bool(row["is_anomalous"]) for row in rows)
+    assert (first.images, first.flagged, first.failed, first.skipped) == (27, flagged, 3, 0)
+    assert sorted(told) == [3, 4, 4, 4, 4, 4, 4]
+
+    (lost, *others) = sorted(output.glob("part-*.parquet"))
+    missing = parquet.read_table(lost).num_rows
+    times = {path: path.stat().st_mtime_ns for path in others}
+    lost.unlink()
+    again = cluster.predict(str(source), str(output), predictor, rows_a_part=4)
+    assert (again.images, again.skipped) == (missing, 27 - missing)
+    assert [row["image"] for row in rows_of(output)] == [row["image"] for row in rows]
+    assert {path: path.stat().st_mtime_ns for path in others} == times
+    assert cluster.predict(str(source), str(output), predictor).images == 0  # nothing is left, no actor is started
+
+    monkeypatch.setattr(
+        sys, "argv", ["uflow", "predict", str(model), str(source), "--engine", "ray", "-o", str(output)]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert "0 of 0 images have a detected region, 27 were there already, " in capsys.readouterr().err
+
+    for changed in (tables.TablePredictor(str(model), alpha=0.4), tables.TablePredictor(str(model), maps=True)):
+        with pytest.raises(ValueError, match=r"holds results of another (alpha|maps): name another output") as error:
+            cluster.predict(str(source), str(output), changed)
+        one_line(error)
+
+
+def test_bytes_in_parquet_by_a_url(cluster: Any, model: Path, parts: Path, tmp_path: Path) -> None:
+    """Two tables, the first in row groups, of which an image is done already."""
+    paths, source, output = sorted(parts.rglob("*.png")), tmp_path / "tables", tmp_path / "results"
+    source.mkdir()
+    for number, chosen in enumerate((paths[:6], paths[6:])):
+        content = {"path": list(map(str, chosen)), "bytes": [path.read_bytes() for path in chosen], "lot": number}
+        pandas.DataFrame(content).to_parquet(source / f"{number}.parquet", row_group_size=5)
+    predictor = tables.TablePredictor(str(model), device="cpu")
+    cluster._Folder(str(output)).check_settings(cluster._settings(predictor))
+    done = predictor.predict_arrow(parquet.read_table(source / "0.parquet", columns=["path", "bytes"]).slice(2, 1))
+    cluster._Folder(str(output)).write_part(done)
+    found = cluster.predict(source.as_uri(), output.as_uri(), predictor, rows_a_part=3)
+    assert (found.images, found.failed, found.skipped) == (8, 1, 1)
+    rows = rows_of(output)
+    assert [row["image"] for row in rows] == list(map(str, paths))
+    assert_equal_rows(rows, model)
+
+
+def wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def test_what_cannot_be_run_is_one_line(cluster: Any, model: Path, parts: Path, tmp_path: Path) -> None:
+    predictor, output = tables.TablePredictor(str(model), device="cpu"), str(tmp_path / "results")
+    (tmp_path / "empty").mkdir()
+    pandas.DataFrame({"name": ["a"]}).to_parquet(tmp_path / "names.parquet")
+    for source, actors, error, message in (
+        (str(parts), 3, ValueError, "3 actors of 1 threads need 3 processors, and there are 2"),
+        (str(parts), 0, ValueError, "at least 1"),
+        (str(tmp_path / "empty"), 1, ValueError, "holds no images"),
+        (str(tmp_path / "gone"), 1, FileNotFoundError, "there is no "),
+        (str(tmp_path / "names.parquet"), 1, ValueError, "has no column 'path'; it has name"),
+    ):
+        with pytest.raises(error, match=message) as failure:
+            cluster.predict(source, output, predictor, actors)
+        one_line(failure)
