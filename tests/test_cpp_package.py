@@ -148,6 +148,7 @@ class Exported:
         with redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder.parent)
             patch.setattr(exported, "open_network", lambda *_: None)
+            patch.setattr(exported, "check_graph", lambda _: None)
             exec(compile(source, str(GUIDE), "exec"), {})
         (workplace / "numbers.txt").write_text(printed.getvalue())
         files = [workplace / f"{i}.npy" for i in range(len(self.evidence.maps if maps is None else maps))]
@@ -231,6 +232,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exported, "open_network", lambda *_: run)
+        patch.setattr(exported, "check_graph", lambda _: None)
         predictor = uflow.load(folder)
     assert isinstance(predictor, Predictor)
     return Exported(folder, predictor, bad)
