@@ -62,7 +62,7 @@ def log_nfa_of(latents: list[Any]) -> Function:
 def beside_one_tree(latents: list[NDArray[np.float32]], form: str) -> Contest:
     """scikit-image computes nothing but the tree of the finest map."""
     energy = segmentation.energies(latents)[0][0]
-    claim = at_least(6, "`log_nfa`, MS-CaiT: times faster than scikit-image's tree")
+    claim = at_least(6, "`log_nfa`, MS-CaiT: times faster than scikit-image")
     contestants = {
         "uflow": log_nfa_of(in_form(latents, form)),
         "scikit-image, tree of 28x28 only": lambda: skimage.morphology.max_tree(energy, connectivity=1),
@@ -127,7 +127,7 @@ def python_threads(source: str, log_nfa: tuple[Any, int]) -> Iterator[Contest]:
     """Python threads at once, each with its part of the batch on one thread: a held lock would make them wait."""
     function, images = log_nfa
     for count in (2, 4, 8):
-        claims = [at_least(1.2, f"the same from {source} by 8 Python threads")] if count == 8 else []
+        claims = [at_least(1.2, f"the same from {source}, 8 threads")] if count == 8 else []
         with ThreadPoolExecutor(count) as pool:
             several = {f"uflow, {count} Python threads": partial(in_parts, pool, function, images, count)}
             yield over_one_thread("Python threads", source, log_nfa, count, several, claims)

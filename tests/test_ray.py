@@ -69,7 +69,7 @@ def assert_equal_rows(found: list[dict[str, Any]], model: Path) -> None:
         for name in own.keys() - {"time", "regions", "score", "log_nfa"}:
             assert row[name] == own[name], name
         for name in ("score", "log_nfa"):
-            assert row[name] == pytest.approx(own[name], abs=1e-4)
+            assert row[name] == pytest.approx(own[name], rel=1e-6, abs=1e-4)
         assert len(row["regions"]) == len(own["regions"])
         for region, expected in zip(row["regions"], own["regions"], strict=True):
             assert (region["area"], region["box"]) == (expected["area"], expected["box"])
