@@ -654,6 +654,7 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path, line: str, message: str)
         ("list.csv", b"path,split,label\nlist.csv,train,good\n", r"list\.csv has nothing to test"),
         ("list.csv", b"path,split,label\nlist.csv,test,good\n", r"list\.csv has no good images to train on"),
         ("list.json", b"{", r"cannot read .*list\.json: .*line 1"),
+        ("list.json", b"[" * 100_000, r"cannot read .*list\.json: it is no JSON"),
         ("list.json", b'{"path": 1}', r"cannot read .*list\.json: it should be a list of objects"),
         ("list.json", b'[{"path": "list.json", "split": null}]', r"list\.json, entry 1: no split$"),
     ],

@@ -133,13 +133,26 @@ def test_what_cannot_be_judged_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [{"kind": "calibrated"}, {"version": 0}, {"cell": {}}, {"minima": []}, {"low": float("inf")}, {"more": 1}]
+    "damage",
+    [
+        {"kind": "calibrated"},
+        {"version": 0},
+        {"cell": {}},
+        {"minima": []},
+        {"minima": "012345678"},
+        {"minima": [10**400]},
+        {"low": float("inf")},
+        {"low": True},
+        {"more": 1},
+    ],
 )
 def test_damaged_files_are_one_line(damage: dict[str, object], tmp_path: Path) -> None:
     content = Threshold.from_good_maps(good_maps(np.random.default_rng(0), 9), 0.2).to_dict() | damage
     (tmp_path / "a.json").write_text(json.dumps(content))
     (tmp_path / "b.json").write_text("{")
-    for name in "ab":
-        with pytest.raises(ValueError, match=r"[ab]\.json is not a threshold that Threshold.save wrote") as error:
+    (tmp_path / "c.json").write_text("[" * 100_000)
+    (tmp_path / "d.json").write_bytes(b"\xff")
+    for name in "abcd":
+        with pytest.raises(ValueError, match=r"[abcd]\.json is not a threshold that Threshold.save wrote") as error:
             Threshold.load(tmp_path / f"{name}.json")
         one_line(error)

@@ -130,7 +130,20 @@ def test_a_state_goes_on_where_it_was(parts: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [{"version": 0}, {"gaps": [1.0]}, {"log_best": None}, {"alarm": {"at": 3}}, {"alpha": 2}, {"parts": None}]
+    "damage",
+    [
+        {"version": 0},
+        {"gaps": [1.0]},
+        {"gaps": [float("nan")] * 48},
+        {"log_best": None},
+        {"alarm": {"at": 3}},
+        {"alpha": 2},
+        {"alpha": True},
+        {"parts": None},
+        {"parts": "2"},
+        {"calibration_images": 10**12},
+        {"calibration_images": 10**400},
+    ],
 )
 def test_damaged_states_are_one_line(damage: dict[str, object]) -> None:
     content = watch([0.5, 0.02], 49).to_dict()
@@ -175,6 +188,13 @@ def line(p_value: float | None = 0.5, **changes: object) -> str:
         ([line(), "{"], "line 2 is no prediction"),
         (["[]"], "line 1 is no prediction"),
         (['{"image": "a.png"}'], "line 1 is no prediction"),
+        (["[" * 100_000], "line 1 is no prediction"),
+        (['"an error"'], "line 1 is no prediction"),
+        ([line(float("nan"))], "line 1 is no prediction"),
+        ([line(7)], "line 1 is no prediction"),
+        ([line(calibration_images=-3)], "line 1 is no prediction"),
+        ([line(calibration_images=float("inf"))], "line 1 is no prediction"),
+        ([line(alpha="0.1")], "line 1 is no prediction"),
         ([line(None)], "line 1 has no p-value that is uniform"),
         ([line(), "", line(calibration_images=9)], "line 3 is of a model calibrated on 9 images.* of one on 99"),
     ],

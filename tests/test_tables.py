@@ -4,11 +4,13 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from uflow.evaluate import published
 from uflow.evaluate.evaluation import Evaluation
 from uflow.evaluate.study import Result
 from uflow.evaluate.summary import flagged_table, summarise, summary_markdown, summary_text, write_summary
-from uflow.evaluate.tables import FIGURES, Table, evaluations_table
+from uflow.evaluate.tables import FIGURES, Table, evaluations_table, write_json
 
 FLAGGED = {"good": {"images": 4, "share": 0.25}, "a": {"images": 1, "share": 1.0}, "b": {"images": 3, "share": 0.0}}
 
@@ -29,6 +31,14 @@ def test_a_table_of_evaluations_gives_figures_and_shares_of_images() -> None:
         "good flagged": "25.0%",
         "defects flagged": "25.0%",
     }
+
+
+def test_a_figure_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    write_json({"auroc": 0.5}, path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"auroc": float("nan")}, path)
+    assert json.loads(path.read_bytes()) == {"auroc": 0.5}
 
 
 def test_a_table_in_three_forms() -> None:

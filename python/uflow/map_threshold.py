@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from .files import PathLike, atomic_write
 from .monitor import Monitor
 from .outline import Drawing
 from .prediction import DetectedRegion
+from .schema import parse, read_json, write_json
 from .segmentation import Background
 from .threshold import judge_fields, learn_from_fields
 
@@ -204,15 +205,14 @@ class Threshold:
             kind, version = entries.pop("kind"), entries.pop("version")
             if (kind, version) != ("maps", FORMAT_VERSION):
                 raise ValueError(f"kind {kind!r} of version {version}, where 'maps' of {FORMAT_VERSION} is expected")
-            entries |= {"cell": Background(**entries["cell"]), "drawing": Drawing(**entries["drawing"])}
-            return cls(**entries | {"minima": tuple(map(float, entries["minima"]))})
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"the threshold is damaged: {error}") from None
+        return parse(cls, entries, "the threshold is damaged: it")
 
     def save(self, path: PathLike) -> None:
         """Write a JSON file, whole or not at all."""
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(write_json(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: PathLike) -> Threshold:
@@ -221,11 +221,11 @@ class Threshold:
         Raises:
             FileNotFoundError, ValueError: no such file, or not that of a threshold.
         """
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 (any path)
-            try:
-                return cls.from_dict(json.load(file))
-            except ValueError as error:
-                raise ValueError(f"{path} is not a threshold that Threshold.save wrote: {error}") from None
+        content = Path(path).read_bytes()
+        try:
+            return cls.from_dict(read_json(content, "it"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a threshold that Threshold.save wrote: {error}") from None
 
 
 def _as_map(values: ArrayLike, name: str) -> NDArray[np.float32]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .conformal import check_alpha
+from .schema import parse, read_json
 from .segmentation import log10_binomial_sf
 
 __all__ = ["Alarm", "Monitor", "Observation", "monitor_lines", "read_observations"]
@@ -46,6 +46,22 @@ class Alarm:
     part: int
     since: int
     change: Change
+
+
+class _State(TypedDict):
+    """What `Monitor.to_dict` gives, besides its version."""
+
+    calibration_images: int
+    alpha: float
+    false_alarm: float
+    defective: float
+    seed: int
+    parts: int
+    alarm: Alarm | None
+    gaps: list[float]
+    log_wealth: list[list[float]] | None
+    log_best: list[list[float]] | None
+    best_start: list[list[int]]
 
 
 class Monitor:
@@ -218,16 +234,20 @@ class Monitor:
             entries = dict(content)
             if entries.pop("version") != FORMAT_VERSION:
                 raise ValueError(f"version {content['version']}, and this uflow reads {FORMAT_VERSION}")
+            parse(_State, entries, "it")
+            count, gaps = entries["calibration_images"], len(entries["gaps"])
+            if not count * (1 - entries["alpha"]) <= gaps <= count:  # before arrays of such a length are made
+                raise ValueError(f"{count} calibration images and {gaps} gaps between them")
             options = {name: entries[name] for name in ("false_alarm", "defective", "seed")}
-            found = cls(entries["calibration_images"], entries["alpha"], **options)
+            found = cls(count, entries["alpha"], **options)
             found._gaps = _array_like(entries["gaps"], found._gaps)
             found._best_start = _array_like(entries["best_start"], found._best_start)
             if entries["parts"]:
                 found._log_wealth = _array_like(entries["log_wealth"], found._log_wealth)
                 found._log_best = _array_like(entries["log_best"], found._log_best)
-            found.parts = int(entries["parts"])
+            found.parts = entries["parts"]
             found.alarm = None if entries["alarm"] is None else Alarm(**entries["alarm"])
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"the monitor's state is damaged: {error}") from None
         return found
 
@@ -268,6 +288,10 @@ class Observation:
     calibration_images: int
     alpha: float | None
 
+    def __post_init__(self) -> None:
+        if not (0 < self.p_value <= 1 and self.calibration_images >= 1):
+            raise ValueError(f"p_value {self.p_value} of {self.calibration_images} calibration images")
+
 
 def read_observations(lines: Iterable[str]) -> list[Observation]:
     """The p-values of the lines that `uflow predict` writes; a warning says how many images could not be judged.
@@ -282,26 +306,28 @@ def read_observations(lines: Iterable[str]) -> list[Observation]:
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
+            content = parse(dict[str, Any], read_json(line, "it"), "it")
             if "error" in content:
                 failed += 1
                 continue
-            p_value, count = content["p_value"], content["calibration_images"]
-            image, alpha = content.get("image"), content.get("alpha")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            kept = {name: content.get(name) for name in ("image", "alpha")}
+            kept |= {name: content[name] for name in ("p_value", "calibration_images")}
+            is_calibrated = None not in (kept["p_value"], kept["calibration_images"])
+            if is_calibrated:
+                found.append(parse(Observation, kept, "it"))
+        except (ValueError, KeyError) as error:
             raise ValueError(
                 f"line {number} is no prediction with p_value and calibration_images: give what uflow predict wrote"
-            ) from None
-        if p_value is None or count is None:
+            ) from error
+        if not is_calibrated:
             raise ValueError(
                 f"line {number} has no p-value that is uniform on good parts: calibrate its model on a random sample "
                 "of good images, see uflow calibrate"
             )
-        found.append(Observation(None if image is None else str(image), float(p_value), int(count), alpha))
         if found[-1].calibration_images != found[0].calibration_images:
             raise ValueError(
-                f"line {number} is of a model calibrated on {count} images, and the lines before of one on "
-                f"{found[0].calibration_images}: watch each model by itself"
+                f"line {number} is of a model calibrated on {found[-1].calibration_images} images, and the lines "
+                f"before of one on {found[0].calibration_images}: watch each model by itself"
             )
     if failed:
         log.warning("%d images could not be judged, and are left out", failed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 
 from ..files import PathLike
 from ..images import IMAGE_SUFFIXES, list_images, open_image, read_mask
+from ..schema import read_json
 from .samples import Dataset, Sample, open_array
 
 __all__ = ["LAYOUTS", "Layout", "folders_in", "images_in", "name_of", "read_mvtec"]
@@ -252,7 +252,7 @@ def _rows(file: Path) -> list[tuple[str, dict[str, str]]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             if file.suffix.lower() == ".json":
-                entries = json.load(lines)
+                entries = read_json(lines.read(), "it")
                 if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
                     raise ValueError("it should be a list of objects, [{...}, {...}]")
                 rows = [(f"{file}, entry {i}", entry) for i, entry in enumerate(entries, 1)]

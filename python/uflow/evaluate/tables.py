@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import schema
 from ..files import atomic_write
 from .evaluation import Evaluation
 
@@ -122,9 +122,9 @@ def mean_figure(values: Iterable[float | None]) -> float | None:
 
 
 def write_json(content: object, path: Path) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, whole or not at all; ValueError where a number is not finite, which no reader takes."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(schema.write_json(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_text(text: str, path: Path) -> None:
