@@ -89,6 +89,8 @@ def test_a_folder_that_holds_more_than_good_images_is_not_learnt(
         with pytest.raises(ValueError, match="holds more than good images to learn from") as error:
             list_them(tmp_path)
         assert wanted in one_line(error)
+        with pytest.raises(ValueError, match="holds more than good images to learn from"):
+            list_them(f"{tmp_path}/**/*.png")
     assert len(list_images(tmp_path)) == len(files)  # to be judged they are welcome
     if give is not None:
         assert list_good_images(tmp_path / give)

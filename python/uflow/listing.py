@@ -54,7 +54,7 @@ def list_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def list_good_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
-    """`list_images` of images to learn from; ValueError where a folder holds others too, and says what to give.
+    """`list_images` of images to learn from; ValueError where a folder, or a pattern with **, holds others too; it says what to give.
 
     A data set's root, or that of a category, holds test images, defects and masks beside the good images.
     """
@@ -62,6 +62,8 @@ def list_good_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
         root = Path(each).expanduser()
         if root.is_dir():
             _check_all_good(root, list_images(root))
+        elif "**" in str(root):  # which takes sub-folders as a folder does
+            _check_all_good(_above_pattern(root), list_images(each))
     return list_images(source)
 
 
@@ -84,6 +86,11 @@ def _check_all_good(root: Path, found: Sequence[Path]) -> None:
         )
 
 
+def _above_pattern(path: Path) -> Path:
+    """The folder that a pattern looks below."""
+    return next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+
+
 def _expand(source: PathLike) -> list[Path]:
     name = os.fspath(source)
     if not isinstance(name, str):
@@ -97,7 +104,7 @@ def _expand(source: PathLike) -> list[Path]:
         raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
     if glob.has_magic(name):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (takes absolute patterns)
-        fixed = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+        fixed = _above_pattern(path)
         if images := _without_results(fixed, filter(_is_image, matches)):
             return images
         raise FileNotFoundError(f"no image matches {name!r} ({_suffixes()} are looked for)")
