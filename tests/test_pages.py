@@ -1,6 +1,7 @@
 """Report pages: what is on the cards, what is written, what is escaped, how large it may be; without a browser."""
 
 import base64
+import copy
 import dataclasses
 import hashlib
 import io
@@ -283,3 +284,23 @@ def test_pages_need_no_torch() -> None:
 def test_a_card_can_be_changed_but_not_what_was_found() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         plain_card("a.png").findings[0].score = 1.0
+
+
+def test_a_look_on_the_page_is_that_of_the_prediction(made_pages: ModuleType, tmp_path: Path) -> None:
+    """The page decides by p-values, the prediction by log NFA."""
+    predictor = copy.copy(made_pages.make_predictor(40))
+    predictor.threshold = predictor.threshold.at(0.05, look_alpha=0.3)
+    maker = CardMaker(predictor, PictureLimits(20))
+    images = [made_pages.make_image("good" if i % 5 else "hole", i)[0] for i in range(20)]
+    verdicts = [prediction.verdict for prediction in maker.stream(images)]
+    data = written(Report("Title", "", maker.cards, {"": Promise.from_threshold(predictor.threshold)}), tmp_path).data
+    assert data["categories"] == [{"name": "", "least": pytest.approx(1 / 41), "look": 0.3, "good": 40}]
+    limits = {"reject": data["alpha"], "look": data["categories"][0]["look"], "good": 1.0}
+    read = [next(v for v, most in limits.items() if i["findings"][0]["p"] <= most) for i in data["images"]]
+    assert read == verdicts
+    assert set(verdicts) == {"reject", "look", "good"}
+
+
+def test_a_look_promises_no_less_than_the_images_can() -> None:
+    assert Promise(0.01, 9, 0.02).look == pytest.approx(0.1)
+    assert Promise(0.01, 9).look is None

@@ -190,6 +190,29 @@ def test_the_slider_changes_what_is_flagged(open_page, report: Path, cards: list
     assert len(names(page)) > before
 
 
+def test_look_is_a_third_state(open_page, cards: list[Card], tmp_path: Path) -> None:
+    """Between alpha and the looser limit; none is left where the slider passes that limit."""
+    own = [replace(card, category="") for card in cards]
+    page = open_page(write_report(Report("Plates", "", own, {"": Promise(ALPHA, 40, 0.19)}), tmp_path / "look.html"))
+    for alpha in (0.05, 0.2):
+        slide(page, alpha)
+        looked_at = [card for card in flagged(own, 0.19) if card not in flagged(own, alpha)]
+        page.click("[data-show=look]")
+        assert set(names(page)) == {card.name for card in looked_at}
+        words = page.locator(".tile[data-type=look] .verdict").all_inner_texts()
+        assert sorted(words) == sorted("Look" if card.kind == "good" else "Missed, look" for card in looked_at)
+        assert page.inner_text("#count-look").startswith(f"{len(looked_at)}\n")
+        assert bool(looked_at) is (alpha < 0.19)
+    assert "Look: at most 19 %." in page.inner_text("#promise")
+
+
+def test_one_limit_shows_no_look(open_page, report: Path) -> None:
+    page = open_page(report)
+    assert page.locator("[data-show=look], #count-look").locator("visible=true").count() == 0
+    assert page.locator(".tile[data-type=look]").count() == 0
+    assert "Look" not in page.inner_text("#promise")
+
+
 def test_outlines_follow_the_slider(open_page, tmp_path: Path) -> None:
     """Of regions found at the loosest alpha, those with a p-value above alpha are not drawn."""
     strong, weak, wide = (
@@ -300,7 +323,8 @@ def test_light_and_dark_by_the_system_and_by_hand(open_page, report: Path) -> No
         assert page.evaluate(ground) == own
         colours.append((own, other))
         for text, behind in [("text", "ground"), ("muted", "ground"), ("muted", "surface"), ("flagged", "surface"),
-                             ("wrong", "surface"), ("accent", "surface"), ("on-accent", "accent")]:  # fmt: skip
+                             ("look", "surface"), ("wrong", "surface"), ("accent", "surface"),
+                             ("on-accent", "accent")]:  # fmt: skip
             assert page.evaluate(CONTRAST, [text, behind]) > 4.5, (scheme, text, behind)
     assert colours[0] == colours[1][::-1]
     assert colours[0][0] != colours[0][1]

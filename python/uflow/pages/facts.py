@@ -63,6 +63,7 @@ def _calibration(threshold: DecisionRule) -> Facts:
         entries = [
             ("Good images", str(count)),
             ("Alpha", f"{threshold.alpha:.3g}"),
+            *([("Alpha of a look", f"{threshold.look_alpha:.3g}")] if threshold.look_alpha is not None else []),
             ("Least alpha they support", f"{supported_alpha(count):.3g}"),
             ("Exponent of the area", f"{threshold.exponent:.3f}"),
         ]

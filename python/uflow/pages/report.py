@@ -75,21 +75,28 @@ class Promise:
     Attributes:
         alpha: probability that a good image is flagged; None where nothing is promised.
         good_images: that it was calibrated by.
+        look_alpha: probability that a good image is not called good, see `Prediction.verdict`; None for one limit only.
     """
 
     alpha: float | None = None
     good_images: int = 0
+    look_alpha: float | None = None
 
     @classmethod
     def from_threshold(cls, threshold: DecisionRule) -> Promise:
         """What a threshold promises."""
         count = len(threshold.minima) if isinstance(threshold, CalibratedThreshold) else 0
-        return cls(threshold.alpha, count)
+        return cls(threshold.alpha, count, threshold.look_alpha)
 
     @property
     def least(self) -> float:
         """The least alpha that can be promised: below it, the threshold is that of this one."""
         return supported_alpha(self.good_images) if self.good_images else 0.0
+
+    @property
+    def look(self) -> float | None:
+        """The largest p-value that somebody should look at; None for one limit only."""
+        return None if self.look_alpha is None else max(self.look_alpha, self.least)
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,7 @@ def _data(report: Report) -> dict[str, Any]:
         "alpha": max(widest.alpha, widest.least) if widest.alpha is not None else None,
         "alphas": alphas,
         "categories": [
-            {"name": name, "least": promise.least, "good": promise.good_images or None}
+            {"name": name, "least": promise.least, "look": promise.look, "good": promise.good_images or None}
             for name, promise in zip(categories, promises, strict=True)
         ],
         "methods": [

@@ -11,6 +11,7 @@ function showCounts() {
   const good = images.filter((image) => isDefective(image) === false).length;
   const defective = images.filter((image) => isDefective(image) === true).length;
   showShare("count-flagged", numbers.flagged, images.length);
+  showShare("count-look", numbers.look, images.length);
   showShare("count-misses", numbers.misses, defective);
   showShare("count-alarms", numbers.alarms, good);
 }
@@ -43,7 +44,12 @@ function promiseText() {
   const [fewest, most] = [Math.min(...counts), Math.max(...counts)];
   const images = fewest === most ? `${fewest}` : `${fewest} to ${most}`;
   const own = state.alpha === page.alpha ? "the model's own setting" : `the model's own is ${percent(page.alpha)}`;
-  return `Flagged: p-value at most α, so about ${percent(state.alpha)} of good parts, or fewer. Calibrated on ${images} good images; ${own}.`;
+  return `Flagged: p-value at most α, so about ${percent(state.alpha)} of good parts, or fewer. ${lookText()}Calibrated on ${images} good images; ${own}.`;
+}
+
+function lookText() {
+  const shares = [...new Set(page.categories.map(({ look }) => look).filter((look) => look !== null))];
+  return hasLook ? `Look: at most ${shares.map(percent).join(" or ")}. ` : "";
 }
 
 /** All that follows from what is chosen. */
@@ -115,6 +121,7 @@ function fillTools() {
   fillSelect("kind", [["", "All"], ...sorted.map(([kind, count]) => [kind, `${kind} (${count})`])]);
   const root = document.documentElement;
   root.classList.toggle("without-truth", !hasTruth);
+  root.classList.toggle("without-look", !hasLook);
   root.classList.toggle("without-masks", !hasMasks);
 }
 

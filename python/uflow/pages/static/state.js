@@ -20,6 +20,7 @@ page.images.forEach((image, index) => {
 });
 
 const hasTruth = page.images.some((image) => image.kind !== null);
+const hasLook = page.categories.some((category) => category.look !== null);
 
 function findingOf(image, method = state.method) {
   return image.findings[method];
@@ -34,6 +35,13 @@ function effectiveAlpha(image) {
 function isFlagged(image, method = state.method) {
   const finding = findingOf(image, method);
   return finding.p === null ? finding.flagged : finding.p <= effectiveAlpha(image);
+}
+
+/** Whether somebody should look at an image: beyond its looser limit, but not flagged at the alpha chosen. */
+function needsLook(image, method = state.method) {
+  const { p } = findingOf(image, method);
+  const { look } = page.categories[image.category];
+  return look !== null && p !== null && p <= look + ROUNDING && !isFlagged(image, method);
 }
 
 /** The regions that are found at the alpha chosen. Weaker ones go first as alpha falls; the strongest one stays. */
@@ -53,6 +61,7 @@ function isDefective(image) {
 const GROUPS = {
   all: () => true,
   flagged: (image) => isFlagged(image) === true,
+  look: (image) => needsLook(image),
   passed: (image) => isFlagged(image) === false,
   misses: (image) => isDefective(image) === true && isFlagged(image) === false,
   alarms: (image) => isDefective(image) === false && isFlagged(image) === true,
@@ -120,6 +129,7 @@ function kindText(image) {
 function verdictOf(image, method = state.method) {
   const flagged = isFlagged(image, method);
   if (flagged === null) return { word: "Not judged", type: "none" };
+  if (needsLook(image, method)) return { word: isDefective(image) === true ? "Missed, look" : "Look", type: "look" };
   if (isDefective(image) === true && !flagged) return { word: "Missed defect", type: "wrong" };
   if (isDefective(image) === false && flagged) return { word: "False alarm", type: "wrong" };
   return flagged ? { word: "Flagged", type: "flagged" } : { word: "Not flagged", type: "passed" };
