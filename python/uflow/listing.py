@@ -56,7 +56,8 @@ def list_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
 def list_good_images(source: PathLike | Sequence[PathLike]) -> list[Path]:
     """`list_images` of images to learn from; ValueError where a folder, or a pattern with **, holds others too.
 
-    The error says what to give. A data set's root, or that of a category, holds test images, defects and masks beside the good images.
+    The error says what to give. A data set's root, or that of a category, holds test images, defects and masks beside
+    the good images.
     """
     for each in [source] if isinstance(source, (str, os.PathLike)) else source:
         root = Path(each).expanduser()
