@@ -5,15 +5,18 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from uflow import cli
+from uflow.cli import reports
 from uflow.cli.reports import write_comparison_report
 from uflow.evaluate import datasets, rivals
 from uflow.evaluate.kept import KeptMaps, kept_file
 from uflow.evaluate.rivals import Result, Settings
+from uflow.pages import Card
 
 
 def data_of(page: Path) -> dict:
@@ -124,6 +127,21 @@ def test_a_comparison_shows_each_method_on_the_same_images(detector, dataset: Pa
     data = data_of(alone)
     assert (data["alpha"], [method["judges"] for method in data["methods"]]) == (None, [False])
     assert alone.read_text("utf-8").count('id="photo-') == count
+
+
+def test_maps_of_a_method_are_coloured_by_good_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was trained on it may remember, with maps of nought."""
+    asked = []
+    monkeypatch.setattr(reports, "coloured_values", lambda values, usual, reach: asked.append((usual, reach)))
+    limits = SimpleNamespace(map_picture=lambda picture: None)
+    maps = np.arange(3 * 4, dtype=np.float32).reshape(3, 2, 2)
+    cards = [Card(str(i), (2, 2), [], kind=kind) for i, kind in enumerate(["good", "good", "scratch"])]
+    kept = KeptMaps(maps, np.zeros(3), usual=1e-6, fair=1e-5)
+    reports._add_findings(cards, kept, limits)
+    assert asked == [pytest.approx((5, 3 + 0.95 * 4))] * 3
+    asked.clear()
+    reports._add_findings(cards[2:], KeptMaps(maps[2:], kept.scores[2:], kept.usual, kept.fair), limits)
+    assert asked == [(1e-6, 1e-5)]
 
 
 def test_maps_of_a_method_are_kept_where_asked(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

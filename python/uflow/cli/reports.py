@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .. import load
 from ..bit_depth import find_bit_depth
 from ..files import one_line
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from ..evaluate.study import Models, Result
 
 __all__ = ["write_comparison_report", "write_evaluation_report", "write_prediction_report"]
+
+GOOD_SHARE = 0.95  # of good test images, whose maps stay below the colour that stands for alpha
 
 
 def write_prediction_report(maker: CardMaker, name: str, model: Detector | Predictor, report: Path) -> None:
@@ -163,9 +167,14 @@ def _with_truth(cards: list[Card], dataset: Dataset) -> list[Card]:
 
 
 def _add_findings(cards: Sequence[Card], kept: KeptMaps, limits: PictureLimits) -> None:
-    """What a method without a threshold said of each image."""
+    """What a method without a threshold said of each image.
+
+    Its maps are coloured by those of good test images: of images that it remembers it makes maps of nought.
+    """
+    good = [float(values.max()) for card, values in zip(cards, kept.maps, strict=True) if card.kind == "good"]
+    usual, reach = (np.median(good), np.quantile(good, GOOD_SHARE)) if good else (kept.usual, kept.fair)
     for card, values, score in zip(cards, kept.maps, kept.scores, strict=True):
-        picture = limits.map_picture(coloured_values(values, kept.usual, kept.fair))
+        picture = limits.map_picture(coloured_values(values, float(usual), float(reach)))
         card.findings.append(Finding(float(score), map_picture=picture))
 
 
