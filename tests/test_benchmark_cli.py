@@ -119,7 +119,7 @@ def test_bad_input_is_one_line(run, arguments, message: str) -> None:
 
 def test_json_is_written_whole_or_not_at_all(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "speed.json").write_text("before")
-    monkeypatch.setattr(report.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(report.schema, "write_json", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
     code, _, err = run(*SMALL, "--json", "speed.json")
     assert code == 1
     assert err == "uflow: error: cannot write speed.json: disk full\n"

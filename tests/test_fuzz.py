@@ -244,6 +244,15 @@ def test_a_length_in_an_old_file_is_not_believed(room: Path) -> None:
     survives(lambda: create_backbone(image_size=64, weights=path), room)
 
 
+def test_a_length_in_an_image_is_not_believed(room: Path) -> None:
+    """A PNG of 9 x 12 pixels that says of its data that they are 84 MB."""
+    content = bytearray(picture("PNG", "RGB"))
+    at = content.index(b"IDAT") - 4
+    content[at : at + 4] = (84_000_000).to_bytes(4, "big")
+    (path := room / "a.png").write_bytes(content)
+    survives(lambda: images.read_image(path), room)
+
+
 # Results that a study and a comparison go on from ---------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from .processes import remove_orphans
 
-__all__ = ["FileStamp", "PathLike", "atomic_write", "one_line", "sha256", "some_names"]
+__all__ = ["BoundedReader", "FileStamp", "PathLike", "atomic_write", "one_line", "sha256", "some_names"]
 
 PathLike = str | os.PathLike[str]
 
@@ -32,6 +33,16 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+class BoundedReader(io.BufferedReader):
+    """A file of which no more is asked for than it has: whoever believes a length in it makes room for that."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes; all where it is negative or None."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(os.fstat(self.fileno()).st_size - self.tell(), 0))
+        return super().read(size)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import hashlib
 import io
 import logging
 import os
-import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from .files import PathLike, one_line, sha256
-from .listing import IMAGE_SUFFIXES, NO_REGULAR_FILE, list_good_images, list_images
+from .files import BoundedReader, PathLike, one_line, sha256
+from .listing import IMAGE_SUFFIXES, check_regular, list_good_images, list_images
 from .sources import ImageLike, as_source, is_one_image
 
 __all__ = [
@@ -116,16 +116,23 @@ def set_max_pixels(count: int) -> None:
     _max_pixels = count
 
 
-def open_image(file: Path | bytes) -> Image.Image:
+@contextmanager
+def open_image(file: Path | bytes) -> Iterator[Image.Image]:
     """The image in a file, or in its bytes, its header read; ValueError or FileNotFoundError, one line, if none is."""
+    with ExitStack() as stack:
+        yield _open(file, stack)
+
+
+def _open(file: Path | bytes, stack: ExitStack) -> Image.Image:
     name = _name_of(file)
     try:
         if isinstance(file, Path):
-            _check_regular(file)
+            check_regular(file)
+        stream = io.BytesIO(file) if isinstance(file, bytes) else stack.enter_context(BoundedReader(io.FileIO(file)))
         with _opening:  # Pillow's own limit is one number for the whole process, and warns in its own words
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
-                image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=IMAGE_FORMATS)
+                image = stack.enter_context(Image.open(stream, formats=IMAGE_FORMATS))
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
     except FileNotFoundError:
@@ -143,15 +150,6 @@ def open_image(file: Path | bytes) -> Image.Image:
 
 def _name_of(file: Path | bytes) -> str:
     return f"the image of {len(file)} bytes" if isinstance(file, bytes) else str(file)
-
-
-def _check_regular(path: Path) -> None:
-    """ValueError for a folder, a pipe and so on; FileNotFoundError where there is nothing."""
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise ValueError(f"{path} is a folder, not an image: use list_images for what is in it")
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
 
 
 def _read_file(file: Path | bytes, bit_depth: int) -> NDArray[np.uint8]:

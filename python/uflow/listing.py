@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = [
     "NO_REGULAR_FILE",
     "RESULTS_FILE",
     "RESULT_PICTURES",
+    "check_regular",
     "list_good_images",
     "list_images",
 ]
@@ -85,6 +87,15 @@ def _check_all_good(root: Path, found: Sequence[Path]) -> None:
         raise ValueError(
             f"{root} holds more than good images to learn from ({seen}): {give}, or a pattern of just those you mean"
         )
+
+
+def check_regular(path: Path) -> None:
+    """ValueError for a folder, a pipe and so on; FileNotFoundError where there is nothing."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder, not an image: use list_images for what is in it")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
 
 
 def _above_pattern(path: Path) -> Path:
