@@ -365,6 +365,15 @@ def test_bad_input_is_one_line(run, model: Path, dataset: Path, tmp_path: Path, 
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["predict", "calibrate"])
+def test_a_model_that_is_not_there_is_said_without_torch(name: str, dataset: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from uflow.cli import main; main()"
+    command = [sys.executable, "-c", code, name, "absent_onnx", str(dataset / "test/good")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "uflow: error: there is no model file absent_onnx\n"
+
+
 def test_calibrate_writes_another_model(run, model: Path, dataset: Path, caplog) -> None:
     before = model.read_bytes()
     code, out, err = run("calibrate", model, dataset / "test/good", "--alpha", 0.3)

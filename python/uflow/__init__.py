@@ -95,6 +95,8 @@ def _load_file(
     """A model file of ours, perhaps on weights that a checkpoint made elsewhere holds; or such a checkpoint."""
     from pathlib import Path  # not when the package is imported: it takes a third of that time
 
+    if not Path(path).is_file():  # said before torch is asked for: a mistyped name needs none
+        raise FileNotFoundError(f"there is no model file {os.fspath(path)}")
     checkpoint = _import("interop.checkpoint")
     given = [weights] if isinstance(weights, str | os.PathLike) else list(weights or [])
     detector: Detector
