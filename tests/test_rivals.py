@@ -311,6 +311,12 @@ def test_methods_take_any_backbone(category, name: str, tmp_path: Path) -> None:
     assert scores.shape == (2,)
 
 
+def test_anomalib_methods_say_that_a_plain_transformer_has_no_pyramid(category, tmp_path: Path) -> None:
+    settings = Settings("test_vit", 64, epochs=1, weights=(weights_file(tmp_path, "test_vit"),))
+    with pytest.raises(ValueError, match=r"pyramid of feature maps, which test_vit has not; .*: uflow, neighbours"):
+        METHODS["patchcore"](category.train, settings, 0)
+
+
 def test_uflow_follows_the_recipe_asked_for(tmp_path: Path) -> None:
     paper = rivals._uflow_recipe("carpet", 3, Settings(image_size=64, recipe="paper", epochs=2))
     assert (paper.held_out, paper.alpha, paper.settings.batch_size, paper.settings.epochs) == (0, None, 13, 2)

@@ -254,6 +254,14 @@ def test_each_category_may_have_its_own_recipe(data: Path, output: Path) -> None
         run(data, output, replace(models, select_by="miou"))[0]
 
 
+def test_a_figure_to_choose_by_is_never_ignored(output: Path) -> None:
+    with pytest.raises(ValueError, match=r"select_by aupro .* needs select_on_test \(--select-on-test\)"):
+        Trained(output, select_by="aupro")
+    with pytest.raises(ValueError, match="chosen by one of pixel_auroc, aupro, miou, not 'f1'"):
+        Trained(output, select_on_test=True, select_by="f1")  # type: ignore[arg-type]
+    assert Trained(output).select_by == "pixel_auroc"
+
+
 def test_one_model_for_all_categories(detector, data: Path, output: Path, tmp_path: Path) -> None:
     detector.save(tmp_path / "one.uflow")
     given = Given(tmp_path / "one.uflow", detector)

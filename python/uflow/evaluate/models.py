@@ -97,6 +97,9 @@ class Trained:
         weights, device: see `Detector.fit`.
         select_on_test: choose each epoch on the test set, see `TestSelection`.
         select_by: the figure that it is chosen by.
+
+    Raises:
+        ValueError: another figure; one chosen where no epoch is chosen on the test set.
     """
 
     folder: Path
@@ -105,6 +108,14 @@ class Trained:
     device: str = "auto"
     select_on_test: bool = False
     select_by: SelectBy = "pixel_auroc"
+
+    def __post_init__(self) -> None:
+        check_select_by(self.select_by)
+        if not self.select_on_test and self.select_by != type(self).select_by:
+            raise ValueError(
+                f"select_by {self.select_by} chooses each epoch on the test set: it needs select_on_test "
+                "(--select-on-test)"
+            )
 
     def recipe_of(self, category: str) -> Recipe:
         """How the category's model is trained."""
@@ -231,8 +242,7 @@ class TestSelection:
         figure: SelectBy = "pixel_auroc",
         progress: bool | Progress = False,
     ) -> None:
-        if figure not in get_args(SelectBy):
-            raise ValueError(f"an epoch is chosen by one of {', '.join(get_args(SelectBy))}, not {figure!r}")
+        check_select_by(figure)
         self.dataset, self.recipe, self.progress = dataset, recipe or Recipe(), progress
         self.figure: str = figure
         self.digest = digest(dataset.test_files)
@@ -278,3 +288,9 @@ class TestSelection:
             truth = sample.truth(size)
             self._truths.append(None if truth is None else published_truth(truth, (PAPER_SIZE, PAPER_SIZE), input_size))
         return self._features
+
+
+def check_select_by(figure: str) -> None:
+    """Raise ValueError unless an epoch can be chosen by a figure."""
+    if figure not in get_args(SelectBy):
+        raise ValueError(f"an epoch is chosen by one of {', '.join(get_args(SelectBy))}, not {figure!r}")

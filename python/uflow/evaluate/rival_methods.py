@@ -302,10 +302,15 @@ class _AnomalibScorer:
 
 def _describe(backbone: Backbone, batch_size: int) -> _Net:
     inner: Any = backbone.extractor
-    if len(inner.nets) != 1 or not hasattr(inner.nets[0], "feature_info"):
-        raise ValueError(f"anomalib's methods need one pyramid of feature maps, which {backbone.name} is not")
+    info: Any = getattr(inner.nets[0], "feature_info", None)  # a bare list in a plain transformer, resampled here
+    if len(inner.nets) != 1 or not hasattr(info, "module_name"):
+        others = ", ".join(name for name in METHODS if name not in ANOMALIB)
+        raise ValueError(
+            f"anomalib's methods need one pyramid of feature maps, which {backbone.name} has not; "
+            f"these take it: {others}"
+        )
     shapes = [(c, *size) for c, size in zip(backbone.channels, backbone.sizes, strict=True)]
-    layers = inner.nets[0].feature_info.module_name()
+    layers = info.module_name()
     return _Net(inner.archs[0], layers, shapes, backbone.image_size, batch_size, _Contiguous(inner.nets[0]))
 
 
