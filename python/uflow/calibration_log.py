@@ -13,7 +13,7 @@ from .files import some_names
 from .images import ImageLike
 from .threshold import CalibratedThreshold, DecisionRule
 
-__all__ = ["UNCALIBRATED", "log_added", "log_calibration", "warn_of_few_images"]
+__all__ = ["UNCALIBRATED", "log_added", "log_calibration", "warn_of_few", "warn_of_few_images"]
 
 log = logging.getLogger("uflow")
 
@@ -47,9 +47,13 @@ def warn_of_few_images(threshold: DecisionRule) -> None:
     """Say where an alpha is asked for that the calibration images are too few to promise."""
     if not isinstance(threshold, CalibratedThreshold):
         return
-    count = len(threshold.minima)
-    if (supported := supported_alpha(count)) > threshold.alpha:
+    warn_of_few(len(threshold.minima), threshold.alpha)
+
+
+def warn_of_few(count: int, alpha: float, images: str = "calibration images") -> None:
+    """Say where `count` images are too few to promise an alpha; `images` is what they are called."""
+    if (supported := supported_alpha(count)) > alpha:
         log.warning(
-            "%d calibration images support alpha >= %.3g, not %.3g: a good image may be flagged that often",
-            *(count, supported, threshold.alpha),
+            "%d %s support alpha >= %.3g, not %.3g: a good image may be flagged that often",
+            *(count, images, supported, alpha),
         )

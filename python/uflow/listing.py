@@ -8,16 +8,16 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .files import PathLike, one_line
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "NO_REGULAR_FILE",
     "RESULTS_FILE",
     "RESULT_PICTURES",
     "check_regular",
+    "is_image_name",
     "list_good_images",
     "list_images",
 ]
@@ -113,7 +113,7 @@ def _expand(source: PathLike) -> list[Path]:
     if name and path.is_dir():
         return _images_in(path)
     if name and path.exists():
-        raise ValueError(f"cannot read {path}: {NO_REGULAR_FILE}")
+        check_regular(path)
     if glob.has_magic(name):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (takes absolute patterns)
         fixed = _above_pattern(path)
@@ -179,8 +179,13 @@ def _is_result(root: Path, path: Path) -> bool:
     return any((parent / RESULTS_FILE).exists() for parent in path.parents if parent.is_relative_to(root))
 
 
+def is_image_name(path: PurePath) -> bool:
+    """Whether a file of that name is an image, and not a hidden one."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return is_image_name(path) and path.is_file()
 
 
 def _suffixes() -> str:

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..conformal import check_alpha, check_look_alpha, conformal_shift, supported_alpha
+from ..calibration_log import warn_of_few
+from ..conformal import check_alpha, check_look_alpha, conformal_shift
 from ..extras import pip_install
 from ..map_threshold import Threshold
 
@@ -148,11 +149,7 @@ class CalibratedPostProcessor(nn.Module, Callback):  # type: ignore[misc]
                 "the validation images come from the test set, and calibrate the threshold: what is measured on that "
                 "set is not fair; give the data module val_split_mode='from_train'"
             )
-        if (supported := supported_alpha(len(good))) > self.alpha:
-            log.warning(
-                "%d good validation images support alpha >= %.3g, not %.3g: a good image may be flagged that often",
-                *(len(good), supported, self.alpha),
-            )
+        warn_of_few(len(good), self.alpha, "good validation images")
         self.threshold = self._learn([image.evidence for image in good])
         self._map_levels = float(np.median([image.low for image in good])), self._limit([i.high for i in good])
         scores = [image.score for image in good]
