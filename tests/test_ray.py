@@ -202,6 +202,16 @@ def test_a_killed_actor_and_a_lost_part_lose_nothing(
         one_line(error)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is no JSON, or was cut short"), ("[]", "another alpha"), ("{}", "another alpha")]
+)
+def test_a_damaged_output_is_one_line(cluster: Any, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / cluster.SETTINGS).write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        cluster._Folder(str(tmp_path)).check_settings({"alpha": 0.1})
+    one_line(error)
+
+
 def test_bytes_in_parquet_by_a_url(cluster: Any, model: Path, parts: Path, tmp_path: Path) -> None:
     """Two tables, the first in row groups, of which an image is done already."""
     paths, source, output = sorted(parts.rglob("*.png")), tmp_path / "tables", tmp_path / "results"

@@ -22,7 +22,8 @@ import ray.data
 import ray.exceptions
 
 from ..files import atomic_write, sha256
-from ..listing import IMAGE_SUFFIXES, RESULT_PICTURES
+from ..listing import IMAGE_SUFFIXES, RESULT_PICTURES, is_image_name
+from ..schema import read_json
 from .tables import TablePredictor
 
 __all__ = ["Summary", "predict"]
@@ -154,8 +155,9 @@ class _Folder:
         file = f"{self.path}/{SETTINGS}"
         self.files.makedirs(self.path, exist_ok=True)
         if self.files.exists(file):
-            found = json.loads(self.files.cat_file(file))
+            found = read_json(self.files.cat_file(file), f"{self.url}/{SETTINGS}")
             if found != settings:
+                found = found if isinstance(found, dict) else {}
                 names = ", ".join(name for name, value in settings.items() if found.get(name) != value)
                 raise ValueError(f"{self.url} holds results of another {names}: name another output")
             return
@@ -264,8 +266,7 @@ def _url(files: Any, name: str) -> str:
 
 
 def _is_image(name: PurePosixPath) -> bool:
-    hidden = name.name.startswith(".")
-    return name.suffix.lower() in IMAGE_SUFFIXES and not hidden and not name.name.endswith(RESULT_PICTURES)
+    return is_image_name(name) and not name.name.endswith(RESULT_PICTURES)
 
 
 def _settings(predictor: TablePredictor) -> dict[str, Any]:
