@@ -102,7 +102,7 @@ def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The cells at the image's size, without interpolation; each keeps the pixel at its centre at least."""
     rows, columns = (np.arange(n) * cells // n for n, cells in zip(size, found.shape, strict=True))
-    nearest: NDArray[np.bool_] = found[np.ix_(rows, columns)]
+    nearest: NDArray[np.bool_] = found.take(rows, axis=0).take(columns, axis=1)
     centres = (
         (2 * at + 1) * n // (2 * cells) for at, n, cells in zip(np.nonzero(found), size, found.shape, strict=True)
     )
@@ -125,15 +125,15 @@ def _touching(mask: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.b
     keep = np.zeros(count + 1, bool)
     keep[np.unique(labels[seeds])] = True
     keep[0] = False
-    return keep[labels]
+    return keep.take(labels)
 
 
 def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     labels, count = segmentation.connected_components(~mask)
-    outside = np.zeros(count + 1, bool)
-    outside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = True
-    outside[0] = False
-    return ~outside[labels]
+    inside = np.ones(count + 1, bool)
+    inside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = False
+    inside[0] = True
+    return inside.take(labels) if inside[1:].any() else mask
 
 
 # Outlines as polygons -------------------------------------------------------------------------------------------------

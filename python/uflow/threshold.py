@@ -393,10 +393,12 @@ def _block_means(field: NDArray[np.float32], side: int) -> NDArray[np.float64]:
 def _lowest_of_regions(mask: NDArray[np.bool_], cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """For each pixel of a mask, the lowest log NFA among the cells that its region covers."""
     labels, count = segmentation.connected_components(mask)
-    rows, columns = (np.arange(n) * cell // n for n, cell in zip(mask.shape, cells.shape, strict=True))
+    rows, columns = np.nonzero(mask)
+    own = labels[rows, columns]
     lowest = np.full(count + 1, np.float32(np.inf))
-    np.minimum.at(lowest, labels[mask], cells[np.ix_(rows, columns)][mask])
-    found: NDArray[np.float32] = lowest[labels[mask]]
+    covered = (at * cell // n for at, n, cell in zip((rows, columns), mask.shape, cells.shape, strict=True))
+    np.minimum.at(lowest, own, cells[tuple(covered)])
+    found: NDArray[np.float32] = lowest[own]
     # An outline may leave the cells that decided: then the image's lowest counts.
     return np.where(found < 0, found, cells.min())
 

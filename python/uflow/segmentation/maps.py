@@ -88,9 +88,10 @@ def weighted_sum(
     array([5., 5., 5.], dtype=float32)
     """
     arrays = as_scales(maps, len(weights), "weight")
-    total = np.zeros((len(arrays[0]), *output_size(size)), np.float32)
-    for array, weight in zip(arrays, weights, strict=True):
-        total += np.float32(weight) * _core.resize_bilinear(array, *total.shape[1:], 0)
+    height, width = output_size(size)
+    total = np.float32(weights[0]) * _core.resize_bilinear(arrays[0], height, width, 0)
+    for array, weight in zip(arrays[1:], weights[1:], strict=True):
+        total += np.float32(weight) * _core.resize_bilinear(array, height, width, 0)
     if not np.isfinite(total).all():
         raise ValueError("evidence holds values that are not finite: the image cannot be judged")
     return total
