@@ -161,6 +161,21 @@ def test_calibration_keeps_its_promise_on_the_images_it_saw(detector: Detector, 
     assert sum(p.is_anomalous for p in other.predict(brighter)) <= 2
 
 
+def test_images_that_were_learnt_from_are_no_calibration(
+    detector: Detector, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, learnt = copy_of(detector, tmp_path), sorted((dataset / "train/good").iterdir())
+    mirrored = [np.asarray(Image.open(path))[:, ::-1].copy() for path in learnt]
+    for images in (dataset / "test/good", mirrored):  # the calibration that the model came with is compared
+        copy_of(detector, tmp_path).calibrate(images, alpha=0.2)
+    assert "learnt from" not in caplog.text
+    own.calibrate(learnt, alpha=0.2)
+    count = len(learnt)
+    assert f"the model seems to have learnt from these calibration images: its memory holds cells of {count}" in (
+        caplog.text
+    )
+
+
 def test_flagged_images_join_what_is_good(detector: Detector, dataset: Path, tmp_path: Path) -> None:
     own = copy_of(detector, tmp_path)
     other = own.at(0.2)

@@ -18,6 +18,7 @@ import pytest
 from scipy import ndimage
 
 from uflow import segmentation
+from uflow.calibration_log import warn_of_learnt_images
 from uflow.conformal import AddedImage, conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
 from uflow.images import read_image
@@ -185,6 +186,23 @@ def test_the_looser_limit_is_kept_where_it_is_looser() -> None:
     for rule in (threshold, PaperThreshold()):
         with pytest.raises(ValueError, match="a verdict needs the lowest"):
             rule.verdict(float("nan"))
+
+
+@pytest.mark.parametrize(("known", "calm", "warns"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_images_learnt_from_are_calm_and_known(
+    known: bool, calm: bool, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A black ground is known in every image, and a better camera makes calmer ones: either alone says nothing."""
+    rng = np.random.default_rng(2)
+    good = [Evidence(image.energies, [image.energies[0] / 8]) for image in good_images(rng, 40)]
+    threshold, images = CalibratedThreshold.from_good_images(good[:20], 0.2), good[20:]
+    for image in images:
+        for values in image.maps if calm else []:
+            values *= np.float32(0.5)
+        if known:
+            image.distances[0][0, 0, 0] = 0
+    warn_of_learnt_images(threshold, images, (8, 30))
+    assert ("seems to have learnt from" in caplog.text) is warns
 
 
 def added(*lows: float) -> list[AddedImage]:

@@ -11,13 +11,24 @@ import numpy as np
 from .conformal import ROUNDING_ROOM, AddedImage, supported_alpha
 from .files import some_names
 from .images import ImageLike
+from .scoring import Evidence
 from .threshold import CalibratedThreshold, DecisionRule
 
-__all__ = ["UNCALIBRATED", "log_added", "log_calibration", "warn_of_few", "warn_of_few_images"]
+__all__ = [
+    "UNCALIBRATED",
+    "log_added",
+    "log_calibration",
+    "warn_of_few",
+    "warn_of_few_images",
+    "warn_of_learnt_images",
+]
 
 log = logging.getLogger("uflow")
 
 UNCALIBRATED = "the paper's test, which keeps its promise for independent standard normal latents only"
+
+KNOWN_CELL = 1e-3  # of an image's median distance: a cell as near is one that the memory holds, but for rounding
+CALM_SIGMAS = 3.0  # by which ranks must differ from those of images like the ones that were held out
 
 
 def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]) -> None:
@@ -57,3 +68,41 @@ def warn_of_few(count: int, alpha: float, images: str = "calibration images") ->
             "%d %s support alpha >= %.3g, not %.3g: a good image may be flagged that often",
             *(count, images, supported, alpha),
         )
+
+
+def warn_of_learnt_images(earlier: DecisionRule, evidence: Sequence[Evidence], latent_channels: Sequence[int]) -> None:
+    """Say where calibration images seem to be those that the model has learnt from: new ones will look stranger.
+
+    Two things must be: most images have cells that the memory holds exactly, and all together are calmer than the
+    images that the model's own calibration held out (Mann and Whitney's rank test). Either alone can be by nature: a
+    black ground is the same in every image, and a better camera makes calmer ones.
+
+    Args:
+        earlier: the threshold that the model came with; without good images in it nothing can be compared.
+        evidence: of each calibration image.
+        latent_channels: of each scale's latents.
+    """
+    if not isinstance(earlier, CalibratedThreshold) or not evidence[0].distances:
+        return
+    nearest = [image.distances[0] for image in evidence]
+    known = [bool((d < KNOWN_CELL * np.median(d)).any()) for d in nearest]
+    lowest = [_lowest(earlier, image, latent_channels) - earlier.shift for image in evidence]
+    if 2 * sum(known) > len(known) and _rank_excess(lowest, earlier.minima) > CALM_SIGMAS:
+        log.warning(
+            "the model seems to have learnt from these calibration images: its memory holds cells of %d of %d, and "
+            "they are calmer than those held out of its training; then new good parts are flagged more often than "
+            "promised: calibrate on others",
+            *(sum(known), len(known)),
+        )
+
+
+def _lowest(threshold: CalibratedThreshold, image: Evidence, latent_channels: Sequence[int]) -> float:
+    size = (image.energies[0].shape[1], image.energies[0].shape[2])
+    return float(threshold.log_nfa(image, latent_channels, size).min())
+
+
+def _rank_excess(values: Sequence[float], others: Sequence[float]) -> float:
+    """By how many standard deviations the ranks of values among others are higher than those of equals would be."""
+    n, m = len(values), len(others)
+    pairs = np.sign(np.subtract.outer(values, others)).sum() / 2
+    return float(pairs / np.sqrt(n * m * (n + m + 1) / 12))

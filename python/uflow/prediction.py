@@ -163,8 +163,8 @@ class Prediction:
         name = "" if self.path is None else f"{self.path.name}: "
         p_value = "" if self.p_value is None else f"p-value {self.p_value:.3g}, "
         found = f"{len(self.regions)} region{'' if len(self.regions) == 1 else 's'}"
-        verdict, lowest = "anomalous" if self.is_anomalous else "good", float(self.log_nfa.min())
-        return f"{name}{verdict}, score {self.score:.3f}, {p_value}log10 NFA {lowest:.1f}, {found}"
+        said, lowest = "anomalous" if self.is_anomalous else self.verdict, float(self.log_nfa.min())
+        return f"{name}{said}, score {self.score:.3f}, {p_value}log10 NFA {lowest:.1f}, {found}"
 
     @property
     def verdict(self) -> Verdict:

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from . import segmentation, tiling
 from .bit_depth import check_bit_depth
-from .calibration_log import UNCALIBRATED, log_added, log_calibration, warn_of_few_images
+from .calibration_log import (
+    UNCALIBRATED,
+    log_added,
+    log_calibration,
+    warn_of_few_images,
+    warn_of_learnt_images,
+)
 from .conformal import AddedImage, check_alpha, check_look_alpha
 from .files import FileStamp, PathLike
 from .images import (
@@ -377,9 +383,11 @@ class Predictor:
             log.warning("no calibration images: %s", UNCALIBRATED)
             return
         largest = largest_map_values(found, self.network.latent_channels, self.blend)
+        earlier = self.threshold
         self.threshold = CalibratedThreshold.from_good_images(found, alpha, look_alpha, largest)
         self.origin = None
         log_calibration(self.threshold, sources)
+        warn_of_learnt_images(earlier, found, self.network.latent_channels)
 
 
 def _bytes_held(source: ImageLike) -> int:
