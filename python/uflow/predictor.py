@@ -22,7 +22,7 @@ from .calibration_log import (
     warn_of_few_images,
     warn_of_learnt_images,
 )
-from .conformal import AddedImage, check_alpha, check_look_alpha
+from .conformal import ROUNDING_ROOM, AddedImage, check_alpha, check_look_alpha
 from .files import FileStamp, PathLike
 from .images import (
     ImageLike,
@@ -39,6 +39,7 @@ from .model_header import PredictorEntry
 from .monitor import Monitor
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
 from .recipe import check_whole_number
+from .roi import RegionOfInterest
 from .schema import parse
 from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
 from .stream import Steps, ordered_stream
@@ -85,6 +86,8 @@ class Predictor:
         blend: the anomaly map of all evidence; None is the paper's, of the latents alone.
         tile: whether images are cut into tiles of the network's size, not shrunk to it.
         bit_depth: of the 16-bit images that it takes: by how many bits these are scaled to 8, see `bit_depth`.
+        roi: where images are judged; None is everywhere.
+        min_area: pixels of the image: a region that is smaller is not detected. It is no part of a model's file.
         selected_on_test: whether the epoch was chosen on the test set: then no figure measured on it is fair.
         origin: the file that the model is in, as predictions tell; None where it is in none.
     """
@@ -106,6 +109,8 @@ class Predictor:
         self.selected_on_test = selected_on_test
         check_bit_depth(bit_depth)
         self.bit_depth = bit_depth
+        self.roi: RegionOfInterest | None = None
+        self.min_area = 0
         self.origin: ModelOrigin | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -250,6 +255,8 @@ class Predictor:
                 f"{_name_of(source)} cannot be judged: its maps hold values that are not finite; is the model damaged?"
             )
         mask = log_nfa < 0
+        if self.min_area > 1 and mask.any():
+            _drop_small_regions(mask, log_nfa, self.min_area)
         path = Path(source) if isinstance(source, str | os.PathLike) else None
         return Prediction(
             score=float(anomaly_map.max()),
@@ -422,6 +429,19 @@ def _images_of(source: PathLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if not isinstance(source, Iterable):
         raise TypeError(f"images must be paths, PIL images or arrays, or several of these; got {source!r:.80}")
     return source
+
+
+def _drop_small_regions(mask: NDArray[np.bool_], log_nfa: NDArray[np.float32], min_area: int) -> None:
+    """Take regions of fewer pixels out of a mask; their log NFA becomes 0, just not detected.
+
+    Where none is left, the lowest is as far from 0 as the p-value of a part that is not flagged takes.
+    """
+    labels, _ = segmentation.connected_components(mask)
+    small = np.bincount(labels.ravel()) < min_area
+    dropped = mask & small[labels]
+    mask[dropped], log_nfa[dropped] = False, 0
+    if not mask.any():
+        np.maximum(log_nfa, np.float32(2 * ROUNDING_ROOM), out=log_nfa)
 
 
 def evidence_of_tiles(tilings: Sequence[tiling.Tiling], found: Sequence[Evidence]) -> list[Evidence]:
