@@ -163,7 +163,7 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture
 def workplace(dataset: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the pages speak of: data/tile, new_parts, good_parts, part.png, tile.uflow."""
+    """The folder that the pages speak of: data/tile, new_parts, good_parts, part.png, tile.uflow, product.toml."""
     shutil.copytree(dataset, tmp_path / "data/tile")
     for folder, source in (("new_parts", "test/square"), ("good_parts", "test/good")):
         (tmp_path / folder).mkdir()
@@ -173,6 +173,7 @@ def workplace(dataset: Path, small_model: Path, tmp_path: Path, monkeypatch: pyt
         shutil.copy(path, tmp_path / f"good_parts/{number}.png")
     shutil.copy(tmp_path / "new_parts/0.png", tmp_path / "part.png")
     shutil.copy(small_model, tmp_path / "tile.uflow")
+    (tmp_path / "product.toml").write_text('name = "tile"\nmodel = "tile.uflow"\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -210,7 +211,7 @@ def test_shell_lines_parse(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     from uflow.cli import app
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "product.toml").touch()
+    (tmp_path / "options.toml").touch()
     program: Any = typer.main.get_command(app)
     for line in shell_lines(page):
         name, *arguments = shlex.split(re.sub(r" >>? \S+$", "", line), comments=True)[1:]
