@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ from .calibration_log import (
     warn_of_few_images,
     warn_of_learnt_images,
 )
-from .conformal import ROUNDING_ROOM, AddedImage, check_alpha, check_look_alpha
+from .conformal import AddedImage, check_alpha, check_look_alpha
 from .files import FileStamp, PathLike
 from .images import (
     ImageLike,
@@ -37,6 +37,7 @@ from .images import (
 )
 from .model_header import PredictorEntry
 from .monitor import Monitor
+from .outline import drop_small_regions
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
 from .recipe import check_whole_number
 from .roi import RegionOfInterest
@@ -45,7 +46,7 @@ from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_val
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
-__all__ = ["Network", "Predictor", "evidence_of_tiles", "failed_image"]
+__all__ = ["Network", "Predictor", "failed_image"]
 
 log = logging.getLogger("uflow")
 
@@ -237,7 +238,7 @@ class Predictor:
             done += len(batch)
             if on_tiles is not None:
                 on_tiles(done, total)
-        return evidence_of_tiles(tilings, found)
+        return tiling.evidence_of_tiles(tilings, found)
 
     def tiling(self, image: Pixels) -> tiling.Tiling:
         """How an image passes through the network: whole, or in tiles."""
@@ -256,7 +257,7 @@ class Predictor:
             )
         mask = log_nfa < 0
         if self.min_area > 1 and mask.any():
-            _drop_small_regions(mask, log_nfa, self.min_area)
+            drop_small_regions(mask, log_nfa, self.min_area)
         path = Path(source) if isinstance(source, str | os.PathLike) else None
         return Prediction(
             score=float(anomaly_map.max()),
@@ -429,28 +430,6 @@ def _images_of(source: PathLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if not isinstance(source, Iterable):
         raise TypeError(f"images must be paths, PIL images or arrays, or several of these; got {source!r:.80}")
     return source
-
-
-def _drop_small_regions(mask: NDArray[np.bool_], log_nfa: NDArray[np.float32], min_area: int) -> None:
-    """Take regions of fewer pixels out of a mask; their log NFA becomes 0, just not detected.
-
-    Where none is left, the lowest is as far from 0 as the p-value of a part that is not flagged takes.
-    """
-    labels, _ = segmentation.connected_components(mask)
-    small = np.bincount(labels.ravel()) < min_area
-    dropped = mask & small[labels]
-    mask[dropped], log_nfa[dropped] = False, 0
-    if not mask.any():
-        np.maximum(log_nfa, np.float32(2 * ROUNDING_ROOM), out=log_nfa)
-
-
-def evidence_of_tiles(tilings: Sequence[tiling.Tiling], found: Sequence[Evidence]) -> list[Evidence]:
-    """The evidence of whole images from that of their tiles, which came in batches of any size."""
-    tiles = iter([maps for batch in found for maps in zip(*batch.maps, strict=True)])
-    return [
-        found[0].with_maps([t.stitch(scale)[None] for scale in zip(*islice(tiles, len(t)), strict=True)])
-        for t in tilings
-    ]
 
 
 def _added_name(source: ImageLike, number: int) -> str:
