@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ import numpy as np
 from PIL import Image
 
 from conftest import texture, wait_for
+from uflow.serve.app import Web, make_app
+from uflow.serve.run import listen, make_server
+from uflow.serve.security import Tokens
+from uflow.serve.service import Service
 
 START_S = 60  # under which a service starts, on a machine that does much else
 
@@ -82,6 +87,23 @@ def serve(products: Path, data: Path, *options: str, env: dict[str, str] | None 
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def serve_here(service: Service, tokens: Tokens | None = None) -> Iterator[httpx2.Client]:
+    """A service in this process, asked over a real connection: for tests that make it fail from inside."""
+    bound = listen("127.0.0.1", 0)
+    server = make_server(make_app(Web(service, tokens)), service.limits.request_s)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{bound.getsockname()[1]}", timeout=START_S) as client:
+            wait_for(lambda: server.started or not thread.is_alive(), START_S)
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        bound.close()
 
 
 def _answers(client: httpx2.Client) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from serving import Served, defective_part, good_part, result, serve, write_product
-from uflow import Detector, load
+from uflow import load
 from uflow.serve.openapi import LINE, describe
 
 pytest.importorskip("onnxruntime")
@@ -22,21 +22,11 @@ SCHEMA = json.loads((Path(__file__).parent.parent / "docs/prediction.schema.json
 
 
 @pytest.fixture(scope="module")
-def model(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The detector as an exported folder; tests must not change it."""
-    from uflow.deploy.export import export
-
-    path = tmp_path_factory.mktemp("served") / "tile_onnx"
-    export(detector, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Two products on one model; the second keeps no pictures and is stricter."""
     root = tmp_path_factory.mktemp("line")
-    write_product(root / "products", "tile", model)
-    write_product(root / "products", "lid", model, "alpha = 0.3\n[pictures]\nkeep_flagged = false\n")
+    write_product(root / "products", "tile", served_model)
+    write_product(root / "products", "lid", served_model, "alpha = 0.3\n[pictures]\nkeep_flagged = false\n")
     with serve(root / "products", root / "data", "--max-upload", "1", "--max-pixels", "100000") as service:
         yield service
         assert service.end() == 0, service.log.read_text()
@@ -46,11 +36,11 @@ def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 # Answers --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_the_line_of_predict(served: Served, model: Path) -> None:
+def test_an_answer_is_the_line_of_predict(served: Served, served_model: Path) -> None:
     content = defective_part()
     found = result(served.predict(content, name="part 7.png"))
     jsonschema.validate(found, SCHEMA)
-    wanted = load(model).predict(content).to_dict() | {"image": "part 7.png", "time": found["time"]}
+    wanted = load(served_model).predict(content).to_dict() | {"image": "part 7.png", "time": found["time"]}
     assert found == json.loads(json.dumps(wanted))
     assert found["verdict"] == "reject"
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from .security import is_loopback
 
-__all__ = ["is_local", "listen", "run"]
+__all__ = ["is_local", "listen", "make_server", "run"]
 
 MAX_CONNECTIONS = 500
 KEEP_ALIVE_S = 30
@@ -44,6 +44,12 @@ def run(app: ASGIApp, bound: socket.socket, request_s: float) -> None:
         bound: see `listen`.
         request_s: seconds that a request may take.
     """
+    with _signals_end_nothing(), bound:
+        make_server(app, request_s).run(sockets=[bound])
+
+
+def make_server(app: ASGIApp, request_s: float) -> uvicorn.Server:
+    """What `run` runs, to be run elsewhere."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -55,8 +61,7 @@ def run(app: ASGIApp, bound: socket.socket, request_s: float) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(request_s) + 1,
     )
-    with _signals_end_nothing(), bound:
-        uvicorn.Server(config).run(sockets=[bound])
+    return uvicorn.Server(config)
 
 
 @contextmanager
