@@ -7,6 +7,8 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
 import jsonschema
 import pytest
@@ -43,6 +45,18 @@ def test_an_answer_is_the_line_of_predict(served: Served, served_model: Path) ->
     wanted = load(served_model).predict(content).to_dict() | {"image": "part 7.png", "time": found["time"]}
     assert found == json.loads(json.dumps(wanted))
     assert found["verdict"] == "reject"
+
+
+def test_the_client_of_the_guide(served: Served) -> None:
+    page = (Path(__file__).parent.parent / "docs/guide/service.md").read_text()
+    source = page.partition("```python\n")[2].partition("```")[0]
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "service.md", "exec"), namespace)
+    content, url = defective_part(), str(served.client.base_url).rstrip("/")
+    line = namespace["predict"](content, "tile", url)
+    assert line | {"time": ""} == result(served.predict(content)) | {"time": ""}
+    with pytest.raises(HTTPError, match="422"):
+        namespace["predict"](content[:2000], "tile", url)
 
 
 def test_a_form_gives_the_same_as_a_body(served: Served) -> None:

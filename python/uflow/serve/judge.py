@@ -104,6 +104,7 @@ class Judge:
         self._unsettled: list[Outcome] = []
         self._settling = threading.Lock()
         self._number = 0
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._work, name=f"uflow-judge-{self.name}")
 
     # Called by anybody ------------------------------------------------------------------------------------------------
@@ -171,6 +172,13 @@ class Judge:
                 del self._unsettled[0]
                 self.store_trouble = None
 
+    def stuck(self, seconds: float) -> str | None:
+        """What is wrong where one part has been judged for longer than this; None where all goes on."""
+        since = self._busy_since
+        if since is None or time.monotonic() - since < seconds:
+            return None
+        return f"one part has been judged for {time.monotonic() - since:.0f} s"
+
     @property
     def waiting(self) -> int:
         """Parts that wait."""
@@ -205,7 +213,7 @@ class Judge:
             log.exception("%s: part %d was not judged", self.name, number)
 
     def _judge(self, job: Job) -> Judged:
-        began = time.monotonic()
+        began = self._busy_since = time.monotonic()
         prediction, error = None, None
         try:
             prediction = self._predict(job)
@@ -214,6 +222,8 @@ class Judge:
             error = raised
             line = self._line_of(job.name, raised)
             log.warning("%s: %r could not be judged: %s", self.name, job.name, one_line(raised))
+        finally:
+            self._busy_since = None
         if not job.counts:
             return Judged(line, prediction, error, stored=False)
         stored = job.part is not None and self._settle(job.part, line, prediction)

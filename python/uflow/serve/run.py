@@ -43,9 +43,15 @@ def run(app: ASGIApp, bound: socket.socket, request_s: float) -> None:
         app: see `app.make_app`.
         bound: see `listen`.
         request_s: seconds that a request may take.
+
+    Raises:
+        RuntimeError: the service did not start; the log says why.
     """
+    server = make_server(app, request_s)
     with _signals_end_nothing(), bound:
-        make_server(app, request_s).run(sockets=[bound])
+        server.run(sockets=[bound])
+    if not server.started:
+        raise RuntimeError("the service did not start, and the log says why")
 
 
 def make_server(app: ASGIApp, request_s: float) -> uvicorn.Server:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..files import one_line
 from .database import STORE_ERRORS
@@ -19,12 +19,13 @@ from .model import LiveModel
 from .parts import Message, Part
 from .store import Store
 
-__all__ = ["Limits", "Service", "find_products"]
+__all__ = ["Companion", "Limits", "Service", "find_products"]
 
 log = logging.getLogger("uflow")
 
 DAY_S = 24 * 3600
 PRUNE_EVERY_S = 60
+STUCK_AFTER = 4  # times a request's time limit: a part that takes so long may never be done
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Limits:
     pictures_bytes: int = 20 << 30
 
 
+class Companion(Protocol):
+    """What runs beside the judges, such as a watched folder or a sink."""
+
+    def start(self) -> None:
+        """Begin, in a thread of its own; judges are at work."""
+
+    def stop(self) -> None:
+        """End before this returns; judges are still at work."""
+
+
 class Service:
     """Products at work. Everything may be called from any thread.
 
@@ -56,6 +67,7 @@ class Service:
         judges: the worker of each product, by its name.
         metrics: figures.
         limits: what is taken at most.
+        companions: what is started and stopped with it; add them before `start`.
 
     Args:
         products: ``product.toml`` files.
@@ -89,6 +101,7 @@ class Service:
         self.judges = {
             model.product.name: Judge(model, self.store, self.metrics, self.limits.queue, messages) for model in models
         }
+        self.companions: list[Companion] = []
         self._ending = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="uflow-housekeeper")
 
@@ -97,9 +110,13 @@ class Service:
         for judge in self.judges.values():
             judge.start()
         self._housekeeper.start()
+        for companion in self.companions:
+            companion.start()
 
     def stop(self) -> None:
         """Judge and store what was accepted, and end."""
+        for companion in self.companions:
+            companion.stop()
         self._ending.set()
         self._housekeeper.join()
         for judge in self.judges.values():
@@ -107,8 +124,11 @@ class Service:
         self.store.close()
 
     def troubles(self) -> dict[str, str]:
-        """What is wrong, by what it is: "store", or "model NAME"; empty where all is well."""
+        """What is wrong, by what it is: "store", "model NAME", "judge NAME"; empty where all is well."""
         found = {f"model {name}": judge.live.trouble for name, judge in self.judges.items()}
+        found |= {
+            f"judge {name}": judge.stuck(STUCK_AFTER * self.limits.request_s) for name, judge in self.judges.items()
+        }
         found["store"] = next((judge.store_trouble for judge in self.judges.values() if judge.store_trouble), None)
         return {what: trouble for what, trouble in found.items() if trouble is not None}
 
@@ -129,6 +149,7 @@ class Service:
         metrics.store_trouble.set("store" in troubles)
         metrics.disk_free.set(shutil.disk_usage(self.store.folder).free)
         metrics.pictures.set(self.store.pictures_size())
+        metrics.outbox.clear()
         for sink, count in self.store.outbox.waiting().items():
             metrics.outbox.labels(sink).set(count)
         return metrics.text()
