@@ -73,6 +73,17 @@ def detector(dataset: Path):
     )
 
 
+@pytest.fixture(scope="session")
+def served_model(detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`detector` as an exported folder, which is quick to load; tests must not change it."""
+    pytest.importorskip("onnxruntime")
+    from uflow.deploy.export import export
+
+    path = tmp_path_factory.mktemp("served") / "tile_onnx"
+    export(detector, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread of torch for a module of small tensors: threads would only wait for one another."""

@@ -21,7 +21,8 @@ FOR_USERS = [ROOT / "README.md", DOCS / "api/index.md", *sorted((DOCS / "guide")
 
 MAX_README_LINES, MAX_README_WORDS = 120, 900
 MAX_LINE = 119  # characters, tables too
-NOT_RUN = {"anomalib.md": 2, "checkpoints.md": 3, "scale.md": 1, "tracking.md": 1}  # blocks that need what is not here
+# Blocks that need what is not here.
+NOT_RUN = {"anomalib.md": 2, "checkpoints.md": 3, "scale.md": 1, "service.md": 1, "tracking.md": 1}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 ROOM = re.compile(r"`([\w.]+(?:\.py|\.json|/))`")
 
@@ -163,7 +164,7 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture
 def workplace(dataset: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the pages speak of: data/tile, new_parts, good_parts, part.png, tile.uflow."""
+    """The folder that the pages speak of: data/tile, new_parts, good_parts, part.png, tile.uflow, product.toml."""
     shutil.copytree(dataset, tmp_path / "data/tile")
     for folder, source in (("new_parts", "test/square"), ("good_parts", "test/good")):
         (tmp_path / folder).mkdir()
@@ -173,6 +174,7 @@ def workplace(dataset: Path, small_model: Path, tmp_path: Path, monkeypatch: pyt
         shutil.copy(path, tmp_path / f"good_parts/{number}.png")
     shutil.copy(tmp_path / "new_parts/0.png", tmp_path / "part.png")
     shutil.copy(small_model, tmp_path / "tile.uflow")
+    (tmp_path / "product.toml").write_text('name = "tile"\nmodel = "tile.uflow"\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -210,7 +212,7 @@ def test_shell_lines_parse(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     from uflow.cli import app
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "product.toml").touch()
+    (tmp_path / "options.toml").touch()
     program: Any = typer.main.get_command(app)
     for line in shell_lines(page):
         name, *arguments = shlex.split(re.sub(r" >>? \S+$", "", line), comments=True)[1:]

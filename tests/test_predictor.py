@@ -18,7 +18,7 @@ from uflow.detector import Detector
 from uflow.images import list_images, read_image, resize_image
 from uflow.outline import Drawing
 from uflow.prediction import Prediction
-from uflow.predictor import Predictor, evidence_of_tiles
+from uflow.predictor import Predictor
 from uflow.scoring import Blend, Evidence, EvidenceWeights, anomaly_map_from_energies
 from uflow.segmentation import Background
 from uflow.threshold import CalibratedThreshold, PaperThreshold
@@ -292,7 +292,7 @@ def test_tiles_of_several_images_in_batches_of_any_size_find_their_image() -> No
             assert [e.shape for e in own.energies] == [(1, height // s, width // s) for s in (8, 16)]
             assert all((e == 6 * i).all() for e in own.energies)
     tile_evidence = [Evidence([np.full((1, 4, 4), i, np.float32)], [np.full((1, 2, 2), -i)]) for i in range(2)]
-    first, second = evidence_of_tiles([tiling.whole((32, 32), 16)] * 2, tile_evidence)
+    first, second = tiling.evidence_of_tiles([tiling.whole((32, 32), 16)] * 2, tile_evidence)
     assert (first.energies[0].max(), second.energies[0].max(), second.distances[0].max()) == (0, 1, -1)
 
 

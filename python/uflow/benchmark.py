@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from . import __version__, segmentation
 from .arrays import output_size
 from .images import ImageLike, batches
-from .predictor import Predictor, evidence_of_tiles
+from .predictor import Predictor
 from .scoring import Evidence
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
+from .tiling import evidence_of_tiles
 
 if TYPE_CHECKING:
     from .detector import Detector

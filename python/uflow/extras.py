@@ -29,6 +29,9 @@ EXTRA_OF = {
     "pyarrow": "ray",
     "pandas": "ray",
     "fsspec": "ray",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
 }
 
 

@@ -26,10 +26,10 @@ from .input_size import PIXEL_BUDGETS, choose_input_size
 from .memory import MemoryBank
 from .model_header import read_header
 from .network import TorchNetwork
-from .predictor import evidence_of_tiles
 from .recipe import Recipe
 from .scoring import Blend, Evidence, largest_map_values
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
+from .tiling import evidence_of_tiles
 from .training import TrainingState, Watcher, train
 
 __all__ = ["Fitted", "Selection", "fit_parts", "make_backbone", "training_record"]

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
+from .conformal import ROUNDING_ROOM
 
-__all__ = ["Drawing", "draw_regions", "polygon"]
+__all__ = ["Drawing", "draw_regions", "drop_small_regions", "polygon"]
 
 EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
 ECHO_LEVEL = 0.25  # of the height of the strongest region: a defect shifts the features of its whole image a little
@@ -134,6 +135,19 @@ def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     inside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = False
     inside[0] = True
     return inside.take(labels) if inside[1:].any() else mask
+
+
+def drop_small_regions(mask: NDArray[np.bool_], log_nfa: NDArray[np.float32], min_area: int) -> None:
+    """Take regions of fewer pixels out of a mask; their log NFA becomes 0, just not detected.
+
+    Where none is left, the lowest is as far from 0 as the p-value of a part that is not flagged takes.
+    """
+    labels, _ = segmentation.connected_components(mask)
+    small = np.bincount(labels.ravel()) < min_area
+    dropped = mask & small[labels]
+    mask[dropped], log_nfa[dropped] = False, 0
+    if not mask.any():
+        np.maximum(log_nfa, np.float32(2 * ROUNDING_ROOM), out=log_nfa)
 
 
 # Outlines as polygons -------------------------------------------------------------------------------------------------

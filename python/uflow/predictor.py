@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -37,14 +37,16 @@ from .images import (
 )
 from .model_header import PredictorEntry
 from .monitor import Monitor
+from .outline import drop_small_regions
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
 from .recipe import check_whole_number
+from .roi import RegionOfInterest
 from .schema import parse
 from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
-__all__ = ["Network", "Predictor", "evidence_of_tiles", "failed_image"]
+__all__ = ["Network", "Predictor", "failed_image"]
 
 log = logging.getLogger("uflow")
 
@@ -85,6 +87,8 @@ class Predictor:
         blend: the anomaly map of all evidence; None is the paper's, of the latents alone.
         tile: whether images are cut into tiles of the network's size, not shrunk to it.
         bit_depth: of the 16-bit images that it takes: by how many bits these are scaled to 8, see `bit_depth`.
+        roi: where images are judged; None is everywhere.
+        min_area: pixels of the image: a region that is smaller is not detected. It is no part of a model's file.
         selected_on_test: whether the epoch was chosen on the test set: then no figure measured on it is fair.
         origin: the file that the model is in, as predictions tell; None where it is in none.
     """
@@ -106,6 +110,8 @@ class Predictor:
         self.selected_on_test = selected_on_test
         check_bit_depth(bit_depth)
         self.bit_depth = bit_depth
+        self.roi: RegionOfInterest | None = None
+        self.min_area = 0
         self.origin: ModelOrigin | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,7 +238,7 @@ class Predictor:
             done += len(batch)
             if on_tiles is not None:
                 on_tiles(done, total)
-        return evidence_of_tiles(tilings, found)
+        return tiling.evidence_of_tiles(tilings, found)
 
     def tiling(self, image: Pixels) -> tiling.Tiling:
         """How an image passes through the network: whole, or in tiles."""
@@ -250,6 +256,8 @@ class Predictor:
                 f"{_name_of(source)} cannot be judged: its maps hold values that are not finite; is the model damaged?"
             )
         mask = log_nfa < 0
+        if self.min_area > 1 and mask.any():
+            drop_small_regions(mask, log_nfa, self.min_area)
         path = Path(source) if isinstance(source, str | os.PathLike) else None
         return Prediction(
             score=float(anomaly_map.max()),
@@ -422,15 +430,6 @@ def _images_of(source: PathLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if not isinstance(source, Iterable):
         raise TypeError(f"images must be paths, PIL images or arrays, or several of these; got {source!r:.80}")
     return source
-
-
-def evidence_of_tiles(tilings: Sequence[tiling.Tiling], found: Sequence[Evidence]) -> list[Evidence]:
-    """The evidence of whole images from that of their tiles, which came in batches of any size."""
-    tiles = iter([maps for batch in found for maps in zip(*batch.maps, strict=True)])
-    return [
-        found[0].with_maps([t.stitch(scale)[None] for scale in zip(*islice(tiles, len(t)), strict=True)])
-        for t in tilings
-    ]
 
 
 def _added_name(source: ImageLike, number: int) -> str:

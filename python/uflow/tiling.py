@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .images import resize_image
+from .scoring import Evidence
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,12 @@ def _kept(starts: Sequence[int], tile: int, length: int, stride: int) -> list[tu
     """The part [begin, end) of the whole that each tile gives."""
     edges = [(a + tile + b) // (2 * stride) * stride for a, b in itertools.pairwise(starts)]
     return list(zip([0, *edges], [*edges, length], strict=True))
+
+
+def evidence_of_tiles(tilings: Sequence[Tiling], found: Sequence[Evidence]) -> list[Evidence]:
+    """The evidence of whole images from that of their tiles, which came in batches of any size."""
+    tiles = iter([maps for batch in found for maps in zip(*batch.maps, strict=True)])
+    return [
+        found[0].with_maps([t.stitch(scale)[None] for scale in zip(*itertools.islice(tiles, len(t)), strict=True)])
+        for t in tilings
+    ]

@@ -10,6 +10,7 @@ from . import evaluate
 from . import calibrate
 from . import add_good
 from . import monitor
+from . import serve
 from . import export
 from . import info
 from . import weights
@@ -29,6 +30,7 @@ __all__ = [
     "main",
     "monitor",
     "predict",
+    "serve",
     "train",
     "weights",
 ]

@@ -1,0 +1,66 @@
+"""`uflow serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .app import app
+from .common import note
+from .options import DeviceOption
+
+if TYPE_CHECKING:
+    from ..serve.service import Service
+
+
+@app.command(epilog="Example: uflow serve products/ --data line_1")
+def serve(
+    products: Annotated[Path, typer.Argument(help="folder of product.toml files")],
+    data: Annotated[Path, typer.Option(help="folder where parts, verdicts and pictures are kept")] = Path("uflow_data"),
+    host: Annotated[
+        str, typer.Option(help="address to listen on; beyond this machine only with --tokens")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes one that is free")] = 8000,
+    tokens: Annotated[Path | None, typer.Option(help="TOML file of tokens and their roles")] = None,
+    queue: Annotated[int, typer.Option(help="parts of a product that wait at most; others are answered 503")] = 32,
+    time_limit: Annotated[float, typer.Option(help="seconds a request may take")] = 30,
+    max_upload: Annotated[int, typer.Option(help="MB of an image file")] = 64,
+    max_pixels: Annotated[int, typer.Option(help="refuse larger images")] = 50_000_000,
+    max_pictures: Annotated[float, typer.Option(help="GB of pictures that are kept; the oldest go first")] = 20,
+    device: DeviceOption = "auto",
+) -> None:
+    """A service on the line: images come by HTTP, verdicts go back and are kept."""
+    from ..extras import require
+
+    require("serve", "starlette", "uvicorn", "python_multipart", "prometheus_client", "filelock")
+    from ..images import set_max_pixels
+    from ..processes import only_one
+    from ..serve.app import Web, make_app
+    from ..serve.run import is_local, listen, run
+    from ..serve.security import Tokens
+    from ..serve.service import Limits, Service, find_products
+
+    limits = Limits(
+        queue, time_limit, max_upload << 20, pixels=max_pixels, pictures_bytes=int(max_pictures * (1 << 30))
+    )
+    set_max_pixels(limits.pixels)
+    files = find_products(products)
+    known = None if tokens is None else Tokens(tokens)
+    bound = listen(host, port)
+    with bound:
+        if known is None and not is_local(bound):
+            raise ValueError(f"--host {host} can be reached from other machines: name a file of tokens by --tokens")
+        data.mkdir(parents=True, exist_ok=True)
+        with only_one(data / "lock", f"uflow serve --data {data}"):
+            service = Service(files, data, limits, device=device)
+            _say_where(service, bound.getsockname())
+            run(make_app(Web(service, known)), bound, limits.request_s)
+    note("Ended: all that was accepted is judged and stored", err=True)
+
+
+def _say_where(service: Service, address: tuple[object, ...]) -> None:
+    host, port = str(address[0]), address[1]
+    shown = f"[{host}]" if ":" in host else host
+    note(f"Serving {', '.join(service.judges)} on http://{shown}:{port}; Ctrl-C ends it", err=True)

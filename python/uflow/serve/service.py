@@ -1,0 +1,192 @@
+"""The service without its web side: products, their workers, the store, and what is done now and then."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..files import one_line
+from .database import STORE_ERRORS
+from .judge import Judge
+from .metrics import Metrics
+from .model import LiveModel
+from .parts import Message, Part
+from .store import Store
+
+__all__ = ["Companion", "Limits", "Service", "find_products"]
+
+log = logging.getLogger("uflow")
+
+DAY_S = 24 * 3600
+PRUNE_EVERY_S = 60
+STUCK_AFTER = 4  # times a request's time limit: a part that takes so long may never be done
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service takes at most.
+
+    Attributes:
+        queue: parts of a product on their way.
+        request_s: seconds a request may take; a part that takes longer is judged and stored all the same.
+        upload_bytes: of an image file.
+        held_bytes: of all images that are being received.
+        pixels: of an image.
+        pictures_bytes: of all pictures that are kept.
+    """
+
+    queue: int = 32
+    request_s: float = 30
+    upload_bytes: int = 64 << 20
+    held_bytes: int = 256 << 20
+    pixels: int = 50_000_000
+    pictures_bytes: int = 20 << 30
+
+
+class Companion(Protocol):
+    """What runs beside the judges, such as a watched folder or a sink."""
+
+    def start(self) -> None:
+        """Begin, in a thread of its own; judges are at work."""
+
+    def stop(self) -> None:
+        """End before this returns; judges are still at work."""
+
+
+class Service:
+    """Products at work. Everything may be called from any thread.
+
+    Attributes:
+        store: parts, verdicts, answers, outbox.
+        judges: the worker of each product, by its name.
+        metrics: figures.
+        limits: what is taken at most.
+        companions: what is started and stopped with it; add them before `start`.
+
+    Args:
+        products: ``product.toml`` files.
+        folder: where all is kept.
+        limits: see `Limits`.
+        device: see `uflow.load`.
+        messages: see `Judge`.
+        poll_s: seconds between looks at models that may have changed.
+
+    Raises:
+        FileNotFoundError, ValueError: a product file that cannot be read, or two of one name.
+    """
+
+    def __init__(
+        self,
+        products: list[Path],
+        folder: Path,
+        limits: Limits | None = None,
+        *,
+        device: str = "auto",
+        messages: Callable[[Part, dict[str, Any]], tuple[Message, ...]] = lambda part, line: (),
+        poll_s: float = 2,
+    ) -> None:
+        self.limits, self.poll_s, self.metrics = limits or Limits(), poll_s, Metrics()
+        models = [LiveModel(file, device) for file in products]
+        names = [model.product.name for model in models]
+        for model in models:
+            if names.count(model.product.name) > 1 or "/" in model.product.name:
+                raise ValueError(f"{model.file}: name is to be another than that of other products, and without /")
+        self.store = Store(folder)
+        self.judges = {
+            model.product.name: Judge(model, self.store, self.metrics, self.limits.queue, messages) for model in models
+        }
+        self.companions: list[Companion] = []
+        self._ending = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="uflow-housekeeper")
+
+    def start(self) -> None:
+        """Judge what was left over, and what comes."""
+        for judge in self.judges.values():
+            judge.start()
+        self._housekeeper.start()
+        for companion in self.companions:
+            companion.start()
+
+    def stop(self) -> None:
+        """Judge and store what was accepted, and end."""
+        for companion in self.companions:
+            companion.stop()
+        self._ending.set()
+        self._housekeeper.join()
+        for judge in self.judges.values():
+            judge.stop()
+        self.store.close()
+
+    def troubles(self) -> dict[str, str]:
+        """What is wrong, by what it is: "store", "model NAME", "judge NAME"; empty where all is well."""
+        found = {f"model {name}": judge.live.trouble for name, judge in self.judges.items()}
+        found |= {
+            f"judge {name}": judge.stuck(STUCK_AFTER * self.limits.request_s) for name, judge in self.judges.items()
+        }
+        found["store"] = next((judge.store_trouble for judge in self.judges.values() if judge.store_trouble), None)
+        return {what: trouble for what, trouble in found.items() if trouble is not None}
+
+    def is_ready(self) -> bool:
+        """Whether a model of each product serves."""
+        return all(judge.live.predictor is not None for judge in self.judges.values())
+
+    def metrics_text(self) -> bytes:
+        """All figures, as Prometheus reads them."""
+        metrics, troubles = self.metrics, self.troubles()
+        for name, judge in self.judges.items():
+            metrics.queue.labels(name).set(judge.waiting)
+            metrics.ready.labels(name).set(judge.live.predictor is not None)
+            metrics.model_trouble.labels(name).set(judge.live.trouble is not None)
+            if judge.watch is not None:
+                metrics.wealth.labels(name).set(judge.watch.log10_wealth)
+                metrics.alarm.labels(name).set(judge.watch.alarm)
+        metrics.store_trouble.set("store" in troubles)
+        metrics.disk_free.set(shutil.disk_usage(self.store.folder).free)
+        metrics.pictures.set(self.store.pictures_size())
+        metrics.outbox.clear()
+        for sink, count in self.store.outbox.waiting().items():
+            metrics.outbox.labels(sink).set(count)
+        return metrics.text()
+
+    # Now and then -----------------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        pruned = 0.0
+        while not self._ending.wait(self.poll_s):
+            for judge in self.judges.values():
+                if judge.live.check():
+                    judge.model_changed()
+                judge.flush()
+            if time.monotonic() - pruned > PRUNE_EVERY_S or not pruned:
+                self.prune()
+                pruned = time.monotonic()
+
+    def prune(self) -> None:
+        """Remove pictures that are older, or more, than may be kept."""
+        days = {name: judge.live.product.pictures.days for name, judge in self.judges.items()}
+        since = {name: time.time() - DAY_S * count for name, count in days.items() if count is not None}
+        try:
+            if count := self.store.prune(self.limits.pictures_bytes, since):
+                log.info("%d old pictures removed", count)
+        except STORE_ERRORS as error:
+            log.error("old pictures cannot be removed: %s", one_line(error))
+
+
+def find_products(folder: Path) -> list[Path]:
+    """The product files in a folder: its own ``*.toml``, and each ``product.toml`` one folder below.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    found = sorted([*folder.glob("*.toml"), *folder.glob("*/product.toml")])
+    if not found:
+        raise ValueError(f"{folder} holds no product: no .toml file, and no folder with a product.toml")
+    return found

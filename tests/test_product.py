@@ -1,0 +1,219 @@
+"""product.toml: what it says, and what is wrong with one, in one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from test_fuzz import JUNK, QUICK, survives
+from test_predictor import brightness, noise_pictures
+from uflow.product import Pictures, Product, read_product
+from uflow.roi import RegionOfInterest
+from uflow.schema import write_json
+
+WHOLE = """
+name = "bracket, line 2"
+model = "models/bracket.uflow"
+alpha = 0.02
+look_alpha = 0.1
+min_area = 12
+tile = true
+bit_depth = 12
+
+[roi]
+size = [60, 80]
+polygons = [[[4, 4], [76, 4], [76.5, 50], [4, 50]]]
+ignore = [[[10, 10], [20, 10], [20, 20]]]
+
+[pictures]
+keep_flagged = false
+keep_every = 100
+days = 30
+"""
+LEAST = 'name = "a"\nmodel = "a.uflow"\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "product.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_says_all_of_a_product(tmp_path: Path) -> None:
+    found = read_product(write(tmp_path, WHOLE))
+
+    square = ((4.0, 4.0), (76.0, 4.0), (76.5, 50.0), (4.0, 50.0))
+    roi = RegionOfInterest((60, 80), polygons=(square,), ignore=(((10.0, 10.0), (20.0, 10.0), (20.0, 20.0)),))
+    assert found == Product(
+        "bracket, line 2",
+        tmp_path / "models/bracket.uflow",
+        alpha=0.02,
+        look_alpha=0.1,
+        roi=roi,
+        min_area=12,
+        tile=True,
+        bit_depth=12,
+        pictures=Pictures(keep_flagged=False, keep_every=100, days=30),
+    )
+
+
+def test_all_but_name_and_model_may_be_left_out(tmp_path: Path) -> None:
+    assert read_product(write(tmp_path, LEAST)) == Product("a", tmp_path / "a.uflow")
+
+
+@pytest.mark.parametrize("text", [WHOLE, LEAST])
+def test_what_is_written_is_read_back(tmp_path: Path, text: str) -> None:
+    found = read_product(write(tmp_path, text))
+    assert read_product(write(tmp_path, found.to_toml(tmp_path))) == found
+    moved = replace(found, name='a "b" \\ ü', model=Path("/elsewhere/b"))
+    assert read_product(write(tmp_path, moved.to_toml(tmp_path))) == moved
+
+
+def test_the_region_of_interest_may_be_a_picture(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), bool)
+    mask[5:20, 8:30] = True
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    found = read_product(
+        write(tmp_path, LEAST + "[roi]\nmask = 'roi.png'\nignore = [[[8, 5], [12, 5], [12, 9], [8, 9]]]")
+    )
+
+    mask[5:9, 8:12] = False
+    assert found.roi is not None
+    assert np.array_equal(found.roi.pixels((30, 40)), mask)
+    assert read_product(write(tmp_path, found.to_toml(tmp_path))) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = ", "is not TOML"),
+        ('name = "a"', "has no 'model'"),
+        (LEAST + "alpah = 0.1", "has an unknown entry 'alpah'"),
+        (LEAST + 'alpha = "0.1"', "alpha should be a number, found '0.1'"),
+        (LEAST + "alpha = 1.5", "alpha is a probability between 0 and 1, got 1.5"),
+        (LEAST + "alpha = nan", "alpha should be a finite number, found nan"),
+        (LEAST + "alpha = 0.1\nlook_alpha = 0.05", "look_alpha is a probability between alpha 0.1 and 1, got 0.05"),
+        (LEAST + "tile = 1", "tile should be true or false, found 1"),
+        (LEAST + "bit_depth = 7", "bit_depth is a number of bits from 8 to 16, got 7"),
+        (LEAST + "min_area = -1", "min_area is a number of pixels, got -1"),
+        (LEAST + "min_area = 1.5", "min_area should be a whole number, found 1.5"),
+        (LEAST.replace('"a"', '" "'), "name is a text of one line, got ' '"),
+        (LEAST + "pictures = 3", "pictures should be an object, found 3"),
+        (LEAST + "[pictures]\nkeep = 3", "pictures has an unknown entry 'keep'"),
+        (LEAST + "[pictures]\nkeep_every = -3", "keep_every is a number of parts, or 0 for none, got -3"),
+        (LEAST + "[pictures]\ndays = 0", "days must be at least 1, got 0"),
+        (LEAST + "[roi]\npolygons = [[[1, 1], [2, 2], [1, 2]]]", "[roi] has no 'size'"),
+        (LEAST + "[roi]\nsize = [9]", "roi: size should be a list of 2, found [9]"),
+        (LEAST + "[roi]\nsize = [9, 0]", "size is (height, width) of an image"),
+        (LEAST + "[roi]\nsize = [99999, 99999]", "size is (height, width) of an image of at most"),
+        (LEAST + "[roi]\nsize = [9, 9]\npolygons = [[[1, 1], [2, 2]]]", "a polygon has at least 3 corners"),
+        (LEAST + "[roi]\nsize = [9, 9]\npolygons = [[[1, 1], [2], [2, 2]]]", "should be a list of 2, found [2]"),
+        (LEAST + "[roi]\nsize = [9, 9]\npolygons = [[[1, 1], [1e300, 1], [2, 2]]]", "corners of polygons are"),
+        (LEAST + "[roi]\nsize = [9, 9]\npolygons = [[[20, 1], [30, 1], [30, 8]]]", "has no pixel inside"),
+        (LEAST + "[roi]\nsize = [9, 9]\nruns = [0, 9]", "the runs of the mask are 9 pixels"),
+        (LEAST + "[roi]\nmask = 'none.png'", "no such file"),
+        (LEAST + "[roi]\nmask = 'product.toml'", "its content is no known image format"),
+        (LEAST + "[roi]\nmask = '.'", "is a folder"),
+        (LEAST + "[roi]\nmask = 'a.png'\npolygons = []", "[roi] has a mask and 'polygons': one of them"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_that_names_the_file(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        read_product(path)
+    assert str(error.value).startswith(str(path))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no product file"):
+        read_product(tmp_path / "product.toml")
+
+
+ENTRIES = ("name", "model", "alpha", "look_alpha", "min_area", "tile", "bit_depth", "roi", "pictures", "other")
+ROI_ENTRIES = st.dictionaries(st.sampled_from(["size", "polygons", "ignore", "runs", "mask"]), JUNK, max_size=3)
+
+
+@QUICK
+@given(changed=st.dictionaries(st.sampled_from(ENTRIES), st.one_of(JUNK, ROI_ENTRIES), min_size=1, max_size=3))
+def test_entries_that_a_stranger_changed(changed: dict[str, object], tmp_path: Path) -> None:
+    entries = {"name": "a", "model": "a.uflow", **changed}
+    try:
+        lines = [f"{name} = {inline_toml(value)}" for name, value in entries.items() if value is not None]
+    except (ValueError, TypeError):
+        return  # no TOML holds it
+    path = write(tmp_path, "\n".join(lines).encode("utf-8", "replace").decode())
+    survives(lambda: read_product(path), tmp_path)
+
+
+def inline_toml(value: object) -> str:
+    """A value on one line; tables inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{write_json(str(k))} = {inline_toml(v)}" for k, v in value.items()) + "}"
+    return write_json(value)
+
+
+@QUICK
+@given(content=st.binary(max_size=200), cut=st.integers(0, len(WHOLE)))
+def test_bytes_that_are_no_toml(content: bytes, cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "product.toml"
+    path.write_bytes(WHOLE.encode()[:cut] + content)
+    survives(lambda: read_product(path), tmp_path)
+
+
+# What a product asks of a model ---------------------------------------------------------------------------------------
+
+
+def product(**asked: Any) -> Product:
+    return Product("a", Path("a.uflow"), **asked)
+
+
+def test_a_predictor_judges_as_the_product_asks() -> None:
+    predictor = brightness()
+    predictor.calibrate(noise_pictures(30), alpha=0.1)
+    found = product(alpha=0.2, look_alpha=0.4, min_area=9, tile=True, bit_depth=12).apply(predictor)
+    assert (found.threshold.alpha, found.threshold.look_alpha) == (0.2, 0.4)
+    assert (found.min_area, found.tile, found.bit_depth) == (9, True, 12)
+    assert (predictor.threshold.alpha, predictor.min_area, predictor.tile, predictor.bit_depth) == (0.1, 0, False, 16)
+    unchanged = product().apply(predictor)
+    assert (unchanged.threshold, unchanged.tile, unchanged.bit_depth) == (predictor.threshold, False, 16)
+
+
+def test_an_alpha_needs_a_calibration() -> None:
+    with pytest.raises(ValueError, match="calibrate on good images"):
+        product(alpha=0.1).apply(brightness())
+
+
+def test_a_region_of_interest_that_the_model_has_not_learnt_is_refused() -> None:
+    roi = RegionOfInterest((32, 32), polygons=(((0, 0), (16, 0), (16, 16)),))
+    with pytest.raises(ValueError, match=r"a\.uflow has not learnt the region of interest of 'a': train it"):
+        product(roi=roi).apply(brightness())
+    whole = RegionOfInterest((32, 32))
+    assert product(roi=whole).apply(brightness()).roi is None
+
+
+def test_regions_below_the_smallest_area_are_not_detected() -> None:
+    predictor = brightness(tile=True)
+    rng = np.random.default_rng(0)
+    predictor.calibrate(list(rng.integers(0, 60, (30, 96, 96, 3), np.uint8)), alpha=0.1, look_alpha=0.4)
+    image = rng.integers(0, 60, (96, 96, 3), np.uint8)
+    image[8:16, 8:16], image[48:72, 48:72] = 250, 250
+    every = predictor.predict(image)
+    small, large = sorted(region.area for region in every.regions)
+
+    found = product(min_area=small + 1).apply(predictor).predict(image)
+    assert [region.area for region in found.regions] == [large]
+    assert found.mask.sum() == large
+    np.testing.assert_array_equal(found.mask, found.log_nfa < 0)
+    none = product(min_area=large + 1).apply(predictor).predict(image)
+    assert not none.is_anomalous
+    assert none.p_value > 0.1
+    assert none.verdict == "look"

@@ -1,0 +1,272 @@
+"""What goes wrong on a line, and what the service makes of it: docs/guide/service.md has the table."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from conftest import wait_for
+from serving import defective_part, good_part, result, serve_here, write_product
+from uflow.serve.pictures import PictureFolder
+from uflow.serve.service import Limits, Service
+
+Make = Callable[..., Service]
+
+
+@pytest.fixture
+def make(served_model: Path, tmp_path: Path) -> Make:
+    """A service of one product, on a copy of the model that a test may change."""
+    shutil.copytree(served_model, tmp_path / "model")
+    write_product(tmp_path / "products", "tile", tmp_path / "model")
+    file = tmp_path / "products/tile.toml"
+    return lambda **limits: Service([file], tmp_path / "data", Limits(**limits), poll_s=0.05)
+
+
+class Slow:
+    """A predictor that takes its time, or fails."""
+
+    def __init__(self, predictor: Any, seconds: float, error: Exception | None = None) -> None:
+        self.predictor, self.seconds, self.error = predictor, seconds, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.predictor, name)
+
+    def predict(self, content: bytes) -> Any:
+        time.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return self.predictor.predict(content)
+
+
+def slow_down(service: Service, seconds: float, error: Exception | None = None) -> None:
+    live = service.judges["tile"].live
+    live.predictor = Slow(live.predictor, seconds, error)  # type: ignore[assignment]
+
+
+def post(client: httpx2.Client, content: bytes, **query: str) -> httpx2.Response:
+    return client.post("/v1/products/tile/predict", content=content, params=query)
+
+
+def test_beyond_the_queue_is_503_and_what_was_accepted_is_judged(make: Make) -> None:
+    service = make(queue=3)
+    slow_down(service, 0.2)
+    with serve_here(service) as client, ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda i: post(client, good_part(), name=str(i)), range(12)))
+        refused = [answer for answer in answers if answer.status_code == 503]
+        accepted = [answer for answer in answers if answer.status_code == 200]
+        assert len(accepted) + len(refused) == 12
+        assert len(accepted) >= 3
+        assert refused
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert len(service.store.parts("tile")) == len(accepted)
+        assert result(post(client, good_part()))
+        assert f'uflow_refused_total{{product="tile",status="503"}} {len(refused)}.0' in client.get("/metrics").text
+
+
+def test_memory_for_what_is_received_is_bounded(make: Make) -> None:
+    service = make(upload_bytes=100_000, held_bytes=150_000)
+    with serve_here(service) as client:
+        port = client.base_url.port
+        with socket.create_connection(("127.0.0.1", port)) as slow:  # sends its head, and then nothing
+            slow.sendall(
+                b"POST /v1/products/tile/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
+            )
+            wait_for(lambda: post(client, bytes(60_000)).status_code == 503, 5)
+            assert result(post(client, good_part()))
+        wait_for(lambda: post(client, bytes(60_000)).status_code == 415, 5)
+
+
+def test_a_part_that_takes_too_long_is_judged_and_stored_all_the_same(make: Make) -> None:
+    service = make(request_s=0.5)
+    slow_down(service, 1.0)
+    with serve_here(service) as client:
+        answer = post(client, defective_part())
+        assert answer.status_code == 504
+        assert "it will be" in answer.json()["error"]
+        place = answer.headers["location"]
+        assert client.get(place).json()["state"] == "accepted"
+        wait_for(lambda: client.get(place).json()["verdict"] == "reject", 10)
+
+
+def test_an_upload_that_does_not_come_to_its_end_is_given_up(make: Make) -> None:
+    service = make(request_s=0.3, queue=1)
+    with serve_here(service) as client:
+        answer = client.post("/v1/products/tile/predict", content=slowly(good_part()))
+        assert answer.status_code == 408
+        assert post(client, good_part()).status_code in (200, 504), "its place in the queue is free again"
+
+
+def slowly(content: bytes) -> Iterator[bytes]:
+    yield content[:100]
+    time.sleep(1)
+    yield content[100:]
+
+
+def test_a_mistake_in_judging_is_500_without_its_details_and_the_next_part_is_judged(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make()
+    right = service.judges["tile"].live.predictor
+    slow_down(service, 0, RuntimeError("secret /path/of/model"))
+    with serve_here(service) as client:
+        answer = post(client, good_part())
+        assert answer.status_code == 500
+        assert "secret" not in answer.text
+        assert "secret" in caplog.text
+        part = client.get(answer.headers["location"]).json()
+        assert (part["state"], part["verdict"]) == ("failed", None)
+        service.judges["tile"].live.predictor = right
+        assert result(post(client, good_part()))
+
+
+def test_a_mistake_of_ours_is_told_and_the_worker_goes_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make()
+    judge = service.judges["tile"]
+    with serve_here(service) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(judge, "_settle", lambda *_: 1 / 0)
+            answer = post(client, good_part())
+        assert answer.status_code == 500
+        assert answer.json() == {"error": "a mistake of the service; its log says more"}
+        assert result(post(client, good_part()))
+
+
+# Disk -----------------------------------------------------------------------------------------------------------------
+
+
+def fill(service: Service) -> None:
+    """Let the data base grow no more: SQLite then says that the disk is full."""
+    pages = service.store._database._writer.execute("PRAGMA page_count").fetchone()[0]
+    service.store._database._writer.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def empty(service: Service) -> None:
+    service.store._database._writer.execute("PRAGMA max_page_count = 1000000")
+
+
+def test_a_full_disk_is_said_and_judging_goes_on(make: Make) -> None:
+    service = make()
+    with serve_here(service) as client:
+        assert post(client, good_part(), name="first").headers["uflow-stored"] == "yes"
+        fill(service)
+        answers = [post(client, defective_part(), name="x" * 190) for _ in range(40)]
+        assert {result(answer)["verdict"] for answer in answers} == {"reject"}
+        assert answers[-1].headers["uflow-stored"] == "no"
+        assert "uflow-part" not in answers[-1].headers
+        assert client.get("/health").json() == {"status": "trouble", "troubles": ["store"]}
+        text = client.get("/metrics").text
+        assert "uflow_store_trouble 1.0" in text
+        assert 'uflow_not_stored_total{product="tile"}' in text
+        empty(service)
+        wait_for(lambda: post(client, good_part()).headers["uflow-stored"] == "yes", 5)
+        wait_for(lambda: client.get("/health").json()["status"] == "ok", 5)
+        wait_for(lambda: not service.store.waiting("tile"), 5)
+
+
+def test_no_room_for_a_picture_leaves_nothing_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make()
+    with serve_here(service) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(PictureFolder, "write", raise_full)
+            assert post(client, good_part()).headers["uflow-stored"] == "no"
+            assert service.troubles() == {"store": "No space left on device"}
+        assert post(client, good_part()).headers["uflow-stored"] == "yes"
+        assert service.troubles() == {}
+        assert len(service.store.parts("tile")) == 1
+
+
+def raise_full(*_: object) -> str:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_verdicts_that_the_disk_did_not_take_are_stored_later(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make()
+    with serve_here(service) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(service.store, "settle", raise_full)
+            answer = post(client, defective_part())
+            assert result(answer)["verdict"] == "reject"
+            assert answer.headers["uflow-stored"] == "no"
+            assert service.store.waiting("tile") == [int(answer.headers["uflow-part"])]
+        wait_for(lambda: client.get(answer.headers["location"]).json()["verdict"] == "reject", 5)
+        assert service.troubles() == {}
+
+
+def test_pictures_are_pruned_while_it_runs(make: Make) -> None:
+    service = make(pictures_bytes=40_000)
+    with serve_here(service) as client:
+        for seed in range(8):
+            post(client, defective_part(seed))
+        service.prune()
+        assert 0 < service.store.pictures_size() <= 40_000
+        assert len(service.store.parts("tile")) == 8
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_product_that_changes_serves_at_once(make: Make, tmp_path: Path) -> None:
+    service = make()
+    with serve_here(service) as client:
+        assert result(post(client, good_part()))["alpha"] == 0.2
+        write_product(tmp_path / "products", "tile", tmp_path / "model", "alpha = 0.3\n")
+        wait_for(lambda: result(post(client, good_part()))["alpha"] == 0.3, 10)
+        (product,) = client.get("/v1/products").json()
+        assert product["monitor"]["parts"] >= 1
+        assert product["monitor"]["parts"] < len(service.store.parts("tile")), "a new watch for other p-values"
+
+
+def test_a_model_that_is_broken_leaves_the_old_one_serving(make: Make, tmp_path: Path) -> None:
+    service = make()
+    network = tmp_path / "model/network.onnx"
+    whole, entries = network.read_bytes(), (tmp_path / "model/model.json").read_bytes()
+    with serve_here(service) as client:
+        wanted = result(post(client, good_part()))
+        network.write_bytes(whole[:1000])
+        (tmp_path / "model/model.json").write_bytes(entries + b" ")
+        wait_for(lambda: client.get("/health").json()["troubles"] == ["model tile"], 10)
+        assert client.get("/ready").status_code == 200
+        assert result(post(client, good_part())) | {"time": ""} == wanted | {"time": ""}
+        assert 'uflow_model_trouble{product="tile"} 1.0' in client.get("/metrics").text
+        network.write_bytes(whole)
+        (tmp_path / "model/model.json").write_bytes(entries)
+        wait_for(lambda: client.get("/health").json()["status"] == "ok", 10)
+
+
+def test_a_model_that_cannot_be_read_at_the_start_is_waited_for(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "model").rename(tmp_path / "later")
+    service = make()
+    with serve_here(service) as client:
+        assert client.get("/ready").status_code == 503
+        answer = post(client, good_part())
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+        (tmp_path / "later").rename(tmp_path / "model")
+        wait_for(lambda: client.get("/ready").status_code == 200, 10)
+        assert result(post(client, good_part()))
+
+
+def test_a_product_file_is_refused_at_the_start(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "products/tile.toml").write_text('name = "a/b"\nmodel = "model"\n')
+    with pytest.raises(ValueError, match="without /"):
+        make()
+
+
+def test_the_monitor_goes_on_after_a_restart(make: Make) -> None:
+    for parts in (3, 6):
+        with serve_here(make()) as client:
+            for seed in range(3):
+                post(client, good_part(seed))
+            (product,) = client.get("/v1/products").json()
+            assert product["monitor"]["parts"] == parts
+            if parts == 6:
+                answer = client.post("/v1/products/tile/monitor/restart")
+                assert answer.json()["parts"] == 0
