@@ -284,7 +284,7 @@ def test_an_epoch_shows_each_image_once_in_batches_of_about_equal_size(features:
     learnt = TrainingFeatures(features, [0, 2, 3, 5, 7, 8, 11], [])
     shown = numbers_shown(learnt.epoch(np.random.default_rng(0), batch_size))
     assert sorted(flat(shown)) == list(learnt.indices)
-    assert len(shown) == learnt.steps_per_epoch(batch_size) == math.ceil(7 / batch_size)
+    assert len(shown) == len(learnt.batch_sizes(batch_size)) == math.ceil(7 / batch_size)
     assert max(map(len, shown)) - min(map(len, shown)) <= 1
     assert max(map(len, shown)) <= batch_size
 
@@ -299,7 +299,7 @@ def test_the_generator_alone_decides_the_order(features: FeatureCache) -> None:
 def test_several_passes_show_each_image_as_often(features: FeatureCache) -> None:
     learnt = TrainingFeatures(features, [1, 4, 6], [], passes=5)
     shown = numbers_shown(learnt.epoch(np.random.default_rng(0), 4))
-    assert len(shown) == learnt.steps_per_epoch(4) == 4
+    assert len(shown) == len(learnt.batch_sizes(4)) == 4
     assert sorted(flat(shown)) == sorted([1, 4, 6] * 5)
 
 

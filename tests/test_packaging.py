@@ -159,6 +159,7 @@ for name, command in program.commands.items():
         (["compare", "tile", "--methods", "padim"], "compare"),
         (["demo"], "demo"),
         (["predict", "tile.uflow", "good", "--engine", "ray", "--output", "results"], "ray"),
+        (["study", "tile", "--engine", "ray"], "ray"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

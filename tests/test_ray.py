@@ -230,6 +230,31 @@ def test_bytes_in_parquet_by_a_url(cluster: Any, model: Path, parts: Path, tmp_p
     assert_equal_rows(rows, model)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="looks for torch in /proc")
+def test_an_exported_folder_needs_no_torch_in_an_actor(
+    cluster: Any, detector: uflow.Detector, parts: Path, tmp_path: Path
+) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason='needs ONNX: pip install "uflow-ad[export,onnx]"')
+    from uflow.deploy.export import export
+
+    export(detector, tmp_path / "onnx")
+    predictor, libraries = tables.TablePredictor(str(tmp_path / "onnx")), set()
+
+    def look(count: int) -> None:
+        for pid in actor_pids():
+            libraries.update(Path(line).name for line in Path(f"/proc/{pid}/maps").read_text().split())
+
+    done = cluster.predict(str(parts), str(tmp_path / "results"), predictor, on_images=look)
+    assert (done.images, done.failed) == (9, 1)
+    assert any(name.startswith("onnxruntime_pybind11") for name in libraries)
+    assert not [name for name in libraries if "torch" in name]
+    rows = rows_of(tmp_path / "results")
+    for row, own in zip(rows, predictor.predict_rows([row["image"] for row in rows]), strict=True):
+        for name in own.keys() - {"time"}:
+            assert row[name] == own[name], name
+
+
 def wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not ready():

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_methods_run_in_processes_of_their_own(category, tmp_path: Path, monkeyp
         [7],
         tmp_path / "out",
         Settings("resnet18"),
-        said.append,
+        partial(rivals.measure_in_turn, on_start=said.append),
     )
     assert killed.failure is not None
     assert wrong.failure is not None

@@ -14,7 +14,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from . import hub, model_file
+from . import distributed, hub, model_file
 from .backbones import Backbone, create_backbone
 from .files import PathLike, sha256
 from .fitting import Selection, fit_parts, make_backbone
@@ -144,13 +144,13 @@ class Detector:
         """`fit`, its keywords as one `Recipe`."""
         with ExitStack() as stack:
             file = None if state_file is None else Path(state_file)
-            if file is not None:
+            if file is not None and distributed.is_first():
                 lock = file.with_name(file.name + ".lock")
                 stack.enter_context(only_one(lock, f"a training with the state {file}"))
             sources = list_good_sources(images)
-            target = resolve_device(device)
+            target = distributed.own_device(resolve_device(device))
             net = make_backbone(sources, recipe, weights).to(target)
-            watcher = Watcher(progress, on_epoch)
+            watcher = Watcher(progress, on_epoch) if distributed.is_first() else Watcher(progress=False)
             parts = fit_parts(sources, recipe, net, target, state_file=file, selection=selection, watcher=watcher)
         predictor = Predictor(
             parts.network,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from . import tiling
+from . import distributed, tiling
 from .backbones import Backbone, normalise_maps
 from .images import ImageLike, batches, image_size, read_image
 from .processes import LOCK, claim, remove_unclaimed
@@ -87,8 +87,9 @@ class FeatureSource(ABC):
 class FeatureCache(FeatureSource):
     """Features that are kept: one float16 array (n, C, h, w) a scale, or float32 where they are to be `exact`.
 
-    Held in memory, or memory-mapped in a temporary folder when larger than `memory_share` of the machine's free memory.
-    Half precision moves the anomaly map by less than 1e-3 and halves what has to be kept.
+    Held in memory, or memory-mapped in a temporary folder when larger than `memory_share` of the machine's free memory;
+    always there where several processes train together, which all read it. Half precision moves the anomaly map by less
+    than 1e-3 and halves what has to be kept.
     """
 
     def __init__(
@@ -103,16 +104,27 @@ class FeatureCache(FeatureSource):
         self.folder: Path | None = None
         self.lock: BaseFileLock | None = None  # says that the folder is in use
         dtype = np.float32 if exact else np.float16
-        if cache_size(count, shapes, exact) <= memory_share * _free_memory():
+        if _fits_in_memory(cache_size(count, shapes, exact), memory_share):
             self.arrays: list[np.ndarray] = [np.empty((count, *shape), dtype) for shape in shapes]
             return
+        files = distributed.from_first(lambda: self._make_files(dtype))
+        try:
+            self.arrays = [np.lib.format.open_memmap(file, mode="r+") for file in files]
+        except FileNotFoundError:
+            raise TrainingError(
+                f"the features are in {files[0].parent}, which this machine does not have: set TMPDIR to a folder that "
+                "all machines of the training see"
+            ) from None
+
+    def _make_files(self, dtype: type[np.floating]) -> list[Path]:
+        """Empty files of the arrays, in a folder of their own."""
         remove_unclaimed(Path(tempfile.gettempdir()), FOLDER_PREFIX)
         self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
         self.lock = claim(self.folder / LOCK)
-        self.arrays = [
-            np.lib.format.open_memmap(self.folder / f"scale{i}.npy", mode="w+", dtype=dtype, shape=(count, *shape))
-            for i, shape in enumerate(shapes)
-        ]
+        files = [self.folder / f"scale{i}.npy" for i in range(len(self.shapes))]
+        for file, shape in zip(files, self.shapes, strict=True):
+            np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(self.count, *shape))
+        return files
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> list[Tensor]:
         """The features of some images: list of (len(indices), C, h, w) float32 tensors."""
@@ -163,7 +175,12 @@ def fits_somewhere(
 ) -> bool:
     """Whether a `FeatureCache` fits in memory, or on the disk of temporary files with a tenth to spare."""
     size = cache_size(count, shapes, exact)
-    return size <= memory_share * _free_memory() or size <= 0.9 * shutil.disk_usage(tempfile.gettempdir()).free
+    return _fits_in_memory(size, memory_share) or size <= 0.9 * shutil.disk_usage(tempfile.gettempdir()).free
+
+
+def _fits_in_memory(size: int, memory_share: float) -> bool:
+    """Whether so many bytes are a small enough part of the free memory; that of one process others cannot read."""
+    return distributed.processes() == 1 and size <= memory_share * _free_memory()
 
 
 @dataclass
@@ -208,8 +225,8 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
             copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
         read = _TileReader(sources, tilings, copies_each, bit_depth)
         count *= copies_each
-        if fits_somewhere(count, feature_shapes(backbone), exact=exact):
-            images = map(read, range(count))
+        if distributed.from_first(lambda: fits_somewhere(count, feature_shapes(backbone), exact=exact)):
+            images = map(read, distributed.own_range(count))
             cache: FeatureSource = compute_features(backbone, images, count, progress=progress, exact=exact)
         else:
             log.warning(
@@ -297,25 +314,28 @@ class TrainingFeatures:
         """Mean and standard deviation of each channel, see `channel_moments`; reads all features once."""
         return channel_moments(self.cache, self.indices)
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """How many batches `epoch` yields."""
-        return math.ceil(self.passes * len(self.indices) / batch_size)
+    def batch_sizes(self, batch_size: int) -> list[int]:
+        """How many images each batch of an epoch has."""
+        shown = range(self.passes * len(self.indices))
+        if self.last_batch == "remainder":
+            return [len(batch) for batch in batches(shown, batch_size)]
+        return [len(batch) for batch in np.array_split(shown, math.ceil(len(shown) / batch_size))]
 
     def epoch(
         self, rng: np.random.Generator, batch_size: int, device: torch.device | str = "cpu"
     ) -> Iterator[list[Tensor]]:
-        """Batches in an order that `rng` alone decides: a (B, C, h, w) a scale."""
+        """Batches in an order that `rng` alone decides: a (B, C, h, w) a scale.
+
+        Where several processes train together, the share of this one, see `distributed.first_or_share`.
+        """
         order = np.concatenate([rng.permutation(np.asarray(self.indices)) for _ in range(self.passes)])
         order += rng.integers(self.copies, size=len(order))
-        if self.last_batch == "remainder":
-            parts = np.split(order, range(batch_size, len(order), batch_size))
-        else:
-            parts = np.array_split(order, self.steps_per_epoch(batch_size))
-        for batch in parts:
-            volumes = self.cache.normalised(batch, device)
+        for batch in np.split(order, np.cumsum(self.batch_sizes(batch_size))[:-1]):
+            volumes = self.cache.normalised(distributed.first_or_share(batch), device)
             if self.noise_std:
                 for x, (_, std) in zip(volumes, self.moments, strict=True):
-                    draw = torch.from_numpy(rng.standard_normal(x.shape, np.float32)).to(device)
+                    drawn = rng.standard_normal((len(batch), *x.shape[1:]), np.float32)  # also for other processes
+                    draw = torch.from_numpy(distributed.first_or_share(drawn)).to(device)
                     x.addcmul_(draw, (self.noise_std * std).float().to(device).view(-1, 1, 1))
             yield volumes
 
@@ -330,12 +350,15 @@ def compute_features(
     progress: bool | Progress = False,
     exact: bool = False,
 ) -> FeatureCache:
-    """Run the frozen backbone, where it is, once over `count` images, (H, W, 3) uint8, and keep its features."""
+    """Run the frozen backbone, where it is, once over `count` images, (H, W, 3) uint8, and keep its features.
+
+    Where several processes train together, `images` are those of `distributed.own_range`.
+    """
     cache = FeatureCache(count, feature_shapes(backbone), backbone.layer_norm, memory_share, exact)
     try:
         with progress_bar(progress) as bar, torch.inference_mode():
-            task = bar.add_task("Features", total=count)
-            done = 0
+            own = distributed.own_range(count)
+            task, done = bar.add_task("Features", total=len(own)), own.start
             for batch in batches(images, batch_size):
                 features = backbone(image_tensor(np.stack(batch), backbone.mean.device))
                 for array, feature in zip(cache.arrays, features, strict=True):
@@ -347,6 +370,10 @@ def compute_features(
                     array[done : done + len(batch)] = kept.cpu().numpy()
                 done += len(batch)
                 bar.advance(task, len(batch))
+        for array in cache.arrays:
+            if isinstance(array, np.memmap):
+                array.flush()  # another machine may read it
+        distributed.wait_for_all()
     except BaseException:
         cache.close()
         raise
@@ -359,22 +386,24 @@ def describe_images(features: ImageFeatures) -> NDArray[np.float64]:
     Mean and standard deviation of each channel of the second scale (the only one, where there is one), over the image.
     """
     scale = min(1, len(features.cache.shapes) - 1)
-    vectors = []
-    for image in range(len(features.sizes)):
+    images = range(len(features.sizes))
+    vectors = torch.zeros(len(images), 2 * features.cache.shapes[scale][0], dtype=torch.float64)
+    for image in distributed.share(images):
         tiles = features.cache.batch(features.tiles([image]))[scale].double()
-        vectors.append(torch.cat([tiles.mean(dim=(0, 2, 3)), tiles.std(dim=(0, 2, 3), correction=0)]).numpy())
-    return np.array(vectors)
+        vectors[image] = torch.cat([tiles.mean(dim=(0, 2, 3)), tiles.std(dim=(0, 2, 3), correction=0)])
+    found: NDArray[np.float64] = distributed.sum_of_all(vectors).numpy()
+    return found
 
 
 def channel_moments(features: FeatureSource, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Mean and standard deviation of each channel of some images' normalised features: float64 (C,) each, per scale."""
     sums = [torch.zeros(2, channels, dtype=torch.float64) for channels, _, _ in features.shapes]
-    for index in indices:
+    for index in distributed.share(indices):
         for total, volume in zip(sums, features.normalised([index]), strict=True):
             cells = volume[0].double().flatten(1)
             total += torch.stack([cells.sum(dim=1), cells.square().sum(dim=1)])
     moments = []
-    for total, (_, height, width) in zip(sums, features.shapes, strict=True):
+    for total, (_, height, width) in zip(map(distributed.sum_of_all, sums), features.shapes, strict=True):
         mean, square = total / (len(indices) * height * width)
         moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
     return moments

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import model_file
+from . import distributed, model_file
 from .backbones import Backbone, coarsest_stride, create_backbone
 from .bit_depth import find_bit_depth
 from .calibration_log import UNCALIBRATED, log_calibration
@@ -151,7 +151,9 @@ def _check_count(sources: Sequence[ImageLike], recipe: Recipe) -> None:
 def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recipe: Recipe) -> list[Fold]:
     """The images that each flow does not see; a line of the log says which and why."""
     descriptors, seed = describe_images(features), recipe.settings.seed
-    folds, why = choose_folds(descriptors, sources, recipe.held_out, recipe.alpha, seed, recipe.hold_out)
+    folds, why = distributed.from_first(
+        lambda: choose_folds(descriptors, sources, recipe.held_out, recipe.alpha, seed, recipe.hold_out)
+    )
     log.info("%s", why)
     if len(folds) > 1:
         count = len(folds[0].judged)
@@ -187,7 +189,7 @@ def check_states(state_file: Path | None, record: dict[str, Any], folds: Sequenc
 
 def _states(state_file: Path | None) -> dict[str, Path]:
     """The states that are there: what each stage adds to the name, "" for the detector's own flow, and its file."""
-    if state_file is None:
+    if state_file is None or not distributed.is_first():
         return {}
     files = sorted(state_file.parent.glob(f"{glob.escape(state_file.name)}*"))
     found = {file.name.removeprefix(state_file.name): file for file in files}
@@ -213,7 +215,10 @@ class _FlowTrainer:
     def memory(self, images: Sequence[int]) -> MemoryBank:
         """A memory of some images."""
         settings, tiles = self.recipe.settings, self.features.tiles(images)
-        return MemoryBank.from_features(self.features.cache, tiles, settings.memory_size, settings.seed).to(self.device)
+        found = distributed.from_first(
+            lambda: MemoryBank.from_features(self.features.cache, tiles, settings.memory_size, settings.seed)
+        )
+        return found.to(self.device)
 
     def with_or_without_copies(
         self, held_out: Sequence[int], state_file: Path | None
@@ -248,11 +253,7 @@ class _FlowTrainer:
         record = {**record, "stage": {"held_out": list(held_out), "augmented": augmented}}
         flow = UFlow(net.channels, net.sizes, recipe.flow_steps, affine=net.layer_norm, seed=recipe.settings.seed)
         flow.count_affine = recipe.settings.count_affine
-        state = None
-        if state_file is not None and state_file.exists():
-            state = model_file.load_training_state(state_file, record)
-            log.info("going on from %s after epoch %d", state_file, state.epoch)
-
+        state = distributed.from_first(lambda: _load_state(state_file, record))
         candidate = TorchNetwork(net, flow, device=self.device)
         trained = train(
             flow,
@@ -267,10 +268,19 @@ class _FlowTrainer:
 
     def _after_epoch(self, state_file: Path | None, record: dict[str, Any], flow: str, state: TrainingState) -> None:
         """Save the state, then tell who looks on: what they raise loses nothing."""
-        if state_file is not None:
+        if state_file is not None and distributed.is_first():
             model_file.save_training_state(state_file, state, record)
         if self.watcher.on_epoch is not None:
             self.watcher.on_epoch(flow, state.history[-1])
+
+
+def _load_state(state_file: Path | None, record: dict[str, Any]) -> TrainingState | None:
+    """Where a training had got to; None where it has not begun."""
+    if state_file is None or not state_file.exists():
+        return None
+    state = model_file.load_training_state(state_file, record)
+    log.info("going on from %s after epoch %d", state_file, state.epoch)
+    return state
 
 
 def learn_threshold(
@@ -291,8 +301,8 @@ def learn_threshold(
         network: the detector's; further flows have a memory beside them if it has.
         state_file: of the detector's flow; the further flows have theirs beside it.
     """
-    alpha, look_alpha, features = trainer.recipe.alpha, trainer.recipe.look_alpha, trainer.features
-    if alpha is None:
+    features = trainer.features
+    if trainer.recipe.alpha is None:
         return PaperThreshold(trainer.recipe.tail)
     found = []
     for number, fold in enumerate(folds):
@@ -302,13 +312,25 @@ def learn_threshold(
             network = TorchNetwork(trainer.backbone, flow, memory, trainer.device)
             evidence = evidence_of_features(network, features, fold.judged)
         blend = None if network.memory is None else Blend.from_good_images(evidence)
-        largest = largest_map_values(evidence, network.latent_channels, blend)
-        found.append(CalibratedThreshold.from_good_images(evidence, alpha, look_alpha, largest))
+        found.append(distributed.from_first(partial(_calibrate, evidence, trainer.recipe, network, blend)))
     return found[0].with_images_of(found[1:])
+
+
+def _calibrate(
+    evidence: Sequence[Evidence], recipe: Recipe, network: TorchNetwork, blend: Blend | None
+) -> CalibratedThreshold:
+    """The threshold of one flow, by good images that it has not seen."""
+    assert recipe.alpha is not None
+    largest = largest_map_values(evidence, network.latent_channels, blend)
+    return CalibratedThreshold.from_good_images(evidence, recipe.alpha, recipe.look_alpha, largest)
 
 
 def evidence_of_features(network: TorchNetwork, features: ImageFeatures, images: Sequence[int]) -> list[Evidence]:
     """What a network says of some images whose features are known."""
+    return distributed.from_first(partial(_evidence, network, features, images))
+
+
+def _evidence(network: TorchNetwork, features: ImageFeatures, images: Sequence[int]) -> list[Evidence]:
     tilings = [features.tilings[i] for i in images]
     chunks = batches(features.tiles(images), BATCH_SIZE)
     return evidence_of_tiles(

@@ -6,13 +6,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
 import torch
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import distributed
 from .features import TrainingError, TrainingFeatures
 from .flow import UFlow
 from .images import batches
@@ -129,9 +131,9 @@ def train(
         flow.load_state_dict(state.weights)
         _restore_optimizer(optimizer, state.optimizer)
 
-    steps = features.steps_per_epoch(settings.batch_size)
+    sizes = features.batch_sizes(settings.batch_size)
     with progress_bar(progress) as bar:
-        task = bar.add_task("Training", total=settings.epochs * steps, completed=state.epoch * steps)
+        task = bar.add_task("Training", total=settings.epochs * len(sizes), completed=state.epoch * len(sizes))
         while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
             started = time.perf_counter()
             # The generator is the epoch's own: resumed or not, it shows the same images in the same order.
@@ -140,10 +142,11 @@ def train(
             total, images = 0.0, 0
             for step, volumes in enumerate(features.epoch(rng, settings.batch_size, device)):
                 # The rate first: it depends on the step, not on what the step finds.
-                rate = learning_rate(settings, state.epoch, step, steps)
+                rate = learning_rate(settings, state.epoch, step, len(sizes))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss = likelihood.mean_nll(volumes)
+                # Of several processes each has a share of the batch: the loss is the whole batch's, in all of them.
+                loss = distributed.batch_mean(likelihood.nll(volumes), sizes[step])
                 # Before the step: an infinite loss would spoil the weights, and Adam's moments for good.
                 if not torch.isfinite(loss):
                     raise TrainingError(
@@ -153,7 +156,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                total, images = total + loss.item() * len(volumes[0]), images + len(volumes[0])
+                total, images = total + loss.item() * sizes[step], images + sizes[step]
                 bar.advance(task)
             # Held-out images last: they judge the flow as the epoch leaves it.
             result = Epoch(
@@ -163,8 +166,8 @@ def train(
                 learning_rate=rate,
                 seconds=time.perf_counter() - started,
             )
-            if select is not None:
-                result["selection"] = select()
+            # All processes go by the first one's figures: they must stop together.
+            result = distributed.from_first(partial(_with_selection, result, select))
             state = _next_state(state, result, flow, optimizer)
             bar.update(task, description=f"Training, {state.best_nll:.3f} nats/dim")
             if on_epoch is not None:
@@ -200,16 +203,20 @@ class _Likelihood:
         self, flow: UFlow, features: TrainingFeatures, settings: TrainingSettings, device: torch.device
     ) -> None:
         self.flow, self.features, self.device = flow, features, device
+        self.synchronised = distributed.synchronised(flow)
         self.batch_size = settings.batch_size
         self.dimensions = sum(math.prod(shape) for shape in features.cache.shapes)
         wants_bfloat16 = settings.precision == "bfloat16"
         self.low_precision = wants_bfloat16 or (settings.precision == "auto" and device.type == "cuda")
 
-    def mean_nll(self, volumes: list[Tensor]) -> Tensor:
-        """In nats, averaged over the batch."""
+    def nll(self, volumes: list[Tensor]) -> Tensor:
+        """Of each image, in nats; to learn by."""
+        return self._nll(self.synchronised, volumes)
+
+    def _nll(self, network: nn.Module, volumes: list[Tensor]) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.low_precision):
-            latents, log_det = self.flow(volumes)
-        return self.flow.nll([z.float() for z in latents], log_det).mean()
+            latents, log_det = network(volumes)
+        return self.flow.nll([z.float() for z in latents], log_det)
 
     @torch.inference_mode()
     def of_held_out(self) -> float | None:
@@ -218,9 +225,16 @@ class _Likelihood:
         indices, total = self.features.held_out, 0.0
         if not len(indices):
             return None
-        for chunk in batches(indices, self.batch_size):
-            total += float(self.mean_nll(self.features.cache.normalised(chunk, self.device))) * len(chunk)
+        for chunk in batches(distributed.share(indices), self.batch_size):
+            mean = self._nll(self.flow, self.features.cache.normalised(chunk, self.device)).mean()
+            total += float(mean) * len(chunk)
+        total = distributed.sum_of_all(torch.tensor(total, dtype=torch.float64)).item()
         return float(total / len(indices) / self.dimensions)
+
+
+def _with_selection(result: Epoch, select: Callable[[], float] | None) -> Epoch:
+    """What an epoch gave, and what it is selected by if not by held-out images."""
+    return result if select is None else {**result, "selection": select()}
 
 
 def _next_state(state: TrainingState, result: Epoch, flow: UFlow, optimizer: torch.optim.Optimizer) -> TrainingState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +25,11 @@ from .common import (
 from .options import (
     CategoriesOption,
     DeviceOption,
+    Engine,
+    EngineOption,
     FairOption,
     FiguresOption,
+    GpusOption,
     LayoutOption,
     ModelArgument,
     OracleOption,
@@ -33,6 +37,7 @@ from .options import (
     ReportOption,
     RuntimeOption,
     TailOption,
+    ThreadsOption,
     TileOption,
     WeightsOption,
     with_recipe,
@@ -40,8 +45,10 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..evaluate.protocols import Protocol
+    from ..evaluate.rivals import Measure
     from ..evaluate.samples import Dataset
     from ..evaluate.study import Models, Result
+    from ..interop.cluster import Needs
     from .options import RecipeOf
 
 RootArgument = Annotated[Path, typer.Argument(help="data set, or one category")]
@@ -116,6 +123,9 @@ def study(
     select_by: Annotated[
         str, typer.Option(help="figure that --select-on-test chooses by: pixel_auroc, aupro or miou")
     ] = "pixel_auroc",
+    engine: EngineOption = Engine.here,
+    threads: ThreadsOption = 1,
+    gpus: GpusOption = 0,
     *,
     recipe: RecipeOf,
     weights: WeightsOption = None,
@@ -129,6 +139,9 @@ def study(
     from ..evaluate.study import Trained
 
     rules = make_protocol(protocol, oracle, fair)
+    needs = _ray_needs(engine, threads, gpus)
+    if needs is not None and not gpus and device == "auto":
+        device = "cpu"  # a task that asks for no GPU takes none
     _check_report(report)
     check_output_folder(output)
     if models is not None:
@@ -138,7 +151,7 @@ def study(
         say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
     folder = models or output / "models"
     trained = Trained(folder, recipe, weights, device, select_on_test, select_by)  # type: ignore[arg-type]  # it checks
-    results = _run(datasets, failed, output, trained, rules, figures)
+    results = _run(datasets, failed, output, trained, rules, figures, needs)
     _finish(datasets, results, trained, report)
 
 
@@ -168,6 +181,8 @@ def compare(
     paper_test: Annotated[bool, typer.Option("--paper-test", help="uflow with the published test")] = False,
     weights: WeightsOption = None,
     report: ReportOption = None,
+    engine: EngineOption = Engine.here,
+    threads: ThreadsOption = 1,
 ) -> None:
     """Measure U-Flow and other methods: same split, input, frozen features and figures; time and memory.
 
@@ -196,7 +211,9 @@ def compare(
         paper_test,
     )
     check_output_folder(output)
-    results = rivals.compare(datasets, chosen, numbers, output, settings, on_start=note, keep=report is not None)
+    needs = _ray_needs(engine, threads)
+    measure = partial(rivals.measure_in_turn, on_start=note) if needs is None else _measure_on_ray(needs)
+    results = rivals.compare(datasets, chosen, numbers, output, settings, measure, keep=report is not None)
     say(rivals.markdown(results, settings))
     note(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
     if report is not None:
@@ -212,6 +229,28 @@ def make_protocol(name: str, oracle: str, fair: str) -> Protocol:
     from ..evaluate.protocols import Protocol, parse_oracle
 
     return Protocol(name, oracle=parse_oracle(oracle), fair=fair)  # type: ignore[arg-type]  # it checks
+
+
+def _ray_needs(engine: Engine, threads: int, gpus: float = 0) -> Needs | None:
+    """What each task of Ray is given; None where nothing runs on Ray."""
+    if engine is Engine.here:
+        if threads != 1 or gpus:
+            raise ValueError("--threads and --gpus are of tasks of ray: add --engine ray")
+        return None
+    require("ray", "ray")
+    from ..interop.cluster import Needs
+
+    return Needs(threads, gpus)
+
+
+def _measure_on_ray(needs: Needs) -> Measure:
+    """Measures methods as tasks of Ray."""
+    import torch
+
+    from ..evaluate.on_ray import measure_jobs
+
+    torch.set_num_threads(needs.threads)  # the tables say how many each method had
+    return partial(measure_jobs, needs=needs, on_done=note)
 
 
 def _evaluation_output(output: Path | None, model: Path, single: bool) -> Path:
@@ -261,8 +300,9 @@ def _run(
     models: Models,
     protocol: Protocol,
     figures: bool,
+    needs: Needs | None = None,
 ) -> list[Result]:
-    """Run over the categories with a line for each, print and write the tables."""
+    """Run over the categories with a line for each, here or on Ray, print and write the tables."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -276,9 +316,16 @@ def _run(
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not shows_bars()) as progress:
-        at_work = [*(f"Category {dataset.name}" for dataset in datasets), "Categories"]
+        if needs is None:
+            at_work = [*(f"Category {dataset.name}" for dataset in datasets), "Categories"]
+            found = studies.run(datasets, output, models, protocol, figures, progress)
+        else:
+            from ..evaluate.on_ray import run_study
+
+            at_work = ["Categories"] * (len(datasets) + 1)
+            found = run_study(datasets, output, models, protocol, figures, needs)  # type: ignore[arg-type]  # `Trained`
         bar = progress.add_task(at_work[0], total=len(datasets), visible=len(datasets) > 1)
-        for result in studies.run(datasets, output, models, protocol, figures, progress):
+        for result in found:
             results.append(result)
             progress.update(bar, advance=1, description=at_work[len(results) - len(failed)])
             note(str(result), err=True)

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -20,8 +21,11 @@ __all__ = [
     "AlphaOption",
     "CategoriesOption",
     "DeviceOption",
+    "Engine",
+    "EngineOption",
     "FairOption",
     "FiguresOption",
+    "GpusOption",
     "JsonOption",
     "LayoutOption",
     "LookAlphaOption",
@@ -32,12 +36,21 @@ __all__ = [
     "ReportOption",
     "RuntimeOption",
     "TailOption",
+    "ThreadsOption",
     "TileOption",
     "WeightsOption",
     "build_recipe",
     "recipe_of_options",
     "with_recipe",
 ]
+
+
+class Engine(str, Enum):
+    """What a command runs on."""
+
+    here = "here"
+    ray = "ray"
+
 
 ModelArgument = Annotated[
     Path, typer.Argument(help="model file, exported folder, or checkpoint made elsewhere (.ckpt)")
@@ -78,6 +91,9 @@ FairOption = Annotated[
 TailOption = Annotated[
     str | None, typer.Option(help="judge by the paper's test with this tail: chernoff, exact, chernoff-unguarded")
 ]
+EngineOption = Annotated[Engine, typer.Option(help="here, or ray: a task a category, on a Ray cluster or this machine")]
+ThreadsOption = Annotated[int, typer.Option(help="processors of each task of ray")]
+GpusOption = Annotated[float, typer.Option(help="GPUs of each task of ray; a part is allowed")]
 RecipeOption = Annotated[
     str, typer.Option(help="default, or paper: as published, of each category; other options given take its place")
 ]

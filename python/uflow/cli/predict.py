@@ -20,6 +20,7 @@ from .app import app
 from .common import check_new_file, check_output_folder, load_model, note, say, shows_bars
 from .options import (
     DeviceOption,
+    Engine,
     JsonOption,
     LookAlphaOption,
     ModelArgument,
@@ -45,13 +46,6 @@ class OnError(str, Enum):
 
     stop = "stop"
     skip = "skip"
-
-
-class Engine(str, Enum):
-    """What `uflow predict` runs on."""
-
-    here = "here"
-    ray = "ray"
 
 
 @app.command(epilog="Example: uflow predict tile.uflow new_parts/ --output results")

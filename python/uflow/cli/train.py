@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,25 +25,36 @@ def train(
     recipe: RecipeOf,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    devices: Annotated[
+        int, typer.Option(help="processes that share each batch, a GPU each where there are any; or use torchrun")
+    ] = 1,
 ) -> None:
     """Learn from a folder of good images; writes a model file.
 
     Killed half-way, the same command goes on from the last whole epoch.
     """
+    from .. import distributed
     from ..detector import Detector
 
+    if devices < 1:
+        raise ValueError(f"--devices is at least 1, got {devices}")
+    if devices > 1 and not distributed.is_started():
+        distributed.launch(devices, sys.argv[1:])
+        return
     category = category_of(images)
     output = output or Path(f"{category}.uflow")
     check_new_file(output)
     state_file = output.with_name(output.name + ".state")
-    if state_file.exists():
-        note(f"Going on with the training that {state_file} holds")
-    detector = Detector.fit_recipe(
-        images, recipe(category), weights=weights, device=device, state_file=state_file, progress=shows_bars()
-    )
-    detector.save(output)
-    state_file.unlink(missing_ok=True)
-    note(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
+    with distributed.together():
+        if state_file.exists() and distributed.is_first():
+            note(f"Going on with the training that {state_file} holds")
+        detector = Detector.fit_recipe(
+            images, recipe(category), weights=weights, device=device, state_file=state_file, progress=shows_bars()
+        )
+        if distributed.is_first():
+            detector.save(output)
+            state_file.unlink(missing_ok=True)
+            note(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
 
 
 def category_of(images: str) -> str:

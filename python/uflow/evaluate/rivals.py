@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -43,12 +44,67 @@ from .rival_results import Result, comparison_tables, describe_machine, markdown
 from .samples import Dataset
 from .tables import FIGURES, Table, write_json, write_text
 
-__all__ = ["METHODS", "Result", "Settings", "check_methods", "compare", "comparison_tables", "markdown"]
+__all__ = [
+    "METHODS",
+    "Job",
+    "Result",
+    "Settings",
+    "check_methods",
+    "compare",
+    "comparison_tables",
+    "markdown",
+    "measure_in_turn",
+]
+
+_Key = tuple[str, str, int, int | None]  # of a result: category, method, seed, epochs
 
 STEPS = 200  # training steps of a trained rival, unless epochs are given
 
 
 # ---- running
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method to be measured on one category with one seed, in a process of its own.
+
+    Attributes:
+        title: what it is, and which of how many.
+        epochs: see `Result`.
+        settings: common to all.
+        logs: folder for what it prints.
+        kept: file for what it says of the images, see `kept`; None keeps nothing.
+    """
+
+    title: str
+    category: Dataset
+    method: str
+    seed: int
+    epochs: int | None
+    settings: Settings
+    logs: Path
+    kept: Path | None
+
+    def measure(self) -> Result:
+        """Measure it, here and now."""
+        what = self.category, self.method, self.seed, self.epochs
+        return _in_own_process(*what, self.settings, self.logs, self.kept)
+
+    def result(self, **figures: Any) -> Result:
+        """Its figures, or why there are none, as a result."""
+        return Result(self.category.name, self.method, self.seed, self.epochs, self.category.layout, **figures)
+
+
+Measure = Callable[[Sequence[Job]], Iterable[tuple[Job, Result]]]
+
+
+def measure_in_turn(
+    jobs: Sequence[Job], on_start: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[Job, Result]]:
+    """Measure one after another; `on_start` is called with the title of each."""
+    for job in jobs:
+        on_start(job.title)
+        yield job, job.measure()
 
 
 def compare(
@@ -57,7 +113,7 @@ def compare(
     seeds: Sequence[int],
     output: Path,
     settings: Settings | None = None,
-    on_start: Callable[[str], None] = lambda _: None,
+    measure: Measure = measure_in_turn,
     keep: bool = False,
 ) -> list[Result]:
     """Measure every method on every category with every seed, and write the table after each.
@@ -73,7 +129,7 @@ def compare(
         seeds: of all that is random in a method.
         output: folder.
         settings: common to all; None is the defaults.
-        on_start: called with what is measured next.
+        measure: measures what is missing, in any order: here, or elsewhere (`on_ray.measure_jobs`).
         keep: also keep what each says of the images, see `kept`; what was measured without is measured again.
 
     Returns:
@@ -86,26 +142,34 @@ def compare(
     settings = settings or Settings()
     check_methods(methods)
     output.mkdir(parents=True, exist_ok=True)
-    results = _read(output / "comparison.json", settings)
-    wanted: list[Result] = []
+    results = {_key(result): result for result in _read(output / "comparison.json", settings)}
+    jobs: dict[_Key, Job] = {}  # all that is asked for, in this order
     total = len(categories) * len(methods) * len(seeds)
     for category in categories:
         for method in methods:
             epochs = _epochs(method, len(category.train), settings)
             for seed in seeds:
-                key = (category.name, method, seed, epochs)
-                found = next((r for r in results if _key(r) == key), None)
+                key = category.name, method, seed, epochs
+                title = f"{len(jobs) + 1}/{total} {category.name}, {method}, seed {seed}"
                 kept = kept_file(output, *key) if keep else None
-                if found is None or found.failure is not None or (kept and not kept.exists()):
-                    on_start(f"{len(wanted) + 1}/{total} {category.name}, {method}, seed {seed}")
-                    results = [r for r in results if r is not found]
-                    found = _in_own_process(category, method, seed, epochs, settings, output / "logs", kept)
-                    results = sorted([*results, found], key=_place)
-                    _write(results, settings, output)
-                wanted.append(found)
-        _draw(category, methods, seeds[0], output)
-    _write(results, settings, output)
-    return wanted
+                jobs[key] = Job(title, category, method, seed, epochs, settings, output / "logs", kept)
+    missing = {key: job for key, job in jobs.items() if not _is_done(results.get(key), job.kept)}
+    left = Counter(job.category.name for job in missing.values())
+    for job, found in measure(list(missing.values())):
+        results[_key(found)] = found
+        _write(sorted(results.values(), key=_place), settings, output)
+        left[found.category] -= 1
+        if not left[found.category]:  # the last of its category
+            _draw(job.category, methods, seeds[0], output)
+    for category in categories:
+        if category.name not in left:
+            _draw(category, methods, seeds[0], output)
+    _write(sorted(results.values(), key=_place), settings, output)
+    return [results[key] for key in jobs]
+
+
+def _is_done(found: Result | None, kept: Path | None) -> bool:
+    return found is not None and found.failure is None and (kept is None or kept.exists())
 
 
 def _draw(category: Dataset, methods: Sequence[str], seed: int, output: Path) -> None:
@@ -120,7 +184,7 @@ def _maps_file(output: Path, category: str, method: str, seed: int) -> Path:
     return output / "maps" / category / f"{method.replace(':', '.')}-{seed}.npz"
 
 
-def _key(result: Result) -> tuple[str, str, int, int | None]:
+def _key(result: Result) -> _Key:
     return result.category, result.method, result.seed, result.epochs
 
 

@@ -24,11 +24,10 @@ import ray.exceptions
 from ..files import atomic_write, sha256
 from ..listing import IMAGE_SUFFIXES, RESULT_PICTURES, is_image_name
 from ..schema import read_json
+from .cluster import connect, describe_failure
 from .tables import TablePredictor
 
 __all__ = ["Summary", "predict"]
-
-log = logging.getLogger("uflow")
 
 SETTINGS = "_uflow.json"  # in the output folder: what its results were made with
 METADATA = "model.json"  # of an exported folder: holds the SHA-256 of its other files
@@ -104,9 +103,8 @@ def predict(
         for part in found.iter_rows() if work else ():
             counts = {name: count + part[name] for name, count in counts.items()}
             on_images(part["images"])
-    except ray.exceptions.RayError as error:  # its words are pages
-        reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-        raise RuntimeError(f"an actor could not go on, what is done is kept: {reason}") from error
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"an actor could not go on, what is done is kept: {describe_failure(error)}") from error
     return Summary(**counts, skipped=len(done) if skipped is None else skipped)
 
 
@@ -188,10 +186,9 @@ class _Folder:
 
 
 def _connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one here."""
+    """Join a cluster whose data pipelines print nothing."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    connect()
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
