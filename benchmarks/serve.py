@@ -90,9 +90,16 @@ def memory_mb(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def row(name: str, times: Sequence[float]) -> str:
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has taken, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def row(name: str, times: Sequence[float], cpu: float) -> str:
     median, high = np.median(times) * 1e3, np.quantile(times, 0.99) * 1e3
-    return f"| {name} | {len(times) / sum(times):.1f} | {median:.1f} ms | {high:.1f} ms |"
+    each = cpu / len(times) * 1e3
+    return f"| {name} | {len(times) / sum(times):.1f} | {median:.1f} ms | {high:.1f} ms | {each:.1f} ms |"
 
 
 def compare(model: Path, images: Sequence[bytes], parts: int, senders: int, long: int) -> dict[str, object]:
@@ -106,15 +113,18 @@ def compare(model: Path, images: Sequence[bytes], parts: int, senders: int, long
         for warm in chosen[:5]:
             predictor.predict(warm)
             send(client, warm)
+        cpu = [0.0, 0.0]
         for turn in range(TURNS):
-            part = chosen[turn::TURNS]
+            part, before = chosen[turn::TURNS], (time.process_time(), cpu_s(pid))
             alone += seconds_each(predictor.predict, part)
+            cpu[0] += time.process_time() - before[0]
             served += seconds_each(lambda image: send(client, image), part)
+            cpu[1] += cpu_s(pid) - before[1]
         together = rate(client, chosen, senders)
-        print("| | parts a second | median | 99th percentile |\n| --- | ---: | ---: | ---: |")
-        print(row("`predict` alone", alone))
-        print(row("the service, one sender", served))
-        print(f"| the service, {senders} senders | {together:.1f} | | |")
+        print("| | parts a second | median | 99th percentile | processor |\n| --- | ---: | ---: | ---: | ---: |")
+        print(row("`predict` alone", alone, cpu[0]))
+        print(row("the service, one sender", served, cpu[1]))
+        print(f"| the service, {senders} senders | {together:.1f} | | | |")
         overhead = float(np.median(served) - np.median(alone))
         print(f"\nOverhead: {overhead * 1e3:.1f} ms, {overhead / np.median(alone):.1%} of the median")
         memory = hold_on(client, pid, images, long, senders)

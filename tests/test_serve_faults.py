@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,28 @@ def test_beyond_the_queue_is_503_and_what_was_accepted_is_judged(make: Make) -> 
 
 
 def test_memory_for_what_is_received_is_bounded(make: Make) -> None:
-    service = make(upload_bytes=100_000, held_bytes=150_000)
-    with serve_here(service) as client:
-        port = client.base_url.port
-        with socket.create_connection(("127.0.0.1", port)) as slow:  # sends its head, and then nothing
-            slow.sendall(
-                b"POST /v1/products/tile/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
-            )
-            wait_for(lambda: post(client, bytes(60_000)).status_code == 503, 5)
-            assert result(post(client, good_part()))
-        wait_for(lambda: post(client, bytes(60_000)).status_code == 415, 5)
+    """Room for two of the largest images: a third is refused before it is read, and a small one is not."""
+    service = make(upload_bytes=100_000, held_bytes=1)
+    with serve_here(service) as client, ExitStack() as slow:
+        wait_for(
+            lambda: slow.enter_context(send_head_only(client)) and of_unknown_length(client).status_code == 503, 10
+        )
+        assert result(post(client, good_part()))
+        slow.close()
+        wait_for(lambda: of_unknown_length(client).status_code == 415, 10)
+
+
+def send_head_only(client: httpx2.Client) -> socket.socket:
+    """A sender that says how long its image is, and then nothing."""
+    connection = socket.create_connection(("127.0.0.1", client.base_url.port or 0))
+    head = b"POST /v1/products/tile/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
+    connection.sendall(head)
+    return connection
+
+
+def of_unknown_length(client: httpx2.Client) -> httpx2.Response:
+    """The answer to what is no image; nothing says before how long it is."""
+    return client.post("/v1/products/tile/predict", content=iter([bytes(100)]))
 
 
 def test_a_part_that_takes_too_long_is_judged_and_stored_all_the_same(make: Make) -> None:

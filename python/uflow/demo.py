@@ -12,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .files import one_line
+from .files import atomic_write, one_line
 
 if TYPE_CHECKING:
     from .detector import Detector
     from .evaluate.evaluation import Evaluation
     from .evaluate.samples import Dataset
 
-__all__ = ["DEFECTS", "TEXTURES", "VISIBLE", "make_demo", "run"]
+__all__ = ["DEFECTS", "TEXTURES", "VISIBLE", "make_demo", "make_line", "run"]
 
 log = logging.getLogger("uflow")
 
 TEXTURES = ("brick", "grass", "gravel")
 DEFECTS = ("cut_paste", "hole", "scratch", "stain")
+LINE_TEXTURES = ("brick", "grass")  # of `make_line`
+LINE_SIZE = 128  # pixels: quick to learn, and fine enough for these
 VISIBLE = 6  # grey levels: a pixel belongs to a defect if it changed by at least this much, and no other pixel changed
 
 # Test crops come from the middle of a photograph, training crops from both sides: light and perspective change over the
@@ -93,6 +95,39 @@ def run(
         _draw(detector, dataset, folder / f"{texture}.png")
     write_json({name: result.to_dict() for name, result in evaluations.items()}, folder / "evaluation.json")
     return evaluations
+
+
+def make_line(
+    folder: str | os.PathLike[str], seed: int = 0, device: str = "auto", progress: bool = True
+) -> dict[str, Path]:
+    """Make two products for a service to judge: learnt in some seconds each, less well than `run` does it.
+
+    Writes ``products/<texture>.toml`` and ``.uflow`` into `folder`, beside the images in ``data``; what is there stays.
+
+    Returns:
+        The folder of test images of each product.
+    """
+    from .detector import Detector
+    from .product import Pictures, Product
+    from .recipe import TrainingSettings
+
+    folder = Path(folder)
+    products, root = folder / "products", folder / "data"
+    products.mkdir(parents=True, exist_ok=True)
+    if not root.is_dir():
+        make_demo(root, seed)
+    for texture in LINE_TEXTURES:
+        if not (products / f"{texture}.toml").exists():
+            log.info("%s: learning from %d good crops", texture, N_TRAIN)
+            good, model = root / texture / "train/good", products / f"{texture}.uflow"
+            settings, options = TrainingSettings(seed=seed, epochs=1), {"device": device, "progress": progress}
+            detector = Detector.fit(good, image_size=LINE_SIZE, settings=settings, alpha=None, **options)  # type: ignore[arg-type]
+            detector.calibrate(root / texture / "calibration", look_alpha=0.15)
+            detector.save(model)
+            product = Product(texture, model, pictures=Pictures(keep_every=1))
+            with atomic_write(products / f"{texture}.toml") as temporary:
+                temporary.write_text(product.to_toml(products), encoding="utf-8")
+    return {texture: root / texture / "test" for texture in LINE_TEXTURES}
 
 
 def _draw(detector: Detector, dataset: Dataset, path: Path) -> None:

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..extras import require
 from .app import app
-from .common import note
+from .common import check_output_folder, note, shows_bars
 from .options import DeviceOption
 
 if TYPE_CHECKING:
-    from ..serve.service import Service
+    from ..serve.service import Limits, Service
+
+DEMO_EVERY_S = 1
 
 
 @app.command(epilog="Example: uflow serve products/ --data line_1")
 def serve(
-    products: Annotated[Path, typer.Argument(help="folder of product.toml files")],
+    products: Annotated[Path | None, typer.Argument(help="folder of product.toml files")] = None,
     data: Annotated[Path, typer.Option(help="folder where parts, verdicts and pictures are kept")] = Path("uflow_data"),
     host: Annotated[
         str, typer.Option(help="address to listen on; beyond this machine only with --tokens")
@@ -30,34 +33,53 @@ def serve(
     max_pixels: Annotated[int, typer.Option(help="refuse larger images")] = 50_000_000,
     max_pictures: Annotated[float, typer.Option(help="GB of pictures that are kept; the oldest go first")] = 20,
     device: DeviceOption = "auto",
+    demo: Annotated[bool, typer.Option("--demo", help="two made products, and parts of them every second")] = False,
 ) -> None:
     """A service on the line: images come by HTTP, verdicts go back and are kept."""
-    from ..extras import require
-
     require("serve", "starlette", "uvicorn", "python_multipart", "prometheus_client", "filelock")
     from ..images import set_max_pixels
     from ..processes import only_one
     from ..serve.app import Web, make_app
     from ..serve.run import is_local, listen, run
     from ..serve.security import Tokens
-    from ..serve.service import Limits, Service, find_products
+    from ..serve.service import Limits, Service
 
-    limits = Limits(
-        queue, time_limit, max_upload << 20, pixels=max_pixels, pictures_bytes=int(max_pictures * (1 << 30))
-    )
+    upload, pictures = max_upload << 20, int(max_pictures * (1 << 30))
+    limits = Limits(queue, time_limit, upload, pixels=max_pixels, pictures_bytes=pictures)
     set_max_pixels(limits.pixels)
-    files = find_products(products)
     known = None if tokens is None else Tokens(tokens)
-    bound = listen(host, port)
-    with bound:
+    files = _find(products, demo)
+    with listen(host, port) as bound:
         if known is None and not is_local(bound):
             raise ValueError(f"--host {host} can be reached from other machines: name a file of tokens by --tokens")
-        data.mkdir(parents=True, exist_ok=True)
+        check_output_folder(data, "--data")
         with only_one(data / "lock", f"uflow serve --data {data}"):
-            service = Service(files, data, limits, device=device)
+            service = _make_demo(data, limits, device) if demo else Service(files, data, limits, device=device)
             _say_where(service, bound.getsockname())
             run(make_app(Web(service, known)), bound, limits.request_s)
     note("Ended: all that was accepted is judged and stored", err=True)
+
+
+def _find(products: Path | None, demo: bool) -> list[Path]:
+    """The product files; none where the demo makes its own."""
+    from ..serve.service import find_products
+
+    if demo == (products is not None):
+        raise ValueError("name a folder of product files, or --demo, which makes its own")
+    return [] if products is None else find_products(products)
+
+
+def _make_demo(data: Path, limits: Limits, device: str) -> Service:
+    """A service of two made products, to which parts come by themselves."""
+    require("demo", "torch", "skimage")
+    from ..demo import make_line
+    from ..serve.playback import Playback
+    from ..serve.service import Service, find_products
+
+    tests = make_line(data / "demo", device=device, progress=shows_bars())
+    service = Service(find_products(data / "demo/products"), data, limits, device=device)
+    service.companions.append(Playback(service, tests, DEMO_EVERY_S))
+    return service
 
 
 def _say_where(service: Service, address: tuple[object, ...]) -> None:

@@ -44,7 +44,7 @@ class Web:
 
     def __init__(self, service: Service, tokens: Tokens | None = None) -> None:
         self.service, self.tokens, self.sessions = service, tokens, Sessions()
-        self.room = Room(service.limits.held_bytes)
+        self.room = Room(max(service.limits.held_bytes, 2 * (service.limits.upload_bytes + FORM_BYTES)))
 
     def caller(self, request: Request) -> Caller | None:
         """Who asks: by a token in the header, or by the cookie of a session; None where neither is known."""
@@ -156,14 +156,17 @@ async def _accept(web: Web, request: Request, judge: Judge) -> Job:
             content, name = await asyncio.wait_for(read_upload(request, limits.upload_bytes), limits.request_s)
         except asyncio.TimeoutError:
             raise HTTPException(408, f"the image did not arrive within {limits.request_s:g} s") from None
-        suffix = await run_in_threadpool(check_image, content)
-        job = await run_in_threadpool(judge.submit, name, content, suffix)
+        job = await run_in_threadpool(_submit, judge, name, content)
         undone.pop_all()
     if job.part is None:  # its image is held in memory until it is judged
         job.done.add_done_callback(lambda _: web.room.give(size))
     else:
         web.room.give(size)
     return job
+
+
+def _submit(judge: Judge, name: str | None, content: bytes) -> Job:
+    return judge.submit(name, content, check_image(content))
 
 
 async def _answer(request: Request, judged: Judged, part: int | None) -> Response:

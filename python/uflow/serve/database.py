@@ -74,7 +74,8 @@ CREATE TABLE watches (
 class Database:
     """A file of SQLite in WAL mode: readers see the last commit, and wait for nobody.
 
-    A commit is on the disk when `write` returns: neither kill -9 nor a power cut takes it back.
+    A commit survives kill -9. One that is `durable` is on the disk when `write` returns, with all that were before:
+    then a power cut does not take it back either.
 
     Args:
         path: the file; it is made where it is not there.
@@ -111,7 +112,6 @@ class Database:
 
     def _prepare(self) -> None:
         self._writer.execute("PRAGMA journal_mode = WAL")
-        self._writer.execute("PRAGMA synchronous = FULL")
         self._writer.execute("PRAGMA foreign_keys = ON")
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if version == 0:
@@ -122,9 +122,10 @@ class Database:
             )
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is committed at the end, or nothing."""
+    def write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it is committed at the end, or nothing; `durable` waits for the disk."""
         with self._lock:
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer

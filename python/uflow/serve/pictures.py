@@ -22,7 +22,7 @@ class PictureFolder:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, part: int, content: bytes, suffix: str) -> str:
-        """Write an image to the disk, and return its name below the folder.
+        """Write an image, and return its name below the folder. It survives a kill, and after `sync` a power cut.
 
         Raises:
             OSError: it cannot be written; nothing is left of it.
@@ -31,14 +31,16 @@ class PictureFolder:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         try:
-            with path.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            path.write_bytes(content)
         except OSError:
             self.remove(name)
             raise
         return name
+
+    def sync(self, name: str) -> None:
+        """Wait until an image is on the disk; all is well where it is gone."""
+        with suppress(FileNotFoundError), (self.folder / name).open("rb+") as file:
+            os.fsync(file.fileno())
 
     def read(self, name: str) -> bytes | None:
         """An image, whole; None where it is gone."""

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,9 +36,12 @@ class Limits:
         queue: parts of a product on their way.
         request_s: seconds a request may take; a part that takes longer is judged and stored all the same.
         upload_bytes: of an image file.
-        held_bytes: of all images that are being received.
+        held_bytes: of all images that are being received; at least two of `upload_bytes`.
         pixels: of an image.
         pictures_bytes: of all pictures that are kept.
+
+    Raises:
+        ValueError: a limit of 0 or less.
     """
 
     queue: int = 32
@@ -47,6 +50,11 @@ class Limits:
     held_bytes: int = 256 << 20
     pixels: int = 50_000_000
     pictures_bytes: int = 20 << 30
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"the limit {name} must be larger than 0, got {value}")
 
 
 class Companion(Protocol):

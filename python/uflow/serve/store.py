@@ -77,7 +77,9 @@ class Store:
     # Accepting and settling -------------------------------------------------------------------------------------------
 
     def accept(self, product: str, name: str | None, content: bytes, suffix: str) -> Part:
-        """Put a part on the disk, its image first: when this returns, it will be judged whatever happens.
+        """Store a part, its image first: when this returns, it will be judged even if the service is killed.
+
+        The disk is not waited for: `settle` does, before anybody is told of a verdict.
 
         Args:
             product: name of its product.
@@ -90,7 +92,7 @@ class Store:
         picture = self.pictures.write(part, content, suffix)
         values = (part, product, name, digest, received, picture, len(content))
         try:
-            with self._database.write() as database:
+            with self._database.write(durable=False) as database:
                 database.execute(
                     "INSERT INTO parts (id, product, name, sha256, received, state, picture, picture_bytes) "
                     "VALUES (?, ?, ?, ?, ?, 'accepted', ?, ?)",
@@ -113,6 +115,8 @@ class Store:
     def settle(self, outcome: Outcome) -> None:
         """Put a verdict on the disk, with the messages that tell of it, and drop the image where it is not kept."""
         values = (outcome.state, outcome.verdict, outcome.p_value, outcome.score, outcome.line)
+        if outcome.keep_picture and (part := self.part(outcome.part)) is not None and part.picture is not None:
+            self.pictures.sync(part.picture)
         dropped = "" if outcome.keep_picture else ", picture = NULL, picture_bytes = NULL"
         with self._database.write() as database:
             (row,) = database.execute("SELECT product, picture FROM parts WHERE id = ?", (outcome.part,))

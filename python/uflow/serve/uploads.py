@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from ..files import one_line
 from ..images import image_size, open_image
@@ -98,11 +98,14 @@ async def _read_form(request: Request, limit: int) -> tuple[bytes, str | None]:
 
 async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        yield chunk
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            yield chunk
+    except ClientDisconnect:
+        raise HTTPException(400, "the sender went away") from None
 
 
 def check_image(content: bytes) -> str:
