@@ -1,5 +1,6 @@
 """The made data set: readable, exact masks, deterministic, and no test pixel among the training pixels."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,23 @@ def test_without_scikit_image_the_hint_says_what_to_install(tmp_path: Path, monk
     monkeypatch.setitem(__import__("sys").modules, "skimage", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "uflow-ad\[demo\]"'):
         make_demo(tmp_path)
+
+
+def test_products_of_a_line_are_made_once_and_can_be_served(dataset: Path, tmp_path: Path, monkeypatch) -> None:
+    """`uflow serve --demo`, on a tiny texture in place of a photograph."""
+    from uflow import demo
+    from uflow.product import read_product
+
+    monkeypatch.setattr(demo, "LINE_TEXTURES", ("grating",))
+    monkeypatch.setattr(demo, "LINE_SIZE", 64)
+    category = tmp_path / "data/grating"
+    shutil.copytree(dataset, category)
+    shutil.copytree(dataset / "test/good", category / "calibration")
+    tests = demo.make_line(tmp_path, device="cpu", progress=False)
+    assert tests == {"grating": category / "test"}
+    file = tmp_path / "products/grating.toml"
+    product, written = read_product(file), file.stat().st_mtime_ns
+    found = product.load().predict(category / "test/square/00.png")
+    assert (found.threshold.alpha, found.threshold.look_alpha, product.pictures.keep_every) == (0.05, 0.15, 1)
+    demo.make_line(tmp_path, device="cpu", progress=False)
+    assert file.stat().st_mtime_ns == written

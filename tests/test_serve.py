@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -92,6 +93,20 @@ def test_products_have_their_own_limits(served: Served) -> None:
     assert products.keys() == {"tile", "lid"}
     assert products["tile"]["ready"]
     assert products["tile"]["monitor"]["parts"] > 0
+
+
+def test_two_products_at_once_disturb_one_another_in_nothing(served: Served) -> None:
+    """Six senders: each answer is that of the same part alone."""
+    work = [(product, number) for number in range(5) for product in ("tile", "lid")] * 3
+    alone = {each: outcome(served, *each) for each in set(work)}
+    with ThreadPoolExecutor(6) as pool:
+        for each, found in zip(work, pool.map(lambda each: outcome(served, *each), work), strict=True):
+            assert found == alone[each]
+
+
+def outcome(served: Served, product: str, number: int) -> dict[str, Any]:
+    content = (good_part, defective_part)[number % 2](number)
+    return result(served.predict(content, product)) | {"time": ""}
 
 
 def test_health_metrics_version(served: Served) -> None:

@@ -86,7 +86,7 @@ def kill_again_and_again(model: Path, root: Path, times: int) -> int:
         with serve(root / "products", root / "data") as served, ThreadPoolExecutor(SENDERS) as pool:
             groups.append(Senders(served, first=100_000 * len(groups)))
             done = [pool.submit(groups[-1].send_all, sender) for sender in range(SENDERS)]
-            time.sleep(rng.uniform(0, 0.8))
+            time.sleep(rng.uniform(0.2, 2.5))
             served.end(signal.SIGKILL)
             for each in done:
                 each.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,10 @@ import pytest
 
 from conftest import wait_for
 from serving import defective_part, good_part, result, serve_here, write_product
+from uflow import load
+from uflow.deploy.exported import save_threshold
 from uflow.serve.pictures import PictureFolder
+from uflow.serve.playback import Playback
 from uflow.serve.service import Limits, Service
 
 Make = Callable[..., Service]
@@ -138,6 +142,7 @@ def test_a_mistake_in_judging_is_500_without_its_details_and_the_next_part_is_ju
         part = client.get(answer.headers["location"]).json()
         assert (part["state"], part["verdict"]) == ("failed", None)
         service.judges["tile"].live.predictor = right
+        service.judges["tile"].model_changed()
         assert result(post(client, good_part()))
 
 
@@ -238,6 +243,50 @@ def test_a_product_that_changes_serves_at_once(make: Make, tmp_path: Path) -> No
         assert product["monitor"]["parts"] < len(service.store.parts("tile")), "a new watch for other p-values"
 
 
+def test_models_change_under_load_and_each_part_is_of_one_of_them(make: Make, tmp_path: Path, dataset: Path) -> None:
+    """The second model was calibrated on fewer images: its p-values would be none of the first one's monitor."""
+    shutil.copytree(tmp_path / "model", tmp_path / "other")
+    predictor = load(tmp_path / "other")
+    predictor.calibrate(dataset / "test/good", alpha=0.3)
+    save_threshold(predictor)  # type: ignore[arg-type]
+    service, answers, ended = make(), [], threading.Event()
+    with serve_here(service) as client, ThreadPoolExecutor(3) as pool:
+        senders = [pool.submit(send_until, ended, client, answers) for _ in range(3)]
+        for number in range(4):
+            name = ("other", "model")[number % 2]
+            count = len(answers)
+            write_product(tmp_path / "products", "tile", tmp_path / name)
+            wait_for(lambda name=name, count=count: name in models(answers[count:]), 20)
+        ended.set()
+        for sender in senders:
+            sender.result()
+        assert {answer["calibration_images"] for answer in answers if answer["model"] == "other"} == {4}
+        assert len(service.store.parts("tile", limit=10_000)) == len(answers)
+        assert service.troubles() == {}
+
+
+def models(lines: list[dict[str, Any]]) -> set[str]:
+    return {line["model"] for line in lines}
+
+
+def send_until(ended: threading.Event, client: httpx2.Client, answers: list[dict[str, Any]]) -> None:
+    while not ended.is_set():
+        answers.append(result(post(client, good_part(len(answers) % 20))))
+
+
+def test_what_was_accepted_waits_for_a_model(make: Make, tmp_path: Path) -> None:
+    service = make()
+    part = service.store.accept("tile", "left over", good_part(), ".png")
+    service.store.close()
+    (tmp_path / "model").rename(tmp_path / "later")
+    with serve_here(make()) as client:
+        assert client.get(f"/v1/parts/{part.id}").json()["state"] == "accepted"
+    with serve_here(make()) as client:
+        assert client.get(f"/v1/parts/{part.id}").json()["state"] == "accepted"
+        (tmp_path / "later").rename(tmp_path / "model")
+        wait_for(lambda: client.get(f"/v1/parts/{part.id}").json()["state"] == "judged", 10)
+
+
 def test_a_model_that_is_broken_leaves_the_old_one_serving(make: Make, tmp_path: Path) -> None:
     service = make()
     network = tmp_path / "model/network.onnx"
@@ -283,3 +332,11 @@ def test_the_monitor_goes_on_after_a_restart(make: Make) -> None:
             if parts == 6:
                 answer = client.post("/v1/products/tile/monitor/restart")
                 assert answer.json()["parts"] == 0
+
+
+def test_a_playback_sends_parts_as_a_camera_would(make: Make, dataset: Path) -> None:
+    service = make()
+    service.companions.append(Playback(service, {"tile": dataset / "test"}, seconds=0.01))
+    with serve_here(service):
+        wait_for(lambda: service.store.counts("tile", 0).reject > 0, 20)
+    assert service.store.folder.is_dir()

@@ -216,6 +216,8 @@ def test_many_parts_are_found_by_an_index(store: Store) -> None:
         store.prune(0, {"tile": 1})
     for query, values in queries:
         plan = [row["detail"] for row in store._database.read(f"EXPLAIN QUERY PLAN {query}", values)]  # type: ignore[arg-type]
+        if "count(*)" in query and "failed" not in query:
+            assert any("received>" in step for step in plan), (query, plan)
         assert not any("TEMP B-TREE FOR ORDER BY" in step for step in plan), (query, plan)
         assert all("INDEX" in step or "PRIMARY KEY" in step or "TEMP" in step for step in plan), (query, plan)
 

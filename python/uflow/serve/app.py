@@ -122,7 +122,7 @@ async def _predict(web: Web, request: Request, caller: Caller) -> Response:
     judge, limits = web.judge(request), web.service.limits
     began = time.monotonic()
     try:
-        if judge.live.predictor is None:
+        if judge.serving is None:
             raise HTTPException(503, "the product's model cannot be read", {"retry-after": "10"})
         job = await _accept(web, request, judge)
         left = max(limits.request_s - (time.monotonic() - began), 0.01)
@@ -177,9 +177,9 @@ async def _answer(request: Request, judged: Judged, part: int | None) -> Respons
         if isinstance(judged.error, ValueError):
             return JSONResponse(judged.line, 422, headers)
         return JSONResponse({"image": judged.line["image"], "error": "it could not be judged"}, 500, headers)
+    headers |= {"uflow-verdict": judged.prediction.verdict}
     if request.query_params.get("overlay", "0") not in ("", "0"):
         picture = await run_in_threadpool(_overlay, judged)
-        headers |= {"uflow-verdict": judged.prediction.verdict}
         return Response(picture, media_type="image/png", headers=headers)
     return JSONResponse(judged.line, headers=headers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import threading
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from ..schema import read_json, write_json
 from .store import Store
 
 __all__ = ["Watch"]
+
+log = logging.getLogger("uflow")
 
 
 class Watch:
@@ -32,7 +35,10 @@ class Watch:
         self._monitor = predictor.monitor() if predictor.threshold.calibration_images is not None else None
         kept = store.watch(product)
         if kept is not None and kept[0] == self.model and self._monitor is not None:
-            self._monitor = Monitor.from_dict(read_json(kept[2], f"the monitor of {product}"))
+            try:
+                self._monitor = Monitor.from_dict(read_json(kept[2], "its state"))
+            except ValueError as error:
+                log.error("%s: a new watch begins: %s", product, error)
 
     def add(self, p_value: float | None) -> tuple[str, str] | None:
         """Take note of a part; what to store, see `Outcome.watch`."""

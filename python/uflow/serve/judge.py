@@ -13,6 +13,7 @@ from typing import Any
 
 from ..files import one_line
 from ..prediction import FailedImage, Prediction
+from ..predictor import Predictor
 from ..schema import write_json
 from .database import STORE_ERRORS
 from .drift import Watch
@@ -76,7 +77,7 @@ class Judge:
 
     Attributes:
         live: the product's model.
-        watch: the monitor of its p-values; None where no model serves.
+        serving: the predictor that judges the next part, and the monitor of its p-values; None where no model serves.
         store_trouble: why the disk did not take the last part; None where it did.
 
     Args:
@@ -97,7 +98,7 @@ class Judge:
     ) -> None:
         self.live, self.store, self.metrics, self.messages = live, store, metrics, messages
         self.name = live.product.name
-        self.watch: Watch | None = None
+        self.serving: tuple[Predictor, Watch] | None = None
         self.store_trouble: str | None = None
         self._room = threading.BoundedSemaphore(capacity)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -105,26 +106,35 @@ class Judge:
         self._settling = threading.Lock()
         self._number = 0
         self._busy_since: float | None = None
+        self._may_begin = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"uflow-judge-{self.name}")
 
     # Called by anybody ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin with what was accepted before and not judged."""
-        self.model_changed()
+        """Begin with what was accepted before and not judged, as soon as a model serves."""
         self._left_over = self.store.waiting(self.name)
+        self.model_changed()
         self._thread.start()
 
     def stop(self) -> None:
-        """Judge and store what was accepted, and end."""
+        """Judge and store what was accepted, and end; without a model it waits for the next start."""
         self._jobs.put(None)
+        self._may_begin.set()
         self._thread.join()
         self.flush()
 
     def model_changed(self) -> None:
-        """Begin a new watch where another model serves now."""
-        if self.live.predictor is not None:
-            self.watch = Watch(self.name, self.live.predictor, self.store)
+        """Let the model that was read last judge from now on, under a monitor of its own, where it does not already."""
+        latest, current = self.live.predictor, None if self.serving is None else self.serving[0]
+        if latest is not None and latest is not current:
+            self.serving = latest, Watch(self.name, latest, self.store)
+            self._may_begin.set()
+
+    @property
+    def watch(self) -> Watch | None:
+        """The monitor of its p-values; None where no model serves."""
+        return None if self.serving is None else self.serving[1]
 
     def enter(self, wait_s: float = 0) -> None:
         """Take room for one part: before its image is read from wherever it comes. `submit` or `leave` follows.
@@ -187,6 +197,9 @@ class Judge:
     # The worker -------------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        self._may_begin.wait()
+        if self.serving is None:
+            return
         for number in self._left_over:
             self._judge_left_over(number)
         while (job := self._jobs.get()) is not None:
@@ -206,17 +219,19 @@ class Judge:
                 return
             if self.store.try_again(number) > MAX_ATTEMPTS:
                 error = RuntimeError(f"the service was ended {MAX_ATTEMPTS} times while it judged this image")
-                self._settle(part, self._line_of(part.name, error), None)
+                self._settle(part, self._line_of(part.name, error), None, None)
             else:
                 self._judge(Job(part.name, part, None))
         except Exception:
             log.exception("%s: part %d was not judged", self.name, number)
 
     def _judge(self, job: Job) -> Judged:
+        assert self.serving is not None
         began = self._busy_since = time.monotonic()
         prediction, error = None, None
+        predictor, watch = self.serving  # both of one model, whatever changes meanwhile
         try:
-            prediction = self._predict(job)
+            prediction = self._predict(job, predictor)
             line = prediction.to_dict() | {"image": job.name}
         except Exception as raised:
             error = raised
@@ -226,7 +241,7 @@ class Judge:
             self._busy_since = None
         if not job.counts:
             return Judged(line, prediction, error, stored=False)
-        stored = job.part is not None and self._settle(job.part, line, prediction)
+        stored = job.part is not None and self._settle(job.part, line, prediction, watch)
         verdict = "failed" if prediction is None else prediction.verdict
         self.metrics.parts.labels(self.name, verdict).inc()
         self.metrics.judging.labels(self.name).observe(time.monotonic() - began)
@@ -235,15 +250,12 @@ class Judge:
             self.metrics.not_stored.labels(self.name).inc()
         return Judged(line, prediction, error, stored)
 
-    def _predict(self, job: Job) -> Prediction:
-        predictor = self.live.predictor
+    def _predict(self, job: Job, predictor: Predictor) -> Prediction:
         content = job.content
         if content is None and job.part is not None:
             content = self.store.image(job.part)
         if content is None:
             raise ValueError("its image is gone")
-        if predictor is None:
-            raise RuntimeError(f"no model of {self.name} serves")
         prediction = predictor.predict(content)
         assert isinstance(prediction, Prediction)
         return prediction
@@ -252,7 +264,7 @@ class Judge:
     def _line_of(name: str | None, error: Exception) -> dict[str, Any]:
         return FailedImage(None, error).to_dict() | {"image": name}
 
-    def _settle(self, part: Part, line: dict[str, Any], prediction: Prediction | None) -> bool:
+    def _settle(self, part: Part, line: dict[str, Any], prediction: Prediction | None, watch: Watch | None) -> bool:
         """Store what became of a part; False where the disk did not take it, and it is tried again later."""
         self._number += 1
         rules = self.live.product.pictures
@@ -263,7 +275,7 @@ class Judge:
             outcome = Outcome(part.id, "failed", text, keep_picture=keep, messages=messages)
         else:
             numbers = (prediction.verdict, prediction.p_value, prediction.score)
-            watched = None if self.watch is None else self.watch.add(prediction.p_value)
+            watched = None if watch is None else watch.add(prediction.p_value)
             outcome = Outcome(part.id, "judged", text, *numbers, keep, messages, watched)
         with self._settling:
             self._unsettled.append(outcome)

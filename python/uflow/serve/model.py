@@ -45,18 +45,15 @@ class LiveModel:
         except Exception as error:  # whatever is wrong with a file
             self._refuse(error)
 
-    def check(self) -> bool:
+    def check(self) -> None:
         """Read product and model again where one has changed, and stands still since the last check.
 
         What is served changes at once, when all of it is there; where it cannot be read, the old one serves on.
-
-        Returns:
-            Whether a new one serves now.
         """
         stamps, before = self._stamps(), self._seen
         self._seen = stamps
         if stamps == self._read or stamps != before:
-            return False
+            return
         self._read = stamps
         try:
             product = read_product(self.file)
@@ -65,11 +62,10 @@ class LiveModel:
             predictor = product.load(self.device)
         except Exception as error:
             self._refuse(error)
-            return False
+            return
         self.product, self.predictor, self.trouble = product, predictor, None
         self._read = self._seen = self._stamps()  # it may name another model now
         log.info("%s: a new model serves, %s", product.name, product.model)
-        return True
 
     def _refuse(self, error: Exception) -> None:
         self.trouble = one_line(error)

@@ -165,15 +165,18 @@ class Service:
     # Now and then -----------------------------------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
-        pruned = 0.0
+        pruned = -float("inf")
         while not self._ending.wait(self.poll_s):
-            for judge in self.judges.values():
-                if judge.live.check():
+            try:
+                for judge in self.judges.values():
+                    judge.live.check()
                     judge.model_changed()
-                judge.flush()
-            if time.monotonic() - pruned > PRUNE_EVERY_S or not pruned:
-                self.prune()
-                pruned = time.monotonic()
+                    judge.flush()
+                if time.monotonic() - pruned > PRUNE_EVERY_S:
+                    pruned = time.monotonic()
+                    self.prune()
+            except Exception:  # it goes on as long as the service
+                log.exception("the housekeeper made a mistake")
 
     def prune(self) -> None:
         """Remove pictures that are older, or more, than may be kept."""

@@ -174,8 +174,8 @@ class Store:
     def counts(self, product: str, since: float, until: float | None = None) -> Counts:
         """How many parts were received in some time, such as a shift; seconds since 1970."""
         query = (
-            "SELECT verdict, count(*) AS n FROM parts WHERE product = ? AND received >= ? AND received < ? "
-            "GROUP BY verdict"
+            "SELECT verdict, count(*) AS n FROM parts INDEXED BY parts_by_time "
+            "WHERE product = ? AND received >= ? AND received < ? GROUP BY verdict"
         )
         upper = 1e18 if until is None else until
         by_verdict = {row["verdict"]: row["n"] for row in self._database.read(query, (product, since, upper))}
@@ -263,28 +263,22 @@ class Store:
         Returns:
             How many were removed.
         """
-        removed = sum(
-            self._remove_pictures(
-                "SELECT id, picture, picture_bytes FROM parts INDEXED BY parts_with_picture WHERE picture IS NOT NULL "
-                "AND state != 'accepted' AND product = ? AND received < ? ORDER BY id LIMIT ?",
-                (product, since),
-            )
-            for product, since in keep_since.items()
-        )
+        removed = 0
+        for product, since in keep_since.items():
+            while count := self._remove_pictures("product = ? AND received < ?", (product, since)):
+                removed += count
         while (excess := self.pictures_size() - max_bytes) > 0:
-            count = self._remove_pictures(
-                "SELECT id, picture, picture_bytes FROM parts INDEXED BY parts_with_picture WHERE picture IS NOT NULL "
-                "AND state != 'accepted' ORDER BY id LIMIT ?",
-                (),
-                excess,
-            )
-            if count == 0:
+            if (count := self._remove_pictures("TRUE", (), excess)) == 0:
                 break
             removed += count
         return removed
 
-    def _remove_pictures(self, query: str, values: tuple[Any, ...], excess: float = float("inf")) -> int:
-        """Remove the pictures that a query finds, oldest first, until `excess` bytes are gone; how many that were."""
+    def _remove_pictures(self, condition: str, values: tuple[Any, ...], excess: float = float("inf")) -> int:
+        """Remove some pictures of judged parts, oldest first, until `excess` bytes are gone; how many that were."""
+        query = (
+            "SELECT id, picture, picture_bytes FROM parts INDEXED BY parts_with_picture "
+            f"WHERE picture IS NOT NULL AND state != 'accepted' AND {condition} ORDER BY id LIMIT ?"
+        )
         removed: list[tuple[int]] = []
         for row in self._database.read(query, (*values, PRUNED_AT_ONCE)):
             if excess <= 0:
