@@ -28,6 +28,8 @@ INSERT INTO watches VALUES (?, ?, ?, ?) ON CONFLICT (product) DO UPDATE SET stat
 first_part = iif(model = excluded.model, first_part, excluded.first_part), model = excluded.model
 """
 SELECT = "SELECT parts.*, answers.answer FROM parts LEFT JOIN answers ON answers.part = parts.id"
+# CROSS is SQLite's word for: begin with the answers, which are few.
+SELECT_ANSWERED = "SELECT parts.*, answers.answer FROM answers CROSS JOIN parts ON parts.id = answers.part"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,13 @@ class Store:
         return None if part.picture is None else self.pictures.read(part.picture)
 
     def parts(
-        self, product: str, chosen: Filter | None = None, before: float | None = None, limit: int = 50
+        self,
+        product: str,
+        chosen: Filter | None = None,
+        before: float | None = None,
+        limit: int = 50,
+        *,
+        after: float | None = None,
     ) -> list[Part]:
         """Parts of a product, the last received first.
 
@@ -170,13 +178,18 @@ class Store:
             chosen: which of them.
             before: those received before this, seconds since 1970: `Part.received` of the last one of the page before.
             limit: as many at most.
+            after: those received after this, and of these the first ones received.
         """
         conditions, values = _conditions(chosen or Filter())
         if before is not None:
             conditions, values = [*conditions, "received < ?"], [*values, before]
-        where = " AND ".join(["product = ?", *conditions])
-        query = f"{SELECT} WHERE {where} ORDER BY received DESC LIMIT ?"
-        return [Part.from_row(row) for row in self._database.read(query, (product, *values, limit))]
+        if after is not None:
+            conditions, values = [*conditions, "received > ?"], [*values, after]
+        where, order = " AND ".join(["product = ?", *conditions]), "DESC" if after is None else "ASC"
+        select = SELECT if chosen is None or chosen.answer is None else SELECT_ANSWERED
+        query = f"{select} WHERE {where} ORDER BY received {order} LIMIT ?"
+        found = [Part.from_row(row) for row in self._database.read(query, (product, *values, limit))]
+        return found if after is None else found[::-1]
 
     def counts(self, product: str, since: float, until: float | None = None) -> Counts:
         """How many parts were received in some time, such as a shift; seconds since 1970."""
@@ -232,7 +245,7 @@ class Store:
     def good_after_all(self, product: str) -> list[Part]:
         """Parts that operators called good, that the calibration has not been fed with, and whose image is kept."""
         query = (
-            f"{SELECT} WHERE product = ? AND answers.answer = 'good' AND answers.used IS NULL "
+            f"{SELECT_ANSWERED} WHERE product = ? AND answers.answer = 'good' AND answers.used IS NULL "
             "AND picture IS NOT NULL ORDER BY parts.id"
         )
         return [Part.from_row(row) for row in self._database.read(query, (product,))]
