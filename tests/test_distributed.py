@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 import train_tiny
 import uflow
 import uflow.cli
-from conftest import wait_for
+from conftest import one_line, wait_for
 from uflow import distributed
 from uflow.training import TrainingSettings
 
@@ -151,3 +152,35 @@ def test_no_process_is_no_training(devices: int, good: Path, monkeypatch: pytest
     with pytest.raises(SystemExit):
         uflow.cli.main()
     assert capsys.readouterr().err == f"uflow: error: --devices is at least 1, got {devices}\n"
+
+
+@pytest.mark.parametrize(
+    ("failures", "message"),
+    [
+        ({0: 1, 1: -signal.SIGKILL}, "process 2 of 2 was ended by signal SIGKILL: out of memory? The same command"),
+        ({0: -signal.SIGTERM, 1: 2}, 2),  # that one has said why, and the other was ended for it
+        (signal.SIGTERM, 143),
+    ],
+)
+def test_what_became_of_the_processes_is_said_once(
+    failures: Any, message: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing import api, errors
+    from torch.distributed.launcher import api as launcher
+
+    def end(*arguments: str) -> None:
+        assert arguments == ("-m", "uflow", "train", "good")
+        raise error
+
+    if isinstance(failures, dict):
+        found = {rank: SimpleNamespace(exitcode=code, timestamp=-code) for rank, code in failures.items()}
+        monkeypatch.setattr(errors.ChildFailedError, "format_msg", lambda *_: "")
+        error: Exception = errors.ChildFailedError("uflow", found)
+    else:
+        error = api.SignalException("ended", failures)
+    monkeypatch.setattr(launcher, "elastic_launch", lambda config, program: end)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(distributed.WATCHED, "0")
+    with pytest.raises((RuntimeError, SystemExit)) as told:
+        distributed.launch(2, ["train", "good"])
+    assert told.value.code == message if isinstance(message, int) else one_line(told).startswith(message)

@@ -206,13 +206,15 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         arguments: of the command line.
 
     Raises:
-        SystemExit: it failed; a process has said why.
+        SystemExit: it failed, and a process has said why; or this one got SIGTERM, and has ended the others.
         RuntimeError: a process was killed.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # pages
+    for name in ("", ".agent.server.api"):  # their words are pages
+        logging.getLogger(f"torch.distributed.elastic{name}").setLevel(logging.CRITICAL)
     os.environ[WATCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
@@ -227,6 +229,8 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "uflow", *arguments)
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         for rank, code in codes.items():

@@ -53,7 +53,7 @@ class Done:
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names, or start one here."""
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def run_tasks(tasks: Mapping[str, Callable[[], Any]], needs: Needs) -> Iterator[Done]:

@@ -187,7 +187,7 @@ class _Folder:
 
 def _connect() -> None:
     """Join a cluster whose data pipelines print nothing."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     connect()
     ray.data.DataContext.get_current().enable_progress_bars = False
 
