@@ -7,6 +7,7 @@ import hashlib
 import html
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -289,6 +290,11 @@ class FailedImage:
 
     path: Path | None
     error: Exception
+
+    @classmethod
+    def of(cls, source: object, error: Exception) -> FailedImage:
+        """Of what an image was given as."""
+        return cls(Path(source) if isinstance(source, str | os.PathLike) else None, error)
 
     def to_dict(self) -> dict[str, Any]:
         """The line of JSON in place of a prediction's."""

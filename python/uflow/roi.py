@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .files import PathLike
 from .images import MAX_PIXELS, read_mask
 
-__all__ = ["Polygon", "RegionOfInterest", "as_roi", "effective_roi"]
+__all__ = ["Mask", "Polygon", "RegionOfInterest", "Roi", "as_roi", "effective_roi"]
 
 PAINT = (124, 116, 104)  # the mean colour of ImageNet, which is nought behind the network's normalisation
 FAR = 1e9  # pixels, that no corner lies beyond
@@ -55,6 +55,8 @@ class RegionOfInterest:
     runs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("size", "polygons", "ignore", "runs"):
+            object.__setattr__(self, name, _as_tuples(getattr(self, name)))
         if min(self.size) < 1 or math.prod(self.size) > MAX_PIXELS:
             raise ValueError(f"size is (height, width) of an image of at most {MAX_PIXELS} pixels, got {self.size}")
         if short := [each for each in (*self.polygons, *self.ignore) if len(each) < 3]:
@@ -90,12 +92,7 @@ class RegionOfInterest:
         return bool(self._drawn.all())
 
     def pixels(self, size: tuple[int, int]) -> Mask:
-        """Which pixels of an image of this (height, width) are inside: those whose centre is; not to be changed.
-
-        Raises:
-            ValueError: an image of another shape than those it was drawn on.
-        """
-        self.check_size(size)
+        """Which pixels of a map (height, width) of the image are inside: those whose centre is; not to be changed."""
         return self._scaled("pixels", size)
 
     def cells(self, grid: tuple[int, int]) -> Mask:
@@ -106,19 +103,21 @@ class RegionOfInterest:
         """A copy of an (H, W, 3) image, all one colour outside.
 
         Raises:
-            ValueError: see `pixels`.
+            ValueError: an image of another shape than those that the region was drawn on.
         """
-        inside = self.pixels((image.shape[0], image.shape[1]))
+        size = (image.shape[0], image.shape[1])
+        self.check_size(size)
+        inside = self.pixels(size)
         return np.where(inside[:, :, None], image, np.array(PAINT, np.uint8))
 
-    def check_size(self, size: tuple[int, int]) -> None:
-        """Raise ValueError for an image of another shape than those it was drawn on: it cannot be scaled to that."""
+    def check_size(self, size: tuple[int, int], name: str = "the image") -> None:
+        """Raise ValueError, which names it, for an image of another shape than those the region was drawn on."""
         (height, width), (own_height, own_width) = size, self.size
         # Sides in proportion, but for the rounding of either to whole pixels.
         if abs(height * own_width - width * own_height) > max(own_height, own_width, height, width) / 2:
             raise ValueError(
-                f"the region of interest was drawn on images of {own_height} x {own_width} pixels (height x width), "
-                f"and one of {height} x {width} has another shape: draw it anew on such an image"
+                f"{name} has {height} x {width} pixels (height x width), and the region of interest was drawn on "
+                f"{own_height} x {own_width}, another shape: draw it anew on such an image"
             )
 
     def is_same(self, other: RegionOfInterest | None) -> bool:
@@ -161,7 +160,15 @@ class RegionOfInterest:
         return inside
 
 
-def as_roi(roi: RegionOfInterest | NDArray[np.bool_] | PathLike | None) -> RegionOfInterest | None:
+Roi = RegionOfInterest | NDArray[np.bool_] | PathLike | None
+
+
+def _as_tuples(values: Any) -> Any:
+    """Lists of any depth as tuples: what JSON and users write."""
+    return tuple(map(_as_tuples, values)) if isinstance(values, list | tuple) else values
+
+
+def as_roi(roi: Roi) -> RegionOfInterest | None:
     """A region of interest from what a user gives: itself, an (H, W) bool mask, or the path of a mask's picture.
 
     Raises:
