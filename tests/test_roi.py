@@ -251,6 +251,25 @@ def test_a_full_mask_changes_no_bit() -> None:
     assert alike(full.predict(part), plain.predict(part))
 
 
+def test_without_a_region_nothing_is_done_for_one() -> None:
+    """Neither a copy nor a look at a pixel."""
+    predictor, image = brightness(), noise_pictures(1)[0]
+    assert predictor.seen(image) is image
+    (found,) = predictor.evidence([image], 1)
+    assert found.within(None) is found
+    judged = predictor.judge(image, image, found)
+    assert judged.shown is judged.image
+    assert judged.roi is None
+
+
+def test_pictures_are_darker_outside() -> None:
+    predictor = brightness(roi=left_half())
+    image = np.full((64, 64, 3), 200, np.uint8)
+    shown = predictor.predict(image).shown
+    np.testing.assert_array_equal(shown[:, :30], image[:, :30])
+    np.testing.assert_array_equal(shown[:, 30:], 100)
+
+
 def test_calibrating_takes_another_region() -> None:
     predictor = brightness()
     predictor.calibrate(noise_pictures(30), alpha=0.1)

@@ -277,6 +277,7 @@ class Predictor:
             threshold=self.threshold,
             model=self.origin,
             content=source if isinstance(source, bytes) else None if path is None else FileStamp.now(path),
+            roi=evidence.roi,
         )
 
     def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:

@@ -67,7 +67,7 @@ class RegionOfInterest:
             raise ValueError("a region is a mask or polygons, not both")
         if self.runs is not None and (min(self.runs, default=0) < 0 or sum(self.runs) != math.prod(self.size)):
             raise ValueError(f"the runs of the mask are {sum(self.runs)} pixels, its size is {self.size}")
-        kept: dict[tuple[str, tuple[int, int]], Mask] = {}
+        kept: dict[tuple[str, tuple[int, int]], NDArray[Any]] = {}
         object.__setattr__(self, "_kept", kept)
         if not self._drawn.any():
             raise ValueError("the region of interest has no pixel inside")
@@ -107,8 +107,15 @@ class RegionOfInterest:
         """
         size = (image.shape[0], image.shape[1])
         self.check_size(size)
-        inside = self.pixels(size)
-        return np.where(inside[:, :, None], image, np.array(PAINT, np.uint8))
+        kept, painted = self._scaled("kept", size), self._scaled("painted", size)
+        seen: NDArray[np.uint8] = image & kept  # a sixth of the time that a choice by a mask takes
+        seen |= painted
+        return seen
+
+    def veil(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A copy of an (H, W, 3) image, half as bright outside: to be looked at."""
+        inside = self.pixels((image.shape[0], image.shape[1]))
+        return np.where(inside[:, :, None], image, image // 2)
 
     def check_size(self, size: tuple[int, int], name: str = "the image") -> None:
         """Raise ValueError, which names it, for an image of another shape than those the region was drawn on."""
@@ -130,25 +137,35 @@ class RegionOfInterest:
         """Ready for JSON."""
         return asdict(self)
 
-    def _scaled(self, kind: str, size: tuple[int, int]) -> Mask:
-        kept: dict[tuple[str, tuple[int, int]], Mask] = self._kept  # type: ignore[attr-defined]
+    def _scaled(self, kind: str, size: tuple[int, int]) -> NDArray[Any]:
+        """What `kind` is at a size, kept for the next image of that size."""
+        kept: dict[tuple[str, tuple[int, int]], NDArray[Any]] = self._kept  # type: ignore[attr-defined]
         found = kept.get((kind, size))
         if found is None:
-            found = _nearest(self._drawn, size) if kind == "pixels" else _touched(self._drawn, size)
+            found = self._make(kind, size)
             if len(kept) >= MAX_KEPT:
                 kept.clear()
             kept[kind, size] = found
         return found
 
+    def _make(self, kind: str, size: tuple[int, int]) -> NDArray[Any]:
+        if kind == "drawn":
+            return self._draw()
+        if kind == "cells":
+            return _touched(self._drawn, size)
+        if kind == "pixels":
+            return _nearest(self._drawn, size)
+        inside = self.pixels(size)[:, :, None]  # and for `paint`, (H, W, 3) uint8
+        if kind == "kept":
+            return np.where(inside, np.uint8(255), np.zeros(3, np.uint8))
+        return np.where(inside, np.uint8(0), np.array(PAINT, np.uint8))
+
     @property
     def _drawn(self) -> Mask:
-        """At its own size."""
-        kept: dict[tuple[str, tuple[int, int]], Mask] = self._kept  # type: ignore[attr-defined]
-        if ("drawn", self.size) not in kept:
-            kept["drawn", self.size] = self._draw()
-        return kept["drawn", self.size]
+        return self._scaled("drawn", self.size)
 
     def _draw(self) -> Mask:
+        """At its own size."""
         if self.runs is not None:
             inside = np.repeat(np.arange(len(self.runs)) % 2 == 1, self.runs).reshape(self.size)
         else:

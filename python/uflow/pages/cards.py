@@ -227,7 +227,7 @@ class CardMaker:
             self.limits.map_picture(coloured_map(found)),
         )
         name = str(source) if isinstance(source, str | os.PathLike) else "image"
-        return found, Card(name, (image.shape[0], image.shape[1]), [finding], photo=self.limits.photo(image))
+        return found, Card(name, (image.shape[0], image.shape[1]), [finding], photo=self.limits.photo(found.shown))
 
 
 def _level(prediction: Prediction) -> tuple[float | None, tuple[OutlinedRegion, ...]]:
