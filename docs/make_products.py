@@ -44,8 +44,7 @@ def main() -> None:
     detector = uflow.Detector.fit([plate(seed) for seed in range(60)], quality="fast", roi=ROI)
     scratched, stained = plate(101, "scratch"), plate(103)
     stained[60:200, 262:300] = (60, 30, 20)
-    shown = [detector.predict(image).panels(PANEL) for image in (scratched, stained)]
-    panels = [shown[0]["outline"], shown[0]["map"], shown[1]["outline"]]
+    panels = [detector.predict(image).panels(PANEL)["outline"] for image in (scratched, stained)]
     page = Image.new("RGB", (sum(p.width for p in panels) + GAP * (len(panels) - 1), panels[0].height), "white")
     left = 0
     for panel in panels:
