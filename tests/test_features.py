@@ -15,6 +15,7 @@ from torch import Tensor
 
 from uflow import features as room
 from uflow.features import (
+    Batch,
     FeatureCache,
     FeatureStream,
     ImageFeatures,
@@ -25,8 +26,8 @@ from uflow.features import (
     describe_images,
     fits_somewhere,
     image_tensor,
-    turned_copies,
 )
+from uflow.tile_reader import turned_copies
 
 SHAPES = [(4, 8, 8), (8, 4, 4)]
 
@@ -76,9 +77,9 @@ def compute(
     return ImageFeatures.compute(MeanColours(size, layer_norm), sources, tile, False, copies)
 
 
-def numbers_shown(epoch: Iterator[list[Tensor]]) -> list[list[int]]:
+def numbers_shown(epoch: Iterator[Batch]) -> list[list[int]]:
     """Which images each batch shows, of those of `features`."""
-    return [batch[0].mean((1, 2, 3)).round().int().tolist() for batch in epoch]
+    return [batch.volumes[0].mean((1, 2, 3)).round().int().tolist() for batch in epoch]
 
 
 def flat(batches: list[list[int]]) -> list[int]:
@@ -139,7 +140,7 @@ def test_a_flow_learns_from_features_computed_anew(layer_norm: bool, noise_std: 
     stream = FeatureStream(MeanColours(layer_norm=layer_norm), 4, images.__getitem__)
     learnt = TrainingFeatures(stream, [0, 2], [1, 3], noise_std=noise_std)
     weight = torch.ones(3, 3, 1, 1, requires_grad=True)
-    for volumes in learnt.epoch(np.random.default_rng(0), 2):
+    for volumes, _ in learnt.epoch(np.random.default_rng(0), 2):
         F.conv2d(volumes[0], weight).square().sum().backward()
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
@@ -292,7 +293,7 @@ def test_an_epoch_shows_each_image_once_in_batches_of_about_equal_size(features:
 def test_the_generator_alone_decides_the_order(features: FeatureCache) -> None:
     learnt = TrainingFeatures(features, range(12), [], noise_std=0.1)
     first, again, other = (list(learnt.epoch(np.random.default_rng(seed), 4)) for seed in (0, 0, 1))
-    assert all(torch.equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(torch.equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x[0], y[0], strict=True))
     assert numbers_shown(iter(first)) != numbers_shown(iter(other))
 
 
@@ -314,7 +315,7 @@ def test_any_copy_of_an_image_is_shown_and_no_other(features: FeatureCache) -> N
 def test_noise_is_on_what_is_shown_and_measured_in_each_channels_deviations(features: FeatureCache) -> None:
     before = [array.copy() for array in features.arrays]
     learnt = TrainingFeatures(features, [3], [], noise_std=0.5, passes=200)
-    (volumes,) = learnt.epoch(np.random.default_rng(0), 200)
+    ((volumes, _),) = learnt.epoch(np.random.default_rng(0), 200)
     for x, array, (_, std) in zip(volumes, features.arrays, learnt.moments, strict=True):
         noise = x - torch.from_numpy(array[3]).float()
         np.testing.assert_allclose(noise.std((0, 2, 3)), 0.5 * std, rtol=0.05)

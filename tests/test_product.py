@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from test_fuzz import JUNK, QUICK, survives
+from test_fuzz import JUNK, QUICK, changed, survives
 from test_predictor import brightness, noise_pictures
+from uflow import cli
 from uflow.connections import Mqtt, Secret, WatchedFolder, Webhook
+from uflow.detector import Detector
+from uflow.predictor import Predictor
 from uflow.product import Pictures, Product, read_product
+from uflow.recipe import Recipe
 from uflow.roi import RegionOfInterest
 from uflow.schema import write_json
 
@@ -252,15 +261,27 @@ TABLES = st.one_of(JUNK, ROI_ENTRIES, SINK_ENTRIES, st.lists(SINK_ENTRIES, max_s
 
 
 @QUICK
-@given(changed=st.dictionaries(st.sampled_from(ENTRIES), TABLES, min_size=1, max_size=3))
-def test_entries_that_a_stranger_changed(changed: dict[str, object], tmp_path: Path) -> None:
-    entries = {"name": "a", "model": "a.uflow", **changed}
+@given(junk=st.dictionaries(st.sampled_from(ENTRIES), TABLES, min_size=1, max_size=3))
+def test_entries_that_a_stranger_changed(junk: dict[str, object], tmp_path: Path) -> None:
+    entries = {"name": "a", "model": "a.uflow", **junk}
     try:
         lines = [f"{name} = {inline_toml(value)}" for name, value in entries.items() if value is not None]
     except (ValueError, TypeError):
         return  # no TOML holds it
     path = write(tmp_path, "\n".join(lines).encode("utf-8", "replace").decode())
     survives(lambda: read_product(path), tmp_path)
+
+
+@QUICK
+@given(data=st.data())
+def test_a_region_in_a_models_file_that_a_stranger_changed(data: st.DataObject, tmp_path: Path) -> None:
+    roi = RegionOfInterest((32, 32), polygons=(((0, 0), (16, 0), (16, 32)),))
+    entries = data.draw(changed(roi.to_dict()))
+    sides = entries.get("size")
+    if isinstance(sides, list) and all(isinstance(side, int) and side > 0 for side in sides):
+        assume(math.prod(sides) < 1 << 24)  # as large an image would take more than what is allowed here
+    content = {**brightness().to_dict(), "roi": entries}
+    survives(lambda: Predictor.from_dict(brightness().network, content), tmp_path)
 
 
 def inline_toml(value: object) -> str:
@@ -328,3 +349,93 @@ def test_regions_below_the_smallest_area_are_not_detected() -> None:
     assert not none.is_anomalous
     assert none.p_value > 0.1
     assert none.verdict == "look"
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+Run = Callable[..., tuple[int, str, str]]
+ROI = "[roi]\nsize = [80, 96]\npolygons = [[[0, 0], [50, 0], [50, 80], [0, 80]]]\n"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Call the command in an empty folder; returns its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+def test_train_asks_for_what_the_file_says_and_the_command_line_wins(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def fit(images: str, recipe: Recipe, *, state_file: Path, **options: Any) -> Any:
+        asked.update(recipe=recipe, state_file=state_file)
+        return SimpleNamespace(history=[], save=lambda path: Path(path).touch())
+
+    monkeypatch.setattr(Detector, "fit_recipe", fit)
+    text = LEAST + "alpha = 0.02\nlook_alpha = 0.1\ntile = true\nbit_depth = 12\n" + ROI
+    code, _, err = run("train", "parts", "--product", write(tmp_path, text), "--alpha", 0.03)
+    assert code == 0, err
+    roi = read_product(tmp_path / "product.toml").roi
+    assert asked["recipe"] == Recipe(alpha=0.03, look_alpha=0.1, tile=True, bit_depth=12, roi=roi)
+    assert (tmp_path / "a.uflow").exists()
+    code, _, err = run("train", "parts", "--product", "product.toml", "--no-tile", "--output", "b.uflow")
+    assert code == 0, err
+    assert asked["recipe"] == Recipe(alpha=0.02, look_alpha=0.1, bit_depth=12, roi=roi)
+    assert (tmp_path / "b.uflow").exists()
+    (tmp_path / "options.toml").write_text("[train]\nalpha = 0.04\n")
+    files = (("--product", "product.toml"), ("--config", "options.toml"))
+    for first, second in (files, files[::-1]):
+        run("train", "parts", *first, *second)
+        assert asked["recipe"].alpha == 0.04
+
+
+def test_predict_and_calibrate_take_the_products_model(
+    run: Run, detector: Detector, dataset: Path, tmp_path: Path
+) -> None:
+    detector.save(tmp_path / "a.uflow")
+    write(tmp_path, LEAST + "alpha = 0.3\nmin_area = 4\n")
+    code, out, err = run("predict", "--product", "product.toml", dataset / "test/square", dataset / "test/good/00.png")
+    assert code == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["alpha"] for line in lines] == [0.3] * 5
+    assert any(line["regions"] for line in lines)
+
+    write(tmp_path, LEAST + "min_area = 100000\n")
+    code, out, _ = run("predict", "--product", "product.toml", dataset / "test/square", "--alpha", 0.4)
+    assert [json.loads(line)["regions"] for line in out.splitlines()] == [[]] * 4
+    assert json.loads(out.splitlines()[0])["alpha"] == 0.4
+
+    write(tmp_path, LEAST + ROI)
+    code, _, err = run("predict", "--product", "product.toml", dataset / "test/square")
+    assert code == 1
+    assert (
+        "uflow: error: a.uflow has not learnt the region of interest of 'a': train it on that (uflow train --product)"
+        in err
+    )
+    code, out, err = run("calibrate", "--product", "product.toml", dataset / "test/good", "--alpha", 0.25)
+    assert code == 0, err
+    assert "Wrote a.uflow: calibrated for alpha 0.25" in out
+    code, out, err = run("predict", "--product", "product.toml", dataset / "test/square/00.png")
+    assert code == 0, err
+    assert json.loads(out)["alpha"] == 0.25
+
+
+def test_what_is_wrong_with_a_product_is_one_line_of_the_command(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, LEAST + "alpah = 0.1\n")
+    for command in ("train", "predict", "calibrate"):
+        code, out, err = run(command, "--product", "product.toml", "parts")
+        assert (code, out, err) == (1, "", "uflow: error: product.toml has an unknown entry 'alpah'\n")
+    code, _, err = run("predict", "--product", "none.toml", "parts")
+    assert (code, err) == (1, "uflow: error: there is no product file none.toml\n")
+    write(tmp_path, LEAST)
+    code, _, err = run("predict", "--product", "product.toml")
+    assert (code, err) == (2, "uflow: error: the model is that of product.toml, and there are no images: name them\n")

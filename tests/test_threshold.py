@@ -21,13 +21,14 @@ from uflow import segmentation
 from uflow.calibration_log import warn_of_learnt_images
 from uflow.conformal import AddedImage, conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
+from uflow.fields import variance_decay
 from uflow.images import read_image
 from uflow.input_size import choose_input_size
 from uflow.outline import draw_regions
 from uflow.predictor import Predictor
 from uflow.scoring import Evidence, EvidenceWeights
 from uflow.segmentation import Background
-from uflow.threshold import CalibratedThreshold, PaperThreshold, threshold_from_dict, variance_decay
+from uflow.threshold import CalibratedThreshold, PaperThreshold, threshold_from_dict
 
 
 def good_images(rng: np.random.Generator, count: int) -> list[Evidence]:

@@ -229,9 +229,9 @@ def test_the_last_batch_is_even_or_the_remainder(features: FeatureCache) -> None
     for last_batch in ("even", "remainder"):
         shown = learnt(features, list(range(10)), last_batch=last_batch)
         batches = list(shown.epoch(np.random.default_rng(0), 4))
-        sizes[last_batch] = [len(volumes[0]) for volumes in batches]
+        sizes[last_batch] = [len(volumes[0]) for volumes, _ in batches]
         assert len(batches) == len(shown.batch_sizes(4)) == 3
-        images = torch.cat([volumes[0] for volumes in batches]).flatten(1).sum(dim=1).sort().values
+        images = torch.cat([volumes[0] for volumes, _ in batches]).flatten(1).sum(dim=1).sort().values
         assert torch.equal(images, features.batch(range(10))[0].flatten(1).sum(dim=1).sort().values)
     assert sizes == {"even": [4, 3, 3], "remainder": [4, 4, 2]}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .conformal import ROUNDING_ROOM, AddedImage, supported_alpha
+from .fields import inside
 from .files import some_names
 from .images import ImageLike
 from .scoring import Evidence
@@ -84,7 +85,8 @@ def warn_of_learnt_images(earlier: DecisionRule, evidence: Sequence[Evidence], l
     """
     if not isinstance(earlier, CalibratedThreshold) or not evidence[0].distances:
         return
-    nearest = [image.distances[0] for image in evidence]
+    masks = [None if image.roi is None else image.roi.cells(image.distances[0].shape[1:3]) for image in evidence]
+    nearest = [inside(image.distances[0], mask) for image, mask in zip(evidence, masks, strict=True)]
     known = [bool((d < KNOWN_CELL * np.median(d)).any()) for d in nearest]
     lowest = [_lowest(earlier, image, latent_channels) - earlier.shift for image in evidence]
     if 2 * sum(known) > len(known) and _rank_excess(lowest, earlier.minima) > CALM_SIGMAS:

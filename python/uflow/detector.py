@@ -27,7 +27,9 @@ from .prediction import ModelOrigin, Prediction
 from .predictor import Predictor
 from .processes import only_one
 from .recipe import Recipe
+from .roi import Roi
 from .threshold import CalibratedThreshold, DecisionRule
+from .tiling import Tiling
 from .training import Epoch, OnEpoch, Watcher
 from .weights import WeightsNotFound
 
@@ -107,8 +109,9 @@ class Detector:
                 on (those that only calibrate). What it raises ends the training.
             bgr: whether arrays and tensors hold blue first, as OpenCV's do; without it they hold red first.
             **recipe: `image_size`, `quality`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`,
-                `hold_out`, `look_alpha`, `bit_depth`: see
-                `recipe.Recipe`, which says what each means and what it is by default.
+                `hold_out`, `look_alpha`, `bit_depth`: see `recipe.Recipe`, which says what each means and what it is by
+                default. And `roi`, where in the images parts are judged: an (H, W) bool mask, the path of a picture
+                that is white there, or a `roi.RegionOfInterest` with polygons.
 
         Raises:
             TypeError: an argument that no recipe has.
@@ -159,6 +162,7 @@ class Detector:
             tile=recipe.tile,
             selected_on_test=selection is not None,
             bit_depth=parts.bit_depth,
+            roi=recipe.roi,
         )
         return cls(parts.network, predictor, history=parts.training.history, record=parts.record)
 
@@ -189,9 +193,10 @@ class Detector:
         look_alpha: float | None = None,
         *,
         bgr: bool = False,
+        roi: Roi = None,
     ) -> Detector:
         """Learn the threshold anew from good images, without training, see `Predictor.calibrate`; gives itself back."""
-        self.predictor.calibrate(images, alpha, batch_size, look_alpha, bgr=bgr)
+        self.predictor.calibrate(images, alpha, batch_size, look_alpha, bgr=bgr, roi=roi)
         return self
 
     def add_good(self, images: str | Path | Sequence[ImageLike], batch_size: int = 16) -> Detector:
@@ -226,9 +231,20 @@ class Detector:
         radii = [KNOWN_SHARE * (scale + 1) / weight for scale, weight in enumerate(threshold.weights.distances)]
         for source in sources:
             image = self.predictor.read(source)
-            for tile in self.predictor.tiling(image).cut(image):
-                memory = memory.with_unknown_cells(self.network.features(tile[None]), radii)
+            tiling = self.predictor.tiling(image)
+            masks = self._cells_inside(tiling)
+            for tile, inside in zip(tiling.cut(self.predictor.seen(image)), masks, strict=True):
+                memory = memory.with_unknown_cells(self.network.features(tile[None]), radii, inside)
         return memory
+
+    def _cells_inside(self, tiling: Tiling) -> list[list[Tensor]] | list[None]:
+        """Of each tile, its cells that count: (1, h, w) a scale; None is all."""
+        roi = self.predictor.roi
+        if roi is None:
+            return [None] * len(tiling)
+        grids = [(tiling.size[0] // stride, tiling.size[1] // stride) for stride in self.network.strides]
+        scales = [tiling.split(roi.cells(grid)) for grid in grids]
+        return [[torch.from_numpy(part[None].copy()) for part in parts] for parts in zip(*scales, strict=True)]
 
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> Detector:
         """The same detector for another alpha, without images, see `Predictor.at`; this one stays as it is."""

@@ -1,4 +1,4 @@
-"""Features of images, computed once and kept. Turned copies and noise are the business of this room alone."""
+"""Features of images, computed once and kept. Noise is the business of this room alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,14 @@ from torch import Tensor
 
 from . import distributed, tiling
 from .backbones import Backbone, normalise_maps
-from .images import ImageLike, batches, image_size, read_image
+from .images import ImageLike, batches, image_size
 from .processes import LOCK, claim, remove_unclaimed
 from .progress import progress_bar
+from .roi import RegionOfInterest
+from .tile_reader import TileReader, masks_of_tiles, turned_copies
 
 __all__ = [
+    "Batch",
     "FeatureCache",
     "FeatureSource",
     "FeatureStream",
@@ -38,7 +42,6 @@ __all__ = [
     "compute_features",
     "describe_images",
     "image_tensor",
-    "turned_copies",
 ]
 
 log = logging.getLogger("uflow")
@@ -61,10 +64,12 @@ class FeatureSource(ABC):
     Attributes:
         shapes: (C, h, w) of each scale, finest first.
         layer_norm: whether the flow takes them through a LayerNorm, see `Backbone.normalised`.
+        inside: per scale (n, h, w) bool, the cells that count; None is all.
     """
 
     def __init__(self, count: int, shapes: Sequence[tuple[int, int, int]], layer_norm: bool) -> None:
         self.count, self.shapes, self.layer_norm = count, list(shapes), layer_norm
+        self.inside: list[NDArray[np.bool_]] | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -79,6 +84,22 @@ class FeatureSource(ABC):
         """The same as the flow takes them."""
         volumes = self.batch(indices, device)
         return normalise_maps(volumes) if self.layer_norm else volumes
+
+    def cells_inside(
+        self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu"
+    ) -> list[Tensor] | None:
+        """Which cells of some images count: a (len(indices), h, w) bool tensor a scale; None is all."""
+        if self.inside is None:
+            return None
+        return [torch.from_numpy(masks[np.asarray(indices)]).to(device) for masks in self.inside]
+
+    def dimensions(self, indices: Sequence[int]) -> float:
+        """How many numbers the features of an image are: of the cells that count, the mean over some images."""
+        if self.inside is None:
+            return sum(math.prod(shape) for shape in self.shapes)
+        chosen = np.asarray(indices)
+        counts = [masks[chosen].sum() / len(chosen) for masks in self.inside]
+        return float(sum(count * shape[0] for count, shape in zip(counts, self.shapes, strict=True)))
 
     def close(self) -> None:  # noqa: B027 (what is computed anew is kept in nothing)
         """Give up what they are kept in."""
@@ -192,15 +213,17 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         tilings: how each image was cut.
         sizes: (H, W) of each image.
         copies: how many there are of each tile, itself among them.
+        roi: where in the images cells count; None is everywhere.
     """
 
     cache: FeatureSource
     tilings: list[tiling.Tiling]
     sizes: list[tuple[int, int]]
     copies: int
+    roi: RegionOfInterest | None = None
 
     @classmethod
-    def compute(
+    def compute(  # noqa: PLR0913 (keywords with defaults)
         cls,
         backbone: Backbone,
         sources: Sequence[ImageLike],
@@ -209,12 +232,17 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         copies: bool = False,
         exact: bool = False,
         bit_depth: int = 16,
+        roi: RegionOfInterest | None = None,
     ) -> ImageFeatures:
         """Run the backbone over images; with `copies` also over `turned_copies`, where there are few enough tiles.
 
-        `exact` keeps the features as float32; `bit_depth` is what `images.read_image` takes.
+        `exact` keeps the features as float32; `bit_depth` is what `images.read_image` takes; of what lies outside `roi`
+        the backbone sees nothing.
         """
         sizes = [image_size(source) for source in sources]
+        if roi is not None:
+            for source, own in zip(sources, sizes, strict=True):
+                roi.check_size(own, str(source) if isinstance(source, str | Path) else "an image")
         size, stride = backbone.image_size, backbone.strides[-1]
         if tile:
             tilings = [tiling.tiled(own, size, stride) for own in sizes]
@@ -223,7 +251,7 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         count, copies_each = sum(map(len, tilings)), 1
         if copies and count <= MAX_COPIED_TILES:
             copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
-        read = _TileReader(sources, tilings, copies_each, bit_depth)
+        read = TileReader(sources, tilings, copies_each, bit_depth, roi)
         count *= copies_each
         if distributed.from_first(lambda: fits_somewhere(count, feature_shapes(backbone), exact=exact)):
             images = map(read, distributed.own_range(count))
@@ -235,7 +263,9 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
                 *(count, cache_size(count, feature_shapes(backbone), exact) / 1e9),
             )
             cache = FeatureStream(backbone, count, read)
-        return cls(cache, tilings, sizes, copies_each)
+        if roi is not None:
+            cache.inside = masks_of_tiles(roi, tilings, backbone.sizes, copies_each)
+        return cls(cache, tilings, sizes, copies_each, roi)
 
     def __exit__(self, *_: object) -> None:
         self.cache.close()
@@ -266,24 +296,11 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         )
 
 
-class _TileReader:
-    """The tile of a number, its copies counted: each image is read once where numbers follow one another."""
+class Batch(NamedTuple):
+    """What a flow is shown at once: features, a (B, C, h, w) a scale, and which cells count, (B, h, w); None is all."""
 
-    def __init__(
-        self, sources: Sequence[ImageLike], tilings: Sequence[tiling.Tiling], copies: int, bit_depth: int
-    ) -> None:
-        self.sources, self.tilings, self.copies, self.bit_depth = sources, tilings, copies, bit_depth
-        self.ends = np.cumsum([len(t) for t in tilings])
-        self.image, self.tiles = -1, list[NDArray[np.uint8]]()
-
-    def __call__(self, number: int) -> NDArray[np.uint8]:
-        tile, copy = divmod(number, self.copies)
-        image = int(np.searchsorted(self.ends, tile, side="right"))
-        if image != self.image:
-            self.tiles = list(self.tilings[image].cut(read_image(self.sources[image], self.bit_depth)))
-            self.image = image
-        pixels = self.tiles[tile - int(self.ends[image]) + len(self.tilings[image])]
-        return turned_copies(pixels)[copy] if copy else pixels
+    volumes: list[Tensor]
+    inside: list[Tensor] | None
 
 
 @dataclass
@@ -321,23 +338,22 @@ class TrainingFeatures:
             return [len(batch) for batch in batches(shown, batch_size)]
         return [len(batch) for batch in np.array_split(shown, math.ceil(len(shown) / batch_size))]
 
-    def epoch(
-        self, rng: np.random.Generator, batch_size: int, device: torch.device | str = "cpu"
-    ) -> Iterator[list[Tensor]]:
-        """Batches in an order that `rng` alone decides: a (B, C, h, w) a scale.
+    def epoch(self, rng: np.random.Generator, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """Batches in an order that `rng` alone decides.
 
         Where several processes train together, the share of this one, see `distributed.first_or_share`.
         """
         order = np.concatenate([rng.permutation(np.asarray(self.indices)) for _ in range(self.passes)])
         order += rng.integers(self.copies, size=len(order))
         for batch in np.split(order, np.cumsum(self.batch_sizes(batch_size))[:-1]):
-            volumes = self.cache.normalised(distributed.first_or_share(batch), device)
+            own = distributed.first_or_share(batch)
+            volumes = self.cache.normalised(own, device)
             if self.noise_std:
                 for x, (_, std) in zip(volumes, self.moments, strict=True):
                     drawn = rng.standard_normal((len(batch), *x.shape[1:]), np.float32)  # also for other processes
                     draw = torch.from_numpy(distributed.first_or_share(drawn)).to(device)
                     x.addcmul_(draw, (self.noise_std * std).float().to(device).view(-1, 1, 1))
-            yield volumes
+            yield Batch(volumes, self.cache.cells_inside(own, device))
 
 
 def compute_features(
@@ -398,25 +414,19 @@ def describe_images(features: ImageFeatures) -> NDArray[np.float64]:
 def channel_moments(features: FeatureSource, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Mean and standard deviation of each channel of some images' normalised features: float64 (C,) each, per scale."""
     sums = [torch.zeros(2, channels, dtype=torch.float64) for channels, _, _ in features.shapes]
+    counts = [0] * len(sums)
     for index in distributed.share(indices):
-        for total, volume in zip(sums, features.normalised([index]), strict=True):
-            cells = volume[0].double().flatten(1)
-            total += torch.stack([cells.sum(dim=1), cells.square().sum(dim=1)])
+        masks: Sequence[Tensor | None] = features.cells_inside([index]) or [None] * len(sums)
+        for scale, (volume, mask) in enumerate(zip(features.normalised([index]), masks, strict=True)):
+            cells = volume[0].double().flatten(1) if mask is None else volume[0, :, mask[0]].double()
+            sums[scale] += torch.stack([cells.sum(dim=1), cells.square().sum(dim=1)])
+            counts[scale] += cells.shape[1]
     moments = []
-    for total, (_, height, width) in zip(map(distributed.sum_of_all, sums), features.shapes, strict=True):
-        mean, square = total / (len(indices) * height * width)
+    all_counts = distributed.sum_of_all(torch.tensor(counts, dtype=torch.float64)).tolist()
+    for total, count in zip(map(distributed.sum_of_all, sums), all_counts, strict=True):
+        mean, square = total / count
         moments.append((mean, (square - mean.square()).clamp(min=0).sqrt()))
     return moments
-
-
-def turned_copies(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """An (H, W, 3) image, itself first, and its turned and mirrored copies: 8 in all of a square one, else 4.
-
-    >>> [copy[0, 0, 0].item() for copy in turned_copies(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))]
-    [0, 3, 9, 6, 3, 0, 6, 9]
-    """
-    turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
-    return [np.rot90(flipped, turn) for flipped in (image, image[:, ::-1]) for turn in turns]
 
 
 def image_tensor(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:

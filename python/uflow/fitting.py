@@ -27,6 +27,7 @@ from .memory import MemoryBank
 from .model_header import read_header
 from .network import TorchNetwork
 from .recipe import Recipe
+from .roi import effective_roi
 from .scoring import Blend, Evidence, largest_map_values
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold
 from .tiling import evidence_of_tiles
@@ -113,7 +114,9 @@ def fit_parts(
     copies = extended and recipe.settings.augment and recipe.held_out > 0  # held-out images choose them
     exact = recipe.settings.precision == "float32"
     bit_depth = find_bit_depth(sources) if recipe.bit_depth == "auto" else recipe.bit_depth
-    with ImageFeatures.compute(backbone, sources, recipe.tile, watcher.progress, copies, exact, bit_depth) as features:
+    roi, tile = effective_roi(recipe.roi), recipe.tile
+    found = ImageFeatures.compute(backbone, sources, tile, watcher.progress, copies, exact, bit_depth, roi)
+    with found as features:
         # 1. Folds, before anything is learnt: the images that judge must not have been seen.
         folds = choose_hold_out(features, sources, recipe)
         check_states(state_file, record, folds)
@@ -333,6 +336,5 @@ def evidence_of_features(network: TorchNetwork, features: ImageFeatures, images:
 def _evidence(network: TorchNetwork, features: ImageFeatures, images: Sequence[int]) -> list[Evidence]:
     tilings = [features.tilings[i] for i in images]
     chunks = batches(features.tiles(images), BATCH_SIZE)
-    return evidence_of_tiles(
-        tilings, [network.evidence_of_features(features.cache.batch(chunk, network.device)) for chunk in chunks]
-    )
+    found = [network.evidence_of_features(features.cache.batch(chunk, network.device)) for chunk in chunks]
+    return evidence_of_tiles(tilings, found, features.roi)

@@ -26,6 +26,11 @@ def _accurate(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _sum_cells(values: Tensor, inside: Tensor | None) -> Tensor:
+    """The sum of (B, C, H, W) values over channels and cells, or the cells inside, (B, H, W): (B,)."""
+    return values.sum((1, 2, 3)) if inside is None else (values.sum(1) * inside).sum((1, 2))
+
+
 def check_shapes(
     name: str, volumes: Sequence[Tensor], channels: Sequence[int], sizes: Sequence[tuple[int, int]]
 ) -> None:
@@ -92,13 +97,14 @@ class CouplingStep(nn.Module):
     def _scale(self) -> Tensor:
         return 0.1 * F.softplus(self.global_scale, beta=0.5)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats."""
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats; of cells `inside`, (B, H, W), see `UFlow`."""
         a, b = torch.split(x, self.parts, dim=1)
         s, t = self._coefficients(a)
         g = self._scale()
         y = torch.cat([a, b * s.exp() + t], dim=1) * g + self.global_offset
-        log_det = _accurate(s).sum((1, 2, 3)) + x[0, 0].numel() * _accurate(g).log().sum()
+        cells = x[0, 0].numel() if inside is None else inside.sum((1, 2))
+        log_det = _sum_cells(_accurate(s), inside) + cells * _accurate(g).log().sum()
         return y[:, self.permutation], log_det  # backward through index_select is ten times slower on the CPU
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -115,11 +121,11 @@ class Stage(nn.ModuleList):
     def __init__(self, channels: int, steps: int, clamp: float, generator: torch.Generator) -> None:
         super().__init__(CouplingStep(channels, 1 if step % 2 else 3, clamp, generator) for step in range(steps))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats."""
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats; `inside`: see `CouplingStep`."""
         log_dets = []
         for step in self:
-            x, log_det = step(x)
+            x, log_det = step(x, inside)
             log_dets.append(log_det)
         return x, torch.stack(log_dets).sum(dim=0)
 
@@ -202,9 +208,11 @@ class Affine(nn.Module):
         self.weight.copy_(weight.to(self.weight.dtype).view(-1, 1, 1).expand_as(self.weight))
         self.bias.copy_((-mean * weight).to(self.bias.dtype).view(-1, 1, 1).expand_as(self.bias))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats."""
-        return self.weight * x + self.bias, _accurate(self.weight).abs().log().sum().expand(len(x))
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the same shape, and log|det J| (B,) in nats; `inside`: see `CouplingStep`."""
+        log_weight = _accurate(self.weight).abs().log()
+        log_det = log_weight.sum().expand(len(x)) if inside is None else _sum_cells(log_weight[None], inside)
+        return self.weight * x + self.bias, log_det
 
     def inverse(self, y: Tensor) -> Tensor:
         """The x (B, C, H, W) for which forward(x) is y."""
@@ -292,8 +300,15 @@ class UFlow(nn.Module):
         for affine, (mean, std) in zip(self.affines, moments, strict=True):
             cast(Affine, affine).standardise(mean, std)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, features: Sequence[Tensor], inside: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], Tensor]:
         """Features, a (B, C_l, H_l, W_l) per scale -> latents, likewise, and log|det J| (B,) in nats.
+
+        Args:
+            features: of each scale.
+            inside: per scale (B, H_l, W_l) bool, the cells that log_det is summed over; None is all. A step changes
+                each cell by itself, given the part that stays, so that log_det is a sum over cells.
 
         Raises:
             ValueError: when the features' shapes are not those the flow was made for.
@@ -303,14 +318,14 @@ class UFlow(nn.Module):
         log_dets: list[Tensor] = []
         up: Tensor | None = None
         for level in reversed(range(len(self.sizes))):
-            x = features[level]
+            x, mask = features[level], None if inside is None else inside[level]
             if self.affines:
-                x, log_det = self.affines[level](x)
+                x, log_det = self.affines[level](x, mask)
                 if self.count_affine:
                     log_dets.append(log_det)
             if up is not None:
                 x = torch.cat([x, up], dim=1)
-            x, log_det = self.stages[level](x)
+            x, log_det = self.stages[level](x, mask)
             log_dets.append(log_det)
             if level > 0:
                 up, x = self.splits[level - 1](x)
@@ -335,9 +350,11 @@ class UFlow(nn.Module):
                 x = cast(Split, self.splits[level]).inverse(self.upsample.inverse(up), latents[level + 1])
         return features
 
-    def nll(self, latents: Sequence[Tensor], log_det: Tensor) -> Tensor:
+    def nll(self, latents: Sequence[Tensor], log_det: Tensor, inside: Sequence[Tensor] | None = None) -> Tensor:
         """Negative log-likelihood of each image (B,): sum over scales of ||z||^2 / 2, minus log_det.
 
-        In nats, without the constant N/2 ln(2 pi) of the N features.
+        In nats, without the constant N/2 ln(2 pi) of the N features. Of the cells `inside`, as `forward` has them.
         """
-        return sum((0.5 * _accurate(z).square().sum((1, 2, 3)) for z in latents), start=-log_det)
+        masks = [None] * len(latents) if inside is None else inside
+        energies = (_sum_cells(_accurate(z).square(), mask) for z, mask in zip(latents, masks, strict=True))
+        return sum((0.5 * energy for energy in energies), start=-log_det)

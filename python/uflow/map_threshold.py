@@ -21,13 +21,13 @@ from .conformal import (
     rounded_shift,
     verdict_of,
 )
+from .fields import judge_fields, learn_from_fields
 from .files import PathLike, atomic_write
 from .monitor import Monitor
 from .outline import Drawing
 from .prediction import DetectedRegion
 from .schema import parse, read_json, write_json
 from .segmentation import Background
-from .threshold import judge_fields, learn_from_fields
 
 __all__ = ["Judgement", "Threshold"]
 

@@ -68,16 +68,23 @@ class MemoryBank(nn.Module):
         pools = _draw_cells(features, tiles, np.random.default_rng(seed))
         return cls([x[_choose(x, size, generator)] for x in pools])
 
-    def with_unknown_cells(self, features: Sequence[Tensor], radii: Sequence[float]) -> MemoryBank:
+    def with_unknown_cells(
+        self, features: Sequence[Tensor], radii: Sequence[float], inside: Sequence[Tensor] | None = None
+    ) -> MemoryBank:
         """A memory that holds the cells of further good images too, but for those that it knows.
 
         Args:
             features: as for `forward`.
             radii: per scale, the squared distance up to which a cell is known.
+            inside: per scale (B, h, w) bool, the cells that count; None is all.
         """
         joined = []
-        for cells, kept, radius in zip(_neighbourhood_means(features[: self.scales]), self.vectors, radii, strict=True):
-            unknown = cells.permute(0, 2, 3, 1)[_nearest(cells, kept) > radius]
+        means = _neighbourhood_means(features[: self.scales])
+        for scale, (cells, kept, radius) in enumerate(zip(means, self.vectors, radii, strict=True)):
+            is_new = _nearest(cells, kept) > radius
+            if inside is not None:
+                is_new &= inside[scale].to(is_new.device)
+            unknown = cells.permute(0, 2, 3, 1)[is_new]
             joined.append(torch.cat([kept, unknown]))
         return MemoryBank(joined)
 
@@ -119,12 +126,14 @@ def _nearest(x: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _draw_cells(features: FeatureSource, tiles: Sequence[int], rng: np.random.Generator) -> list[Tensor]:
-    """`POOL_SIZE` cells of each scale, as many of each tile: (N_l, C_l). Each tile is read once."""
+    """`POOL_SIZE` cells of each scale that count, as many of each tile: (N_l, C_l). Each tile is read once."""
     scales = min(SCALES, len(features.shapes))
     drawn: list[list[Tensor]] = [[] for _ in range(scales)]
     for tile in tiles:
-        for pool, x in zip(drawn, _neighbourhood_means(features.batch([tile])[:scales]), strict=True):
-            cells = x[0].flatten(1).T
+        masks: Sequence[Tensor | None] = features.cells_inside([tile]) or [None] * scales
+        means = _neighbourhood_means(features.batch([tile])[:scales])
+        for pool, x, mask in zip(drawn, means, masks[:scales], strict=True):
+            cells = x[0].flatten(1).T if mask is None else x[0, :, mask[0]].T
             count = min(len(cells), math.ceil(POOL_SIZE / len(tiles)))
             pool.append(cells[torch.from_numpy(rng.permutation(len(cells))[:count])])
     return [torch.cat(pool) for pool in drawn]

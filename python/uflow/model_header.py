@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .files import some_names
+from .roi import RegionOfInterest
 from .schema import parse, read_json
 
 __all__ = [
@@ -71,9 +72,12 @@ class FlowEntry:
             raise ValueError(f"steps and clamp must be positive, got {self.steps} and {self.clamp}")
 
 
-@dataclass(frozen=True)
-class PredictorEntry:
-    """What a file says of its predictor, all but the network."""
+class _Roi(TypedDict, total=False):
+    roi: RegionOfInterest
+
+
+class PredictorEntry(_Roi):
+    """What a file says of its predictor, all but the network; `roi` only where there is one."""
 
     threshold: dict[str, Any]
     blend: dict[str, Any] | None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from . import segmentation
 from .conformal import ROUNDING_ROOM
 
-__all__ = ["Drawing", "draw_regions", "drop_small_regions", "polygon"]
+__all__ = ["Drawing", "clip_regions", "draw_regions", "drop_small_regions", "polygon"]
 
 EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
 ECHO_LEVEL = 0.25  # of the height of the strongest region: a defect shifts the features of its whole image a little
@@ -135,6 +135,19 @@ def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     inside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = False
     inside[0] = True
     return inside.take(labels) if inside[1:].any() else mask
+
+
+def clip_regions(mask: NDArray[np.bool_], found: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What `draw_regions` drew, (H, W), as far as it is inside; the found cells' part of it where nothing is.
+
+    A cell counts where any part of it is inside, so that something of it is left; but for an image of fewer pixels than
+    cells, where the cells are taken as they are.
+    """
+    clipped = mask & inside
+    if clipped.any():
+        return clipped
+    cells = _nearest_cells(found, (mask.shape[0], mask.shape[1]))
+    return cells & inside if (cells & inside).any() else cells
 
 
 def drop_small_regions(mask: NDArray[np.bool_], log_nfa: NDArray[np.float32], min_area: int) -> None:

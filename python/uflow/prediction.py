@@ -7,6 +7,7 @@ import hashlib
 import html
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ from . import formats, pictures
 from .conformal import Verdict
 from .files import FileStamp, PathLike, atomic_write, one_line
 from .outline import polygon
+from .roi import RegionOfInterest
 from .segmentation import Region, connected_components
 from .threshold import DecisionRule, PaperThreshold
 
@@ -139,6 +141,7 @@ class Prediction:
         model: the file that the model is in; None where it is in none, as before it is saved or after calibrating.
         time: when it was predicted.
         content: what `sha256` is of: the file as it was, or its bytes where the image came as such.
+        roi: where the image was judged; None is everywhere.
     """
 
     score: float
@@ -154,6 +157,7 @@ class Prediction:
     model: ModelOrigin | None = None
     time: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     content: FileStamp | bytes | None = None
+    roi: RegionOfInterest | None = None
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -231,17 +235,22 @@ class Prediction:
         return pictures.ColourScale() if levels is None else pictures.ColourScale(*levels)
 
     @property
+    def shown(self) -> np.ndarray:
+        """The image as pictures show it: darker outside the region of interest."""
+        return self.image if self.roi is None else self.roi.veil(self.image)
+
+    @property
     def rings(self) -> list[NDArray[np.float32]]:
         """The outlines of all regions: `DetectedRegion.contours`, one after another."""
         return [ring for region in self.regions for ring in region.contours]
 
     def overlay(self) -> Image.Image:
         """The image under its map, regions outlined; as large as the image."""
-        return pictures.overlay(self.image, self.anomaly_map, self.rings, self.colours)
+        return pictures.overlay(self.shown, self.anomaly_map, self.rings, self.colours)
 
     def panels(self, side: int) -> dict[str, Image.Image]:
         """Pictures of the "image", its "outline", "map" and "mask", their longer side `side` pixels."""
-        return pictures.panels(self.image, self.anomaly_map, self.mask, self.rings, self.colours, side)
+        return pictures.panels(self.shown, self.anomaly_map, self.mask, self.rings, self.colours, side)
 
     def plot(self, side: int = PLOT_SIDE) -> Image.Image:
         """One picture of it: the image with its regions outlined, its map, its mask.
@@ -289,6 +298,11 @@ class FailedImage:
 
     path: Path | None
     error: Exception
+
+    @classmethod
+    def of(cls, source: object, error: Exception) -> FailedImage:
+        """Of what an image was given as."""
+        return cls(Path(source) if isinstance(source, str | os.PathLike) else None, error)
 
     def to_dict(self) -> dict[str, Any]:
         """The line of JSON in place of a prediction's."""

@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 
 from . import segmentation, tiling
 from .bit_depth import check_bit_depth
-from .calibration_log import (
-    UNCALIBRATED,
-    log_added,
-    log_calibration,
-    warn_of_few_images,
-    warn_of_learnt_images,
-)
+from .calibration_log import UNCALIBRATED, log_added, log_calibration, warn_of_few_images, warn_of_learnt_images
 from .conformal import AddedImage, check_alpha, check_look_alpha
 from .files import FileStamp, PathLike
 from .images import (
@@ -40,13 +34,13 @@ from .monitor import Monitor
 from .outline import drop_small_regions
 from .prediction import DetectedRegion, FailedImage, ModelOrigin, Prediction
 from .recipe import check_whole_number
-from .roi import RegionOfInterest
+from .roi import RegionOfInterest, Roi, as_roi, effective_roi
 from .schema import parse
 from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
-__all__ = ["Network", "Predictor", "failed_image"]
+__all__ = ["Network", "Predictor"]
 
 log = logging.getLogger("uflow")
 
@@ -102,6 +96,7 @@ class Predictor:
         tile: bool = False,
         selected_on_test: bool = False,
         bit_depth: int = 16,
+        roi: RegionOfInterest | None = None,
     ) -> None:
         self.network = network
         self.threshold: DecisionRule = threshold or PaperThreshold()
@@ -110,19 +105,20 @@ class Predictor:
         self.selected_on_test = selected_on_test
         check_bit_depth(bit_depth)
         self.bit_depth = bit_depth
-        self.roi: RegionOfInterest | None = None
+        self.roi = effective_roi(roi)
         self.min_area = 0
         self.origin: ModelOrigin | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the network, ready for JSON; the keyword arguments of `Predictor.from_dict`."""
-        return {
+        content = {
             "threshold": self.threshold.to_dict(),
             "blend": None if self.blend is None else self.blend.to_dict(),
             "tile": self.tile,
             "selected_on_test": self.selected_on_test,
             "bit_depth": self.bit_depth,
         }
+        return content if self.roi is None else content | {"roi": self.roi.to_dict()}
 
     @classmethod
     def from_dict(cls, network: Network, content: Mapping[str, Any]) -> Predictor:
@@ -132,10 +128,9 @@ class Predictor:
             ValueError: unknown or missing entries, or values out of range.
         """
         entries = parse(PredictorEntry, content, "the predictor is damaged: it")
-        blend = None if entries.blend is None else Blend.from_dict(entries.blend)
-        options: dict[str, Any] = {"tile": entries.tile, "selected_on_test": entries.selected_on_test}
-        options["bit_depth"] = entries.bit_depth
-        return cls(network, threshold_from_dict(entries.threshold), blend, **options)
+        options: dict[str, Any] = dict(entries)
+        blend = None if options["blend"] is None else Blend.from_dict(options["blend"])
+        return cls(network, **{**options, "threshold": threshold_from_dict(options["threshold"]), "blend": blend})
 
     # Predicting -------------------------------------------------------------------------------------------------------
 
@@ -197,7 +192,7 @@ class Predictor:
     ) -> Generator[Prediction | FailedImage, None, None]:
         """`stream` that goes on: an image that cannot be used gives a `FailedImage` in its place."""
         images = _images_of(source)
-        return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=failed_image)
+        return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=FailedImage.of)
 
     def run(
         self,
@@ -225,20 +220,27 @@ class Predictor:
 
     def read(self, image: ImageLike) -> Pixels:
         """An image as 8-bit RGB, 16 bits scaled as those of the images learnt from."""
-        return read_image(image, self.bit_depth)
+        pixels = read_image(image, self.bit_depth)
+        if self.roi is not None:
+            self.roi.check_size((pixels.shape[0], pixels.shape[1]), _name_of(image))
+        return pixels
+
+    def seen(self, image: Pixels) -> Pixels:
+        """What the network is shown of an image: nothing of what lies outside the region of interest."""
+        return image if self.roi is None else self.roi.paint(image)
 
     def evidence(self, images: Sequence[Pixels], batch_size: int, on_tiles: OnTiles | None = None) -> list[Evidence]:
         """Evidence of each of some (H, W, 3) images of any size; `batch_size` tiles pass through together."""
         tilings = [self.tiling(image) for image in images]
         total = sum(map(len, tilings))
-        tiles = chain.from_iterable(t.cut(image) for t, image in zip(tilings, images, strict=True))
+        tiles = chain.from_iterable(t.cut(self.seen(image)) for t, image in zip(tilings, images, strict=True))
         found, done = [], 0
         for batch in batches(tiles, batch_size):
             found.append(self.network.evidence(np.stack(batch)))
             done += len(batch)
             if on_tiles is not None:
                 on_tiles(done, total)
-        return tiling.evidence_of_tiles(tilings, found)
+        return tiling.evidence_of_tiles(tilings, found, self.roi)
 
     def tiling(self, image: Pixels) -> tiling.Tiling:
         """How an image passes through the network: whole, or in tiles."""
@@ -275,15 +277,18 @@ class Predictor:
             threshold=self.threshold,
             model=self.origin,
             content=source if isinstance(source, bytes) else None if path is None else FileStamp.now(path),
+            roi=evidence.roi,
         )
 
     def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
-        """The anomaly map of one image: (height, width) float32 in [0, 1]."""
+        """The anomaly map of one image: (height, width) float32 in [0, 1]; 0 outside the region of interest."""
         values: NDArray[np.float32]
         if self.blend is None:
             (values,) = anomaly_map_from_energies(evidence.energies, self.network.latent_channels, size)
         else:
             (values,) = self.blend.anomaly_map(evidence, size)
+        if evidence.roi is not None:
+            values[~evidence.roi.pixels((values.shape[0], values.shape[1]))] = 0
         return values
 
     def log_nfa(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
@@ -369,6 +374,7 @@ class Predictor:
         look_alpha: float | None = None,
         *,
         bgr: bool = False,
+        roi: Roi = None,
     ) -> None:
         """Learn the threshold from good images, without training: for another camera, or a model made elsewhere.
 
@@ -381,11 +387,20 @@ class Predictor:
             batch_size: images at once.
             look_alpha: wished probability that a good image is not called good; None is one limit only.
             bgr: see `predict`.
+            roi: another region of interest from now on, as for `Detector.fit`; None keeps the one that is.
         """
         check_alpha(alpha)
         check_look_alpha(alpha, look_alpha)
         sources = list_good_sources(images, bgr)
-        found = list(self.run(sources, lambda _, image, evidence: evidence, batch_size))
+        new = self if roi is None else copy.copy(self)
+        if roi is not None:
+            new.roi = effective_roi(as_roi(roi))
+        found = list(new.run(sources, lambda _, image, evidence: evidence, batch_size))
+        if self.roi != new.roi:
+            log.warning(
+                "the network was not trained on this region of interest: one that is finds more, and outlines it"
+            )
+        self.roi = new.roi
         if not found:
             self.threshold, self.origin = PaperThreshold(), None  # the model's file holds another threshold
             log.warning("no calibration images: %s", UNCALIBRATED)
@@ -405,10 +420,6 @@ def _bytes_held(source: ImageLike) -> int:
     except (OSError, ValueError, TypeError):
         return 0
     return height * width * BYTES_A_PIXEL
-
-
-def failed_image(source: ImageLike, error: Exception) -> FailedImage:
-    return FailedImage(Path(source) if isinstance(source, str | os.PathLike) else None, error)
 
 
 def _as_source_if_it_is(image: ImageLike) -> ImageLike:

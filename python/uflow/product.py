@@ -124,9 +124,13 @@ class Product:
         asked = self.alpha is not None or self.look_alpha is not None
         found = predictor.at(self.alpha, self.look_alpha) if asked else copy.copy(predictor)
         found.min_area = self.min_area
-        found.tile = predictor.tile if self.tile is None else self.tile
-        found.bit_depth = predictor.bit_depth if self.bit_depth is None else self.bit_depth
+        self.prepare(found)
         return found
+
+    def prepare(self, predictor: Predictor) -> None:
+        """Let a predictor take images as this product's are, before it is calibrated on them."""
+        predictor.tile = predictor.tile if self.tile is None else self.tile
+        predictor.bit_depth = predictor.bit_depth if self.bit_depth is None else self.bit_depth
 
     def to_toml(self, folder: Path) -> str:
         """The text of a `product.toml` in a folder, that `read_product` reads back; a mask's picture becomes runs."""

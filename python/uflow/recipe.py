@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha
+from .roi import RegionOfInterest, as_roi
 from .schema import parse
 from .threshold import PaperThreshold
 
@@ -110,6 +111,7 @@ class Recipe:
         alpha: wished probability that a good image is flagged; None is the paper's test, uncalibrated.
         tile: cut images into overlapping tiles of the network's size instead of shrinking them to it.
         bit_depth: how many bits 16-bit images use, 8 to 16; "auto" sees it in the images: `bit_depth.find_bit_depth`.
+        roi: where in the images parts are judged, see `roi.RegionOfInterest`; None is everywhere.
         hold_out: which images are kept out, "auto", "random", "last" or "groups": see `holdout.choose_folds`.
         look_alpha: wished probability that a good image is not called good, larger than `alpha`: where the looser limit
             alone is passed, `Prediction.verdict` is "look"; None is one limit only.
@@ -133,6 +135,7 @@ class Recipe:
     look_alpha: float | None = None
     tail: TailOfEnergy = "chernoff"
     bit_depth: int | Literal["auto"] = "auto"
+    roi: RegionOfInterest | None = None
 
     def __post_init__(self) -> None:
         check_whole_number("flow_steps", self.flow_steps, least=1)
@@ -199,6 +202,7 @@ class Recipe:
         for name in ("image_size", "strides"):
             if isinstance(keywords.get(name), list | tuple):
                 keywords[name] = tuple(keywords[name])
+        keywords["roi"] = as_roi(keywords.get("roi"))
         return cls(backbone, settings=settings or TrainingSettings(), **keywords)
 
     def resolved(self, backbone: Backbone) -> Recipe:
@@ -206,8 +210,8 @@ class Recipe:
         return replace(self, image_size=backbone.image_size, strides=backbone.strides)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; `from_dict` reads it."""
-        return asdict(self)
+        """Ready for JSON; `from_dict` reads it. `roi` is there only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "roi" or value is not None}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
@@ -216,7 +220,8 @@ class Recipe:
         Raises:
             ValueError: unknown entries, or values out of range.
         """
-        return parse(cls, content, "the recipe is damaged: it")
+        entries = {"roi": None, **content} if isinstance(content, Mapping) else content
+        return parse(cls, entries, "the recipe is damaged: it")
 
 
 def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
+from .roi import RegionOfInterest
 from .schema import parse
 from .segmentation import anomaly_map_from_energies
 
@@ -39,10 +40,12 @@ class Evidence:
         energies: per scale (B, h, w) float32, finest first: the sum of the squared latents of each cell.
         distances: per scale (B, h, w) float32: squared distances to the features of good images, see
             `memory.MemoryBank`; empty for a detector of latents alone.
+        roi: whose cells alone count, see `within`; None is all.
     """
 
     energies: list[NDArray[np.float32]]
     distances: list[NDArray[np.float32]] = field(default_factory=list)
+    roi: RegionOfInterest | None = None
 
     @property
     def maps(self) -> list[NDArray[np.float32]]:
@@ -52,7 +55,14 @@ class Evidence:
     def with_maps(self, maps: Sequence[NDArray[np.float32]]) -> Evidence:
         """The same kind of evidence, of other images: as many maps, in the order of `maps`."""
         scales = len(self.energies)
-        return Evidence(list(maps[:scales]), list(maps[scales:]))
+        return Evidence(list(maps[:scales]), list(maps[scales:]), self.roi)
+
+    def within(self, roi: RegionOfInterest | None) -> Evidence:
+        """The evidence of whole images in a region of interest: nought in all cells that lie outside altogether."""
+        if roi is None:
+            return self
+        inside = [np.where(roi.cells(values.shape[1:3]), values, np.float32(0)) for values in self.maps]
+        return replace(self.with_maps(inside), roi=roi)
 
 
 @dataclass(frozen=True)
@@ -96,11 +106,10 @@ class EvidenceWeights:
         if not evidence:
             raise ValueError("the evidence of at least one good image is needed, got none")
         scales = range(len(evidence[0].energies))
-        means = tuple(
-            _median([np.mean(e, axis=(1, 2)) for e in (image.energies[k] for image in evidence)]) for k in scales
-        )
+        means = tuple(_median([_means(image.energies[k], image.roi) for image in evidence]) for k in scales)
         alone = cls(means, 1.0)
-        latents = _median([alone.field(Evidence(image.energies)).max(axis=(1, 2)) for image in evidence])
+        of_latents = (Evidence(image.energies, roi=image.roi) for image in evidence)
+        latents = _median([alone.field(each).max(axis=(1, 2)) for each in of_latents])
         levels = [
             _median([image.distances[k].max(axis=(1, 2)) for image in evidence])
             for k in range(len(evidence[0].distances))
@@ -112,7 +121,7 @@ class EvidenceWeights:
 
         The latents' part is ``-2 ln mean over scales of exp(-e / (2 mean))``: with the means that standard normal
         latents have, the energy that the paper's anomaly map stands for. Coarser maps are resized bilinearly
-        (align_corners=False).
+        (align_corners=False). Outside the region of interest it is 0: no region there has a level above any other.
 
         Raises:
             ValueError: maps of other shapes or number, of unequal batches, or not finite.
@@ -127,8 +136,9 @@ class EvidenceWeights:
                 f"{len(self.distances)} distances are weighed, and the evidence has {len(evidence.distances)}"
             )
         if not self.distances:
-            return latents
-        return latents + segmentation.weighted_sum(evidence.distances, self.distances, size)
+            return _zero_outside(latents, evidence.roi)
+        distances = segmentation.weighted_sum(evidence.distances, self.distances, size)
+        return _zero_outside(latents + distances, evidence.roi)
 
     def drawing(self, evidence: Evidence) -> NDArray[np.float32]:
         """What outlines are drawn on, (B, h, w): the distances, which blur least; the latents where there are none.
@@ -138,7 +148,22 @@ class EvidenceWeights:
         if not self.distances:
             return self.field(evidence)
         alike = [weight / (k + 1) for k, weight in enumerate(self.distances)]
-        return segmentation.weighted_sum(evidence.distances, alike, evidence.energies[0].shape[1:])
+        drawing = segmentation.weighted_sum(evidence.distances, alike, evidence.energies[0].shape[1:])
+        return _zero_outside(drawing, evidence.roi)
+
+
+def _means(values: NDArray[np.float32], roi: RegionOfInterest | None) -> NDArray[np.float32]:
+    """The mean of each of B maps (B, h, w), over the cells that count: (B,)."""
+    means: NDArray[np.float32]
+    means = np.mean(values, axis=(1, 2)) if roi is None else values[:, roi.cells(values.shape[1:3])].mean(axis=1)
+    return means
+
+
+def _zero_outside(values: NDArray[np.float32], roi: RegionOfInterest | None) -> NDArray[np.float32]:
+    """Maps (B, h, w), changed in place: 0 in cells that lie outside."""
+    if roi is not None:
+        values[:, ~roi.cells(values.shape[1:3])] = 0
+    return values
 
 
 def _median(values: Sequence[NDArray[Any]]) -> float:
@@ -211,6 +236,7 @@ def largest_map_values(
             maps = anomaly_map_from_energies(images.energies, latent_channels, size)
         else:
             maps = blend.anomaly_map(images, size)
+        maps = _zero_outside(maps, images.roi)
         found += maps.max(axis=(1, 2)).tolist()
     return found
 

@@ -26,23 +26,19 @@ from .conformal import (
     rounded_shift,
     verdict_of,
 )
-from .outline import Drawing, draw_regions
+from .fields import inside, judge_fields, learn_from_fields
+from .outline import Drawing
+from .roi import RegionOfInterest
 from .schema import parse
 from .scoring import Evidence, EvidenceWeights
-from .segmentation import AreaLaw, Background, TailName, TestsName
+from .segmentation import Background, TailName, TestsName
 
 __all__ = [
     "CalibratedThreshold",
     "DecisionRule",
-    "FieldRule",
     "PaperThreshold",
-    "judge_fields",
-    "learn_from_fields",
     "threshold_from_dict",
-    "variance_decay",
 ]
-
-BLOCK_SIDES = (1, 2, 4, 8)  # cells, of the squares whose means say how fast variance falls: defects are about as large
 
 Size = int | tuple[int, int]
 
@@ -114,9 +110,32 @@ class PaperThreshold:
 
     def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
         """log10 NFA of B images, see `segmentation.log_nfa`: (B, height, width) float32; distances have no part."""
+        if evidence.roi is not None:
+            return self._log_nfa_within(evidence.energies, evidence.roi, latent_channels, size)
         return segmentation.log_nfa_from_energies(
             evidence.energies, latent_channels, size, tail=self.tail, n_tests=self.n_tests
         )
+
+    def _log_nfa_within(
+        self, energies: Sequence[NDArray[np.float32]], roi: RegionOfInterest, channels: Sequence[int], size: Size
+    ) -> NDArray[np.float32]:
+        """`log_nfa` of energies that are 0 outside a region of interest: as many tests as the cells inside have."""
+        every = [e[0].size for e in energies]
+        counted = [int(roi.cells(e.shape[1:3]).sum()) for e in energies]
+        if self.n_tests == "total":
+            found = segmentation.log_nfa_from_energies(energies, channels, size, tail=self.tail)
+            found += np.float32(segmentation.number_of_tests(counted) - segmentation.number_of_tests(every))
+        else:  # L n^2 times the polyominoes of an area, for each of L scales
+            found = np.minimum.reduce(
+                [
+                    segmentation.log_nfa_from_energies([e], [c], size, tail=self.tail, n_tests="by-area")
+                    + np.float32(math.log10(len(energies)) + 2 * math.log10(n / all_n))
+                    for e, c, n, all_n in zip(energies, channels, counted, every, strict=True)
+                ]
+            )
+        outside = ~roi.pixels((found.shape[1], found.shape[2]))
+        found[:, outside] = np.maximum(found[:, outside], 0)
+        return found
 
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> NoReturn:
         """ValueError: no good images were seen, so no alpha can be promised."""
@@ -207,8 +226,10 @@ class CalibratedThreshold:
             ValueError: no images; evidence that does not vary, or is not finite.
         """
         weights = EvidenceWeights.from_good_images(evidence)
-        cell, exponent, minima = learn_from_fields([weights.field(image) for image in evidence])
-        drawing = Drawing.from_good_images([weights.drawing(image) for image in evidence])
+        masks = [None if image.roi is None else image.roi.cells(image.energies[0].shape[1:3]) for image in evidence]
+        cell, exponent, minima = learn_from_fields([weights.field(image) for image in evidence], masks)
+        drawn_on = map(inside, (weights.drawing(image) for image in evidence), masks)
+        drawing = Drawing.from_good_images(list(drawn_on))
         return cls(weights, cell, exponent, drawing, minima, alpha, look_alpha, tuple(map_maxima))
 
     @property
@@ -257,7 +278,7 @@ class CalibratedThreshold:
         Inside the outline of a region that was found (`outline.draw_regions`) it is the region's lowest; outside it is
         not below 0.
         """
-        return judge_fields(self, self.weights.field(evidence), self.weights.drawing(evidence), size)
+        return judge_fields(self, self.weights.field(evidence), self.weights.drawing(evidence), size, evidence.roi)
 
     def p_value(self, lowest_log_nfa: float) -> float:
         """The share of good images, the new one among them, at least as strange: (1 + #{minima <= it}) / (n + 1).
@@ -298,111 +319,6 @@ class CalibratedThreshold:
         }
 
 
-class FieldRule(Protocol):
-    """The numbers that a field is judged by, see `CalibratedThreshold`."""
-
-    @property
-    def cell(self) -> Background: ...
-
-    @property
-    def exponent(self) -> float: ...
-
-    @property
-    def drawing(self) -> Drawing: ...
-
-    @property
-    def shift(self) -> float: ...
-
-
-def learn_from_fields(fields: Sequence[NDArray[np.float32]]) -> tuple[Background, float, tuple[float, ...]]:
-    """What fields of good images, (1, h, w) each, say: the law of a cell, the exponent of the area, and the minima.
-
-    Each image's lowest log10 NFA is under the background of the others.
-
-    Raises:
-        ValueError: fields that do not vary, or are not finite.
-    """
-    exponent = variance_decay(fields)
-    moments = np.array([(np.mean(f, dtype=np.float64), np.var(f, dtype=np.float64)) for f in fields])
-    minima = []
-    for i, field in enumerate(fields):
-        others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
-        minima.append(float(_log_nfa_of_cells(field, _background(others), exponent).min()))
-    return _background(moments), exponent, tuple(minima)
-
-
-def judge_fields(
-    rule: FieldRule, fields: NDArray[np.float32], drawn_on: NDArray[np.float32], size: Size
-) -> NDArray[np.float32]:
-    """log10 NFA of B fields after the shift, see `CalibratedThreshold.log_nfa`: (B, height, width) float32.
-
-    Args:
-        rule: what is normal.
-        fields: (B, h, w).
-        drawn_on: (B, h, w), the maps that outlines are drawn on.
-        size: of the result.
-    """
-    cells = _log_nfa_of_cells(fields, rule.cell, rule.exponent) + np.float32(rule.shift)
-    maps = segmentation.weighted_sum([cells], [1.0], size)
-    for log_nfa, own, values in zip(maps, cells, drawn_on, strict=True):
-        found = own < 0
-        if found.any():
-            mask = draw_regions(values, found, rule.drawing, (log_nfa.shape[0], log_nfa.shape[1]))
-            np.maximum(log_nfa, 0, out=log_nfa)
-            log_nfa[mask] = _lowest_of_regions(mask, own)
-        else:  # resizing flattens the lowest value, which p-values are made of
-            log_nfa += own.min() - log_nfa.min()
-    return maps
-
-
-def variance_decay(fields: Sequence[NDArray[np.float32]]) -> float:
-    """The exponent g with which the variance of a field's mean over A cells falls, ``A^-g``, on good images.
-
-    By least squares through the log of var(one cell) / var(mean over a square), for squares of 2, 4 and 8 cells a side,
-    of all squares of all images together: a region of a new image is exposed to what images differ by as well as to
-    what varies within them. 1 for independent cells; the effective area A^g is the number of independent cells whose
-    mean would vary as much.
-
-    Args:
-        fields: of N images, (1, h, w) each.
-
-    Returns:
-        g, in [0, 1]; 0 where no field has 2 x 2 cells, or none varies.
-    """
-    sums = np.zeros((len(BLOCK_SIDES), 3))  # per side: squares, sum and sum of squares of their means
-    for field in fields:
-        for row, side in zip(sums, BLOCK_SIDES, strict=True):
-            means = _block_means(field[0], side)
-            row += means.size, means.sum(), np.square(means).sum()
-    counts, totals, squares = sums[sums[:, 0] > 0].T
-    variances = squares / counts - np.square(totals / counts)
-    if len(variances) < 2 or not variances.min() > 0:
-        return 0.0
-    log_areas = 2 * np.log(BLOCK_SIDES[1 : len(variances)])
-    log_ratios = np.log(variances[0] / variances[1:])
-    return float(np.clip(log_areas @ log_ratios / (log_areas @ log_areas), 0, 1))
-
-
-def _block_means(field: NDArray[np.float32], side: int) -> NDArray[np.float64]:
-    """Means over the squares of `side` cells that the part of a field is cut into that the largest squares cover."""
-    rows, columns = (n // BLOCK_SIDES[-1] * BLOCK_SIDES[-1] or n // side * side for n in field.shape)
-    blocks = field[:rows, :columns].astype(np.float64).reshape(rows // side, side, columns // side, side)
-    return np.asarray(blocks.mean(axis=(1, 3)).ravel())
-
-
-def _lowest_of_regions(mask: NDArray[np.bool_], cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """For each pixel of a mask, the lowest log NFA among the cells that its region covers."""
-    labels, count = segmentation.connected_components(mask)
-    rows, columns = np.nonzero(mask)
-    own = labels[rows, columns]
-    lowest = np.full(count + 1, np.float32(np.inf))
-    covered = (at * cell // n for at, n, cell in zip((rows, columns), mask.shape, cells.shape, strict=True))
-    np.minimum.at(lowest, own, cells[tuple(covered)])
-    found: NDArray[np.float32] = lowest[own]
-    # An outline may leave the cells that decided: then the image's lowest counts.
-    return np.where(found < 0, found, cells.min())
-
-
 def threshold_from_dict(content: Any) -> PaperThreshold | CalibratedThreshold:
     """Read what `to_dict` made.
 
@@ -419,24 +335,3 @@ def threshold_from_dict(content: Any) -> PaperThreshold | CalibratedThreshold:
     if content["kind"] == "paper":
         entries = {"alpha": None, "look_alpha": None, "calibration_images": None, **entries}
     return parse(kinds[content["kind"]], entries, "the threshold is damaged: it")
-
-
-def _log_nfa_of_cells(field: NDArray[np.float32], cell: Background, exponent: float) -> NDArray[np.float32]:
-    """log10 NFA of each cell of a field, before the shift: (B, h, w) float32."""
-    cells = field[0].size
-    law = AreaLaw.power(cells, exponent)
-    return segmentation.log_nfa_of_field(field, cell, law, field.shape[1:])
-
-
-def _background(moments: NDArray[np.float64]) -> Background:
-    """The scaled chi-square that fits the field of typical normal images, by its two first moments.
-
-    ``scale = var / (2 mean)`` and ``dof = 2 mean^2 / var`` (Satterthwaite 1946), of the medians over the images' (N, 2)
-    means and variances, so that one odd image among few does not decide.
-    """
-    mean, var = map(float, np.median(moments, axis=0))
-    if not (0 < mean < math.inf and 0 < var < math.inf):
-        raise ValueError(
-            f"the calibration images' evidence does not vary or are not finite: mean {mean:g}, variance {var:g}"
-        )
-    return Background(scale=var / (2 * mean), dof=2 * mean**2 / var, correlation_area=1.0)

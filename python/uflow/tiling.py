@@ -6,11 +6,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .images import resize_image
+from .roi import RegionOfInterest
 from .scoring import Evidence
 
 
@@ -40,6 +42,13 @@ class Tiling:
         for top in self.tops:
             for left in self.lefts:
                 yield resized[top : top + self.tile[0], left : left + self.tile[1]]
+
+    def split(self, whole: NDArray[Any]) -> list[NDArray[Any]]:
+        """The tiles' parts of a map (H / s, W / s) of the whole, in the order of `cut`; s is a scale's stride."""
+        stride = self.size[0] // whole.shape[0]
+        rows, columns = self.tile[0] // stride, self.tile[1] // stride
+        starts = itertools.product(self.tops, self.lefts)
+        return [whole[y // stride :, x // stride :][:rows, :columns] for y, x in starts]
 
     def stitch(self, maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """One (H / s, W / s) map from the tiles' (h / s, w / s), in the order of `cut`; s is the scale's stride.
@@ -99,10 +108,14 @@ def _kept(starts: Sequence[int], tile: int, length: int, stride: int) -> list[tu
     return list(zip([0, *edges], [*edges, length], strict=True))
 
 
-def evidence_of_tiles(tilings: Sequence[Tiling], found: Sequence[Evidence]) -> list[Evidence]:
-    """The evidence of whole images from that of their tiles, which came in batches of any size."""
+def evidence_of_tiles(
+    tilings: Sequence[Tiling], found: Sequence[Evidence], roi: RegionOfInterest | None = None
+) -> list[Evidence]:
+    """The evidence of whole images, in a region of interest, from that of their tiles; these in batches of any size."""
     tiles = iter([maps for batch in found for maps in zip(*batch.maps, strict=True)])
     return [
-        found[0].with_maps([t.stitch(scale)[None] for scale in zip(*itertools.islice(tiles, len(t)), strict=True)])
+        found[0]
+        .with_maps([t.stitch(scale)[None] for scale in zip(*itertools.islice(tiles, len(t)), strict=True)])
+        .within(roi)
         for t in tilings
     ]

@@ -140,13 +140,13 @@ def train(
             rng = np.random.default_rng((settings.seed, state.epoch))
             flow.train()
             total, images = 0.0, 0
-            for step, volumes in enumerate(features.epoch(rng, settings.batch_size, device)):
+            for step, batch in enumerate(features.epoch(rng, settings.batch_size, device)):
                 # The rate first: it depends on the step, not on what the step finds.
                 rate = learning_rate(settings, state.epoch, step, len(sizes))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 # Of several processes each has a share of the batch: the loss is the whole batch's, in all of them.
-                loss = distributed.batch_mean(likelihood.nll(volumes), sizes[step])
+                loss = distributed.batch_mean(likelihood.nll(*batch), sizes[step])
                 # Before the step: an infinite loss would spoil the weights, and Adam's moments for good.
                 if not torch.isfinite(loss):
                     raise TrainingError(
@@ -205,18 +205,18 @@ class _Likelihood:
         self.flow, self.features, self.device = flow, features, device
         self.synchronised = distributed.synchronised(flow)
         self.batch_size = settings.batch_size
-        self.dimensions = sum(math.prod(shape) for shape in features.cache.shapes)
+        self.dimensions = features.cache.dimensions(features.indices)
         wants_bfloat16 = settings.precision == "bfloat16"
         self.low_precision = wants_bfloat16 or (settings.precision == "auto" and device.type == "cuda")
 
-    def nll(self, volumes: list[Tensor]) -> Tensor:
-        """Of each image, in nats; to learn by."""
-        return self._nll(self.synchronised, volumes)
+    def nll(self, volumes: list[Tensor], inside: list[Tensor] | None) -> Tensor:
+        """Of each image, in nats, of the cells that count; to learn by."""
+        return self._nll(self.synchronised, volumes, inside)
 
-    def _nll(self, network: nn.Module, volumes: list[Tensor]) -> Tensor:
+    def _nll(self, network: nn.Module, volumes: list[Tensor], inside: list[Tensor] | None) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.low_precision):
-            latents, log_det = network(volumes)
-        return self.flow.nll([z.float() for z in latents], log_det)
+            latents, log_det = network(volumes, inside)
+        return self.flow.nll([z.float() for z in latents], log_det, inside)
 
     @torch.inference_mode()
     def of_held_out(self) -> float | None:
@@ -225,11 +225,12 @@ class _Likelihood:
         indices, total = self.features.held_out, 0.0
         if not len(indices):
             return None
+        cache = self.features.cache
         for chunk in batches(distributed.share(indices), self.batch_size):
-            mean = self._nll(self.flow, self.features.cache.normalised(chunk, self.device)).mean()
-            total += float(mean) * len(chunk)
+            volumes, inside = cache.normalised(chunk, self.device), cache.cells_inside(chunk, self.device)
+            total += float(self._nll(self.flow, volumes, inside).mean()) * len(chunk)
         total = distributed.sum_of_all(torch.tensor(total, dtype=torch.float64)).item()
-        return float(total / len(indices) / self.dimensions)
+        return float(total / len(indices) / cache.dimensions(indices))
 
 
 def _with_selection(result: Epoch, select: Callable[[], float] | None) -> Epoch:

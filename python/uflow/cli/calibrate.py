@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import check_new_file, note
-from .options import AlphaOption, DeviceOption, LookAlphaOption, ModelArgument, WeightsOption
+from .common import check_new_file, note, split_arguments
+from .options import AlphaOption, DeviceOption, LookAlphaOption, ModelArgument, ProductOption, WeightsOption
 
 
 @app.command(epilog="Example: uflow calibrate tile.uflow good_parts/ --alpha 0.02 --output tile_line2.uflow")
@@ -21,11 +21,14 @@ def calibrate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="model file to write (default: MODEL_calibrated.uflow; a folder takes it itself)"
+            "--output",
+            "-o",
+            help="model file to write (default: MODEL_calibrated.uflow; a folder and a product take it themselves)",
         ),
     ] = None,
     alpha: AlphaOption = 0.05,
     look_alpha: LookAlphaOption = None,
+    product: ProductOption = None,
     soft_clamp: Annotated[
         str | None, typer.Option(help="of a .ckpt: tanh(r) or tanh(r/clamp), see docs/guide/checkpoints.md")
     ] = None,
@@ -38,13 +41,16 @@ def calibrate(
     from ..images import list_good_images
     from ..predictor import Predictor
 
+    asked, model, images = split_arguments(product, model, images)
     if model.is_dir() and output is not None:
         raise ValueError(f"{model} is an exported folder, which takes its new threshold itself: leave --output out")
-    output = model if model.is_dir() else output or Path(f"{model.stem}_calibrated.uflow")
+    output = output or (model if model.is_dir() or asked is not None else Path(f"{model.stem}_calibrated.uflow"))
     if not model.is_dir():
         check_new_file(output)
     loaded = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
-    loaded.calibrate(list_good_images(images), alpha, look_alpha=look_alpha)
+    if asked is not None:
+        asked.prepare(loaded if isinstance(loaded, Predictor) else loaded.predictor)
+    loaded.calibrate(list_good_images(images), alpha, look_alpha=look_alpha, roi=None if asked is None else asked.roi)
     if isinstance(loaded, Predictor):
         save_threshold(loaded)
     else:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..detector import Detector
     from ..evaluate.samples import Dataset
     from ..predictor import Predictor
+    from ..product import Product
 
 __all__ = [
     "check_new_file",
@@ -28,6 +29,7 @@ __all__ = [
     "set_quiet",
     "show_progress",
     "shows_bars",
+    "split_arguments",
 ]
 
 T = TypeVar("T")
@@ -134,7 +136,25 @@ def _try_to_write(folder: Path, target: Path) -> None:
         raise OSError(f"cannot write {target}: {error.strerror}") from error
 
 
-# Models and data ------------------------------------------------------------------------------------------------------
+# Products, models and data --------------------------------------------------------------------------------------------
+
+
+def split_arguments(file: Path | None, model: Path, images: list[str]) -> tuple[Product | None, Path, list[str]]:
+    """The product in a file, the model, and the images: with a product all arguments are images.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that cannot be used, or no images.
+    """
+    if file is None:
+        return None, model, images
+    from ..product import read_product
+    from .config import UsageError
+
+    product = read_product(file)
+    given = [str(each) for each in (model, *(images or ())) if each is not None]
+    if not given:
+        raise UsageError(f"the model is that of {file}, and there are no images: name them")
+    return product, product.model, given
 
 
 def load_model(

@@ -11,9 +11,9 @@ from typing import Any
 
 import typer
 
-__all__ = ["NOT_IN_A_FILE", "UsageError", "config_text", "use_config"]
+__all__ = ["NOT_IN_A_FILE", "UsageError", "config_text", "use_config", "use_product"]
 
-NOT_IN_A_FILE = ("config", "print-config", "help")  # options that say what to do with options
+NOT_IN_A_FILE = ("config", "print-config", "help", "product")  # options that say what to do with options
 
 
 class UsageError(ValueError):
@@ -33,6 +33,29 @@ def use_config(context: typer.Context, file: Path | None) -> Path | None:
     if file is not None and not context.resilient_parsing:  # as it is while a shell completes a line
         file = Path(os.path.expanduser(file))  # noqa: PTH111 (pathlib fails for a name that is no user's)
         context.default_map = {**(context.default_map or {}), **_defaults(context, file)}
+    return file
+
+
+def use_product(context: typer.Context, file: Path | None) -> Path | None:
+    """Take what a product's file says for the command's defaults: what is typed, or in a --config file, comes before.
+
+    Of a command that takes a model, the model may be left out, see `common.split_arguments`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `product.read_product`.
+    """
+    if file is not None and not context.resilient_parsing:
+        from ..product import read_product
+
+        file = Path(os.path.expanduser(file))  # noqa: PTH111 (pathlib fails for a name that is no user's)
+        product = read_product(file)
+        said = {name: getattr(product, name) for name in ("alpha", "look_alpha", "tile", "bit_depth")}
+        # As if typed, so that it is checked in the same way; switches stay true or false.
+        found = {name: v if isinstance(v, bool) else str(v) for name, v in said.items() if v is not None}
+        context.default_map = {**found, **(context.default_map or {})}
+        arguments = {each.name: each for each in context.command.params if each.param_type_name == "argument"}
+        for argument in arguments.values() if "model" in arguments else ():
+            argument.required = False
     return file
 
 

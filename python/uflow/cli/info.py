@@ -48,6 +48,9 @@ def _lines(about: dict[str, Any]) -> dict[str, str]:
         "learnt from": images + kept,
         "alpha": "none: the paper's test, not calibrated" if about["alpha"] is None else f"{about['alpha']:g}",
     }
+    if about["roi"] is not None:
+        (height, width), share = about["roi"]["size"], about["roi"]["share"]
+        lines["judged in"] = f"{share:.0%} of images of the shape of {height} x {width}: its region of interest"
     if about["look_alpha"] is not None:
         lines["alpha"] += f", to look at: {about['look_alpha']:g}"
     if calibration is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from .common import check_seed, parse_numbers, parse_size
+from .config import use_product
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -31,6 +32,7 @@ __all__ = [
     "LookAlphaOption",
     "ModelArgument",
     "OracleOption",
+    "ProductOption",
     "ProtocolOption",
     "RecipeOf",
     "ReportOption",
@@ -94,6 +96,14 @@ TailOption = Annotated[
 EngineOption = Annotated[Engine, typer.Option(help="here, or ray: a task a category, on a Ray cluster or this machine")]
 ThreadsOption = Annotated[int, typer.Option(help="processors of each task of ray")]
 GpusOption = Annotated[float, typer.Option(help="GPUs of each task of ray; a part is allowed")]
+ProductOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="product.toml, which says the model, alpha, region of interest: docs/guide/products.md",
+        callback=use_product,
+        is_eager=True,
+    ),
+]
 RecipeOption = Annotated[
     str, typer.Option(help="default, or paper: as published, of each category; other options given take its place")
 ]

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -17,13 +18,14 @@ import typer
 from ..files import atomic_write, one_line
 from ..listing import RESULT_PICTURES, RESULTS_FILE
 from .app import app
-from .common import check_new_file, check_output_folder, load_model, note, say, shows_bars
+from .common import check_new_file, check_output_folder, load_model, note, say, shows_bars, split_arguments
 from .options import (
     DeviceOption,
     Engine,
     JsonOption,
     LookAlphaOption,
     ModelArgument,
+    ProductOption,
     ReportOption,
     RuntimeOption,
     TileOption,
@@ -74,6 +76,7 @@ def predict(
         float | None, typer.Option(help="another chance that a good image is flagged (default: as calibrated)")
     ] = None,
     look_alpha: LookAlphaOption = None,
+    product: ProductOption = None,
     runtime: RuntimeOption = None,
     report: ReportOption = None,
     weights: WeightsOption = None,
@@ -86,13 +89,15 @@ def predict(
     if engine is Engine.ray:
         chosen: dict[str, Any] = {"alpha": alpha, "look_alpha": look_alpha, "maps": arrays, "batch_size": batch_size}
         chosen |= {"weights": weights, "runtime": runtime, "device": device, "threads": threads}
-        refused = {"--tile": tile, "--report": report, "--max-pixels": max_pixels, "--json": json or None}
+        refused: dict[str, Any] = {"--tile": tile, "--report": report, "--max-pixels": max_pixels}
+        refused |= {"--json": json or None, "--product": product}
         _predict_by_ray(
             model, images, output, actors, chosen, [name for name, value in refused.items() if value is not None]
         )
         return
     if max_pixels is not None:
         set_max_pixels(max_pixels)
+    asked, model, images = split_arguments(product, model, images)
     paths = list_images(images)
     names = output_names(paths)
     folder = None if output is None else Path(output)
@@ -102,7 +107,9 @@ def predict(
     if report is not None:
         check_new_file(report, "--report")
     loaded, predictor = load_model(model, device, weights, runtime, tile)
-    if alpha is not None or look_alpha is not None:
+    if asked is not None:
+        predictor = replace(asked, alpha=alpha, look_alpha=look_alpha, tile=tile).apply(predictor)
+    elif alpha is not None or look_alpha is not None:
         predictor = predictor.at(alpha, look_alpha)
     maker = None if report is None else _card_maker(predictor, len(paths))
     started = time.perf_counter()
@@ -111,11 +118,8 @@ def predict(
         found = (maker or predictor).stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
         with closing(found):  # an error leaves no thread behind
             results.write_all(found, names, bars.advance)
-    rate = len(paths) / (time.perf_counter() - started)
     where = "" if output is None else f"; pictures and {RESULTS_FILE} in {output}"
-    failed = f", {results.failed} could not be judged" if results.failed else ""
-    flagged = f"{results.flagged} of {len(paths)} images have a detected region"
-    note(f"{flagged}{failed}, {rate:.1f} images/s{where}", err=True)
+    note(f"{results.summary(len(paths), time.perf_counter() - started)}{where}", err=True)
     if report is not None and maker is not None:
         from .reports import write_prediction_report
 
@@ -209,6 +213,11 @@ class _Results:
 
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
+
+    def summary(self, count: int, seconds: float) -> str:
+        """What came of so many images."""
+        failed = f", {self.failed} could not be judged" if self.failed else ""
+        return f"{self.flagged} of {count} images have a detected region{failed}, {count / seconds:.1f} images/s"
 
     def write_all(
         self,

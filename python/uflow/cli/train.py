@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from .app import app
 from .common import check_new_file, note, shows_bars
-from .options import DeviceOption, WeightsOption, with_recipe
+from .options import DeviceOption, ProductOption, WeightsOption, with_recipe
 
 if TYPE_CHECKING:
     from .options import RecipeOf
@@ -23,6 +24,7 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="model file (default: CATEGORY.uflow)")] = None,
     *,
     recipe: RecipeOf,
+    product: ProductOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     devices: Annotated[
@@ -35,6 +37,7 @@ def train(
     """
     from .. import distributed
     from ..detector import Detector
+    from ..product import read_product
 
     if devices < 1:
         raise ValueError(f"--devices is at least 1, got {devices}")
@@ -42,6 +45,10 @@ def train(
         distributed.launch(devices, sys.argv[1:])
         return
     category = category_of(images)
+    asked = recipe(category)
+    if product is not None:
+        found = read_product(product)
+        asked, output = replace(asked, roi=found.roi), output or found.model
     output = output or Path(f"{category}.uflow")
     check_new_file(output)
     state_file = output.with_name(output.name + ".state")
@@ -49,7 +56,7 @@ def train(
         if state_file.exists() and distributed.is_first():
             note(f"Going on with the training that {state_file} holds")
         detector = Detector.fit_recipe(
-            images, recipe(category), weights=weights, device=device, state_file=state_file, progress=shows_bars()
+            images, asked, weights=weights, device=device, state_file=state_file, progress=shows_bars()
         )
         if distributed.is_first():
             detector.save(output)

@@ -10,6 +10,8 @@ from ..conformal import supported_alpha
 from ..files import sha256
 from ..model_header import read_header
 from ..published_weights import describe_licence
+from ..roi import RegionOfInterest
+from ..schema import parse
 from ..threshold import CalibratedThreshold, threshold_from_dict
 from .exported import METADATA, check_files, read_metadata
 
@@ -23,12 +25,12 @@ def describe_model(path: Path) -> dict[str, Any]:
         path: a file that `Detector.save` wrote, or a folder that `export` wrote.
 
     Returns:
-        `backbone`, `weights_source`, `weights_licence`, `image_size` (height, width), `strides`, `tile`; `images`: how
-        many it learnt from; `hold_out`, `held_out`: which of them were kept out, and the share asked for; `alpha`,
-        `look_alpha` and `calibration` (how many images, the least alpha that they support, and the name and SHA-256 of
-        flagged images that were added as good), None for the paper's test;
-        `selected_on_test`; `bytes` and `sha256`: of the file, or of the folder's `model.json`, which holds those of
-        all other files.
+        `backbone`, `weights_source`, `weights_licence`, `image_size` (height, width), `strides`, `tile`; `roi`: the
+        `size` of the images that its region of interest was drawn on, and the `share` of them that is inside, None for
+        all; `images`: how many it learnt from; `hold_out`, `held_out`: which of them were kept out, and the share asked
+        for; `alpha`, `look_alpha` and `calibration` (how many images, the least alpha that they support, and the name
+        and SHA-256 of flagged images that were added as good), None for the paper's test; `selected_on_test`; `bytes`
+        and `sha256`: of the file, or of the folder's `model.json`, which holds those of all other files.
 
     Raises:
         FileNotFoundError, ValueError: no such file, no model of ours, cut short or changed.
@@ -55,6 +57,13 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
     return {"path": str(folder), **about, "bytes": size_bytes, "sha256": sha256(folder / METADATA)}
 
 
+def _describe_roi(predictor: Mapping[str, Any]) -> dict[str, Any] | None:
+    if "roi" not in predictor:
+        return None
+    roi = parse(RegionOfInterest, predictor["roi"], "the region of interest is damaged: it")
+    return {"size": list(roi.size), "share": float(roi.pixels(roi.size).mean())}
+
+
 def _describe(
     backbone: Mapping[str, Any],
     image_size: list[int],
@@ -76,6 +85,7 @@ def _describe(
         "image_size": image_size,
         "strides": strides,
         "tile": predictor["tile"],
+        "roi": _describe_roi(predictor),
         "images": int(record["images"].split()[0]) if "images" in record else None,
         "hold_out": record.get("hold_out"),
         "held_out": record.get("held_out"),

@@ -270,7 +270,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 def _resized(detector: Detector, image: ImageLike) -> NDArray[np.uint8]:
-    return resize_image(detector.predictor.read(image), detector.network.image_size)
+    return resize_image(detector.predictor.seen(detector.predictor.read(image)), detector.network.image_size)
 
 
 # Formats --------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from .. import load
 from ..images import digest
 from ..predictor import Predictor
 from ..recipe import Recipe, differences
+from ..roi import effective_roi
 from ..scoring import anomaly_map_from_energies
 from ..threshold import PaperThreshold
 from .metrics import MaskMetrics, PixelMetrics
@@ -281,7 +282,8 @@ class TestSelection:
 
         paths = [sample.path for sample in self.dataset.test]
         tile, exact = self.recipe.tile, self.recipe.settings.precision == "float32"
-        self._features = ImageFeatures.compute(network.backbone, paths, tile, self.progress, exact=exact)
+        roi = effective_roi(self.recipe.roi)
+        self._features = ImageFeatures.compute(network.backbone, paths, tile, self.progress, exact=exact, roi=roi)
         input_size = None if tile else network.image_size
         self._truths: list[NDArray[np.bool_] | None] = []
         for sample, size in zip(self.dataset.test, self._features.sizes, strict=True):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..images import ImageLike
 from ..prediction import FailedImage, Prediction
-from ..predictor import OnTiles, Predictor, failed_image
+from ..predictor import OnTiles, Predictor
 from ..scoring import Evidence
 from ..threshold import CalibratedThreshold
 from .pictures import coloured_map, encode_within, svg_path
@@ -199,7 +199,7 @@ class CardMaker:
         self, sources: Iterable[ImageLike], batch_size: int = 8, on_tiles: OnTiles | None = None
     ) -> Generator[Prediction | FailedImage, None, None]:
         """`stream` that goes on after an image that cannot be used, see `Predictor.stream_all`."""
-        for found in self.predictor.run(sources, self.judge, batch_size, on_tiles, recover=failed_image):
+        for found in self.predictor.run(sources, self.judge, batch_size, on_tiles, recover=FailedImage.of):
             if isinstance(found, FailedImage):
                 self.failed.append(found)
                 yield found
@@ -227,7 +227,7 @@ class CardMaker:
             self.limits.map_picture(coloured_map(found)),
         )
         name = str(source) if isinstance(source, str | os.PathLike) else "image"
-        return found, Card(name, (image.shape[0], image.shape[1]), [finding], photo=self.limits.photo(image))
+        return found, Card(name, (image.shape[0], image.shape[1]), [finding], photo=self.limits.photo(found.shown))
 
 
 def _level(prediction: Prediction) -> tuple[float | None, tuple[OutlinedRegion, ...]]:

@@ -12,7 +12,7 @@ from .report import Facts
 
 __all__ = ["model_facts"]
 
-ELSEWHERE = ("settings", "images", "alpha", "backbone", "image_size", "tile", "strides", "weights_sha256")
+ELSEWHERE = ("settings", "images", "alpha", "backbone", "image_size", "tile", "strides", "weights_sha256", "roi")
 
 
 def model_facts(
@@ -33,6 +33,9 @@ def model_facts(
         ("Larger images", "cut into tiles" if predictor.tile else "shrunk to the input"),
         ("Cells", f"of {_words(network.strides)} pixels"),
     ]
+    if predictor.roi is not None:
+        share = predictor.roi.pixels(predictor.roi.size).mean()
+        entries.append(("Region of interest", f"{share:.0%} of the image"))
     if predictor.origin is not None:
         entries.append(("SHA-256", predictor.origin.sha256[:16]))
     if runtime := getattr(network, "runtime", None):

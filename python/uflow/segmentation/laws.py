@@ -42,15 +42,17 @@ class AreaLaw:
     log_tests: NDArray[np.float64]
 
     @classmethod
-    def power(cls, cells: int, exponent: float) -> AreaLaw:
+    def power(cls, cells: int, exponent: float, places: int | None = None) -> AreaLaw:
         """Effective areas f(a) = a^exponent, and as many tests as regions of so many independent cells would be.
 
         ``N(a) = n * n^exponent * a0 b^f(a) / f(a)``: a place for each of the n cells, an equal share of the false
         alarms for each of the n^exponent effective areas, and the polyominoes of f(a) cells (`number_of_tests`).
         Exponent 1 is independence, the paper's number by area; 0 says that all cells of a region know the same.
+        `places`: n, where not all cells of the map are tested.
         """
         areas = np.arange(cells + 1, dtype=np.float64)
         areas[0] = 1  # no region has area 0: any number does
         effective = areas**exponent
         log_polyominoes = math.log10(POLYOMINOES) + effective * math.log10(POLYOMINO_GROWTH) - np.log10(effective)
-        return cls(effective, (1 + exponent) * math.log10(cells) + log_polyominoes)
+        places = cells if places is None else places
+        return cls(effective, (1 + exponent) * math.log10(places) + log_polyominoes)
