@@ -485,7 +485,16 @@ def test_a_closed_output_does_not_undo_the_work(
     code, _, err = run("evaluate", model, dataset, "--output", "e.json")
     assert code == 0, err
     assert Path("e.json").is_file()
-    assert run("predict", model, dataset / "test/good/00.png")[0] == 0
+    images = dataset / "test/good/00.png"
+    code, _, err = run("predict", model, images, "--output", "results")
+    assert code == 1  # for somebody waited for its lines
+    assert err.splitlines()[-1].endswith("standard output did not take all results: it was closed from the start")
+    assert len(Path("results/predictions.jsonl").read_text().splitlines()) == 1
+    assert run("predict", model, images, "--report", "report.html")[0] == 1
+    assert Path("report.html").is_file()
+    code, _, err = run("predict", "not read", images)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "the results would be lost: standard output takes nothing, it was closed from the start" in err
 
 
 def test_outputs_are_looked_at_before_the_work(
