@@ -113,7 +113,9 @@ def _open_closed() -> None:
 
 
 def _describe(error: Exception) -> str:
-    """What an error says; of a full disk without a name, that results could not be written."""
-    if isinstance(error, OSError) and error.errno in FULL and error.strerror and error.filename is None:
+    """What an error says; of a full disk without a name, that results could not be written; the system's, by name."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.errno in FULL and error.filename is None:
         return f"cannot write the results: {error.strerror}"
-    return str(error)
+    return str(error) if error.filename is None else f"{error.filename}: {error.strerror}"

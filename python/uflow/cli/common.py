@@ -145,8 +145,12 @@ def parse_size(text: str, option: str = "--image-size") -> int | tuple[int, int]
 
 def check_seed(seed: int, option: str = "--seed") -> None:
     """Raise ValueError for a number that seeds nothing."""
+    from ..recipe import MAX_SEED  # not for --help
+
     if seed < 0:
         raise ValueError(f"{option} is a whole number from 0 on, got {seed}")
+    if seed > MAX_SEED:
+        raise ValueError(f"{option} is at most {MAX_SEED}, got {seed}")
 
 
 # Outputs, before the work whose results go there ----------------------------------------------------------------------

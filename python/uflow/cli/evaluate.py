@@ -196,7 +196,8 @@ def compare(
 
     _check_report(report)
     numbers = parse_numbers(seeds)
-    check_seed(min(numbers), "--seeds")
+    for number in numbers:
+        check_seed(number, "--seeds")
     datasets, failed = find_datasets(root, layout, categories)
     if failed:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
