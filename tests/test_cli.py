@@ -341,6 +341,11 @@ def test_python_m_uflow_says_its_version() -> None:
         ),
         (["train", "DATA", "--seed", "-1"], "--seed is a whole number from 0 on, got -1"),
         (["train", "DATA", "--quality", "best"], "quality must be one of fast, balanced, fine, got 'best'"),
+        (["train", "DATA", "--seed", str(10**20)], "--seed is at most 9223372036854775807, got 1"),
+        (["compare", "DATA", "--seeds", f"0,{10**20}"], "--seeds is at most 9223372036854775807, got 1"),
+        (["monitor", "MODEL"], "grating.uflow is no text: give the predictions.jsonl that uflow predict wrote"),
+        (["monitor", "absent.jsonl"], "uflow: error: absent.jsonl: No such file or directory"),
+        (["monitor", "empty"], "uflow: error: empty: Is a directory"),
         (["study", "DATA", "--seed", "-1"], "--seed is a whole number from 0 on, got -1"),
         (["compare", "DATA", "--seeds", "0,-1"], "--seeds is a whole number from 0 on, got -1"),
         (["demo", "--seed", "-1"], "--seed is a whole number from 0 on, got -1"),
@@ -485,7 +490,16 @@ def test_a_closed_output_does_not_undo_the_work(
     code, _, err = run("evaluate", model, dataset, "--output", "e.json")
     assert code == 0, err
     assert Path("e.json").is_file()
-    assert run("predict", model, dataset / "test/good/00.png")[0] == 0
+    images = dataset / "test/good/00.png"
+    code, _, err = run("predict", model, images, "--output", "results")
+    assert code == 1  # for somebody waited for its lines
+    assert err.splitlines()[-1].endswith("standard output did not take all results: it was closed from the start")
+    assert len(Path("results/predictions.jsonl").read_text().splitlines()) == 1
+    assert run("predict", model, images, "--report", "report.html")[0] == 1
+    assert Path("report.html").is_file()
+    code, _, err = run("predict", "not read", images)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "the results would be lost: standard output takes nothing, it was closed from the start" in err
 
 
 def test_outputs_are_looked_at_before_the_work(

@@ -147,7 +147,7 @@ def test_values_are_checked_as_if_typed(run: Run, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (1, 1)
     assert "alpha is a probability" in err
     code, _, err = run("train", "parts", "--config", "absent.toml")
-    assert (code, err) == (1, "uflow: error: there is no configuration file absent.toml\n")
+    assert (code, err) == (2, "uflow: error: there is no configuration file absent.toml\n")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

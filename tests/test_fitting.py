@@ -422,7 +422,8 @@ def test_a_killed_training_goes_on(dataset: Path, paths: list[Path], backbone: B
 def test_a_state_of_another_training_is_found_before_the_work(
     paths: list[Path], backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = TrainingState(epoch=1, best_epoch=1, best_nll=0.0, weights={}, best_weights={}, optimizer={})
+    some = {"a": torch.zeros(1)}  # safetensors 0.4.0 writes no JSON for none
+    state = TrainingState(epoch=1, best_epoch=1, best_nll=0.0, weights=some, best_weights=some, optimizer=some)
     other = training_record(recipe_of(alpha=0.2).resolved(backbone), backbone, paths[1:])
     model_file.save_training_state(tmp_path / "state.augmented", state, other)
     monkeypatch.setattr(ImageFeatures, "compute", None)
@@ -434,7 +435,8 @@ def test_a_state_of_other_held_out_images_is_found_before_a_flow_is_trained(
     paths: list[Path], backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where "auto" goes by the times of files, and these have been copied since."""
-    state = TrainingState(epoch=1, best_epoch=1, best_nll=0.0, weights={}, best_weights={}, optimizer={})
+    some = {"a": torch.zeros(1)}  # safetensors 0.4.0 writes no JSON for none
+    state = TrainingState(epoch=1, best_epoch=1, best_nll=0.0, weights=some, best_weights=some, optimizer=some)
     record = training_record(recipe_of(alpha=0.2).resolved(backbone), backbone, paths)
     monkeypatch.setattr(fitting, "train", None)
     for name in ("state", "state.augmented", "state.fold1"):

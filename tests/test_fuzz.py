@@ -6,11 +6,13 @@ expect, on one line; never another exception, a new file, a hang, or memory with
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -23,16 +25,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import uflow
 from uflow import images, model_file
 from uflow.backbones import create_backbone
 from uflow.deploy import exported
+from uflow.deploy.describe import describe_model
 from uflow.evaluate import rivals, study
 from uflow.evaluate.datasets import find_categories
 from uflow.evaluate.evaluation import Evaluation
 from uflow.evaluate.summary import summarise, summary_markdown
 from uflow.interop.checkpoint import load_checkpoint
+from uflow.map_threshold import Threshold
+from uflow.model_header import sign_content
+from uflow.monitor import Monitor, monitor_lines, read_observations
 from uflow.predictor import Predictor
 from uflow.recipe import Recipe
+from uflow.schema import content_sha256
 from uflow.scoring import Blend, Evidence
 from uflow.threshold import CalibratedThreshold
 from uflow.training import TrainingState
@@ -166,6 +174,32 @@ def test_bytes_of_a_model_file(data: st.DataObject, room: Path) -> None:
 
 @QUICK
 @given(data=st.data())
+def test_the_header_of_a_model_file(data: st.DataObject, predictor: dict[str, Any], room: Path) -> None:
+    """Signed again, as by somebody who knows how; the tensors are made up."""
+    history = [{"epoch": 1, "train_nll": 0.5, "held_out_nll": None, "seconds": 0.1}]
+    header = {
+        "kind": "model",
+        "version": model_file.FORMAT_VERSION,
+        "backbone": {
+            "name": "resnet18",
+            "image_size": [64, 64],
+            "strides": [4, 8],
+            "weights_source": "made",
+            "weights_sha256": "0" * 64,
+        },
+        "flow": {"steps": 1, "affine": False, "clamp": 2.0},
+        "predictor": predictor,
+        "history": history,
+        "record": {"images": "9 abc"},
+    }
+    path = room / "a.uflow"
+    path.write_bytes(sign_content(small_safetensors(data.draw(changed(header)))))
+    survives(lambda: describe_model(path), room)
+    survives(lambda: uflow.load(path, device="cpu"), room)
+
+
+@QUICK
+@given(data=st.data())
 def test_what_a_model_holds_besides_its_network(data: st.DataObject, predictor: dict[str, Any], room: Path) -> None:
     content = data.draw(changed(predictor))
 
@@ -196,18 +230,28 @@ def test_the_state_of_a_training(data: st.DataObject, room: Path) -> None:
 # Exported folders and checkpoints -------------------------------------------------------------------------------------
 
 
+NETWORK = b"\x08\x07"  # the first bytes of an ONNX file
+
+
 @pytest.fixture(scope="module")
 def metadata(predictor: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "uflow export",
         "version": exported.FORMAT_VERSION,
+        "uflow": "0",
         "format": "onnx",
-        "outputs": ["energy_0", "anomaly_map"],
+        "opset": 18,
+        "int8": None,
+        "dynamic_size": False,
+        "input": "image",
+        "outputs": ["energy_0", "energy_1", "anomaly_map"],
+        "backbone": {"name": "resnet18"},
         "image_size": [64, 64],
         "strides": [8, 16],
         "latent_channels": [24, 60],
         "predictor": predictor,
-        "files": {},
+        "record": {},
+        "files": {"network.onnx": hashlib.sha256(NETWORK).hexdigest()},
     }
 
 
@@ -216,14 +260,24 @@ def metadata(predictor: dict[str, Any]) -> dict[str, Any]:
 def test_the_description_of_an_exported_folder(data: st.DataObject, metadata: dict[str, Any], room: Path) -> None:
     folder = room / "export"
     folder.mkdir(exist_ok=True)
-    (folder / "network.onnx").write_bytes(b"\x08\x07")
-    content = data.draw(st.one_of(damaged(json.dumps(metadata).encode()), changed(metadata).map(to_bytes)))
+    (folder / "network.onnx").write_bytes(NETWORK)
+    signed = changed(metadata).map(sign).map(to_bytes)
+    content = data.draw(st.one_of(damaged(to_bytes(sign(metadata))), signed))
     (folder / "model.json").write_bytes(content)
+    survives(lambda: describe_model(folder), room)
     survives(lambda: exported.load(folder), room)
 
 
 def to_bytes(value: Any) -> bytes:
     return json.dumps(value).encode()
+
+
+def sign(content: Any) -> Any:
+    """The content with the digest that fits it, where it has one at all."""
+    try:
+        return {**content, "sha256": content_sha256(content)}
+    except ValueError:  # NaN
+        return content
 
 
 @QUICK
@@ -307,6 +361,107 @@ def test_what_a_comparison_goes_on_from(data: st.DataObject, room: Path) -> None
     survives(lambda: rivals.markdown(rivals._read(path, settings), settings), room)
 
 
+# Thresholds and monitors ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def map_threshold() -> dict[str, Any]:
+    maps = np.random.default_rng(0).random((9, 8, 8))
+    return Threshold.from_good_maps(maps, alpha=0.2, look_alpha=0.4).to_dict()
+
+
+@QUICK
+@given(data=st.data())
+def test_a_threshold_of_maps(data: st.DataObject, map_threshold: dict[str, Any], room: Path) -> None:
+    """What can be read judges a map, and can be written again."""
+    path = room / "threshold.json"
+    signed = changed(map_threshold).map(sign).map(to_bytes)  # as by somebody who knows how
+    path.write_bytes(data.draw(st.one_of(damaged(to_bytes(sign(map_threshold))), signed)))
+
+    def read() -> None:
+        threshold = Threshold.load(path)
+        json.dumps([threshold.to_dict(), threshold.apply(np.eye(5)).to_dict()], allow_nan=False)
+
+    survives(read, room)
+
+
+@pytest.fixture(scope="module", params=[0, 3])
+def monitor_state(request: pytest.FixtureRequest) -> dict[str, Any]:
+    monitor = Monitor(9, alpha=0.2)
+    for p_value in [0.5, 0.1, 1.0][: request.param]:
+        monitor.add(p_value)
+    return monitor.to_dict()
+
+
+@QUICK
+@given(data=st.data())
+def test_the_state_of_a_monitor(data: st.DataObject, monitor_state: dict[str, Any], room: Path) -> None:
+    """What can be read takes note of the next parts: it does not fail later, when nobody looks."""
+    content = data.draw(changed(monitor_state))
+    said = error_of(lambda: Monitor.from_dict(content))
+    if said is not None:
+        assert "\n" not in said
+        return
+    monitor = Monitor.from_dict(content)
+    survives(lambda: monitor.add(1.0), room)
+    assert monitor.parts == content["parts"] + 1
+    assert not np.isnan(monitor.wealth)
+    json.dumps(monitor.to_dict(), allow_nan=False)
+
+
+@QUICK
+@given(data=st.data())
+def test_lines_of_predictions(data: st.DataObject, room: Path) -> None:
+    one = {"image": "a.png", "p_value": 0.5, "calibration_images": 9, "alpha": 0.2, "is_anomalous": False}
+    entries = [one, one | {"p_value": 0.1}, {"image": "b.png", "error": "cut short"}]
+    path = room / "predictions.jsonl"
+    text = data.draw(st.one_of(st.just(entries), changed(entries)))
+    content = "".join(json.dumps(entry) + "\n" for entry in text).encode()
+    path.write_bytes(data.draw(st.one_of(st.just(content), damaged(content))))
+
+    def read() -> None:
+        with path.open(encoding="utf-8") as lines:
+            seen = read_observations(lines)
+        monitor_lines(seen, Monitor(seen[0].calibration_images))
+
+    survives(read, room)
+
+
+@pytest.fixture(scope="module")
+def post_processor() -> Any:
+    """One of anomalib's whose threshold is that of `map_threshold`."""
+    pytest.importorskip("anomalib", reason='needs anomalib: pip install "uflow-ad[compare]"')
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from uflow.interop.anomalib_post_processor import CalibratedPostProcessor
+
+    made = CalibratedPostProcessor(alpha=0.2)
+    made.threshold = Threshold.from_good_maps(np.random.default_rng(0).random((9, 8, 8)), alpha=0.2)
+    made._map_levels, made._score_levels = (0.1, 0.9), (0.8, 0.9)
+    return made
+
+
+@QUICK
+@given(data=st.data())
+def test_the_state_of_a_post_processor(data: st.DataObject, post_processor: Any, room: Path) -> None:
+    """As a checkpoint of anomalib holds it; one that is refused leaves everything as it was."""
+    content = bytes(post_processor.get_extra_state().tolist())
+    bad = data.draw(st.one_of(damaged(content), changed(json.loads(content)).map(to_bytes)))
+    state = data.draw(st.sampled_from([torch.uint8, torch.float64, torch.int64]))
+    tensor = torch.tensor(list(bad), dtype=state)
+    again = type(post_processor)(alpha=0.3)
+    survives(lambda: again.set_extra_state(tensor), room)
+    if error_of(lambda: again.set_extra_state(tensor)) is None:
+        assert bytes(again.get_extra_state().tolist())
+    else:
+        assert (again.alpha, again.threshold, again._map_levels) == (0.3, None, None)
+
+
+@pytest.mark.parametrize("state", [torch.tensor(10**15), torch.zeros(2, 2, dtype=torch.uint8), None, "{}"])
+def test_what_is_no_state_of_a_post_processor(state: Any, post_processor: Any, room: Path) -> None:
+    survives(lambda: post_processor.set_extra_state(state), room)
+
+
 # Images, masks and lists ----------------------------------------------------------------------------------------------
 
 
@@ -355,3 +510,17 @@ def test_the_list_of_a_data_set(data: st.DataObject, room: Path) -> None:
     content = b"object,split,label,image,mask\nnut,train,normal,nut/a.png,\nnut,test,anomaly,nut/b.png,nut/c.png\n"
     (folder / "1cls.csv").write_bytes(data.draw(damaged(content)))
     survives(lambda: find_categories(folder.parent, "visa"), room)
+
+
+@QUICK
+@given(data=st.data())
+def test_a_list_of_images(data: st.DataObject, room: Path) -> None:
+    """One's own list, as JSON."""
+    folder = room / "own"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.png").write_bytes(b"not read")
+    train = {"path": "a.png", "split": "train", "label": "good", "category": "nut"}
+    content = [train, train | {"path": "./a.png", "split": "test", "label": "scratch", "mask": "a.png"}]
+    path = folder / "list.json"
+    path.write_bytes(data.draw(st.one_of(damaged(to_bytes(content)), changed(content).map(to_bytes))))
+    survives(lambda: find_categories(path), room)

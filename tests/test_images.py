@@ -242,8 +242,18 @@ def test_the_limit_of_pixels_is_ours_and_can_be_set(tmp_path: Path, monkeypatch:
         ) as error:
             read(path)
         one_line(error)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        images.set_max_pixels(0)
+    for count in (0, float("nan")):
+        with pytest.raises(ValueError, match=f"a whole number from 1 on, got {count}"):
+            images.set_max_pixels(count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bit_depth", [0, 7, 17, 99, 2**70, -8, True, 9.5, "12", None])
+def test_what_is_no_bit_depth(bit_depth: object, tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", RGB, RGB[..., 0].astype(np.uint16)):
+        with pytest.raises(ValueError, match="bit_depth is a number of bits from 8 to 16, got ") as error:
+            read_image(source, bit_depth=bit_depth)  # type: ignore[arg-type]
+        one_line(error)
 
 
 @pytest.mark.parametrize("format", ["EPS", "GIF", "PPM", "PCX"])
@@ -393,6 +403,8 @@ def test_resize_errors() -> None:
         resize_image(GREY, (2, 2))
     with pytest.raises(ValueError, match=r"both at least 1, not \(0, 4\)"):
         resize_image(RGB, (0, 4))
+    with pytest.raises(ValueError, match=r"below 2\^31 pixels, .*, not \(65536, 32768\)"):
+        resize_image(RGB, (2**16, 2**15))
     with pytest.raises(ValueError, match=r"must be \(H, W\) bool, not \(6, 9\) uint8"):
         resize_mask(GREY, (2, 2))
 

@@ -142,12 +142,16 @@ def test_what_cannot_be_judged_is_an_error() -> None:
         {"minima": "012345678"},
         {"minima": [10**400]},
         {"low": float("inf")},
+        {"low": 1e300},  # beyond float32: every map would be calm
         {"low": True},
         {"more": 1},
     ],
 )
 def test_damaged_files_are_one_line(damage: dict[str, object], tmp_path: Path) -> None:
     content = Threshold.from_good_maps(good_maps(np.random.default_rng(0), 9), 0.2).to_dict() | damage
+    with pytest.raises(ValueError, match="the threshold is damaged") as error:
+        Threshold.from_dict(content)
+    one_line(error)
     (tmp_path / "a.json").write_text(json.dumps(content))
     (tmp_path / "b.json").write_text("{")
     (tmp_path / "c.json").write_text("[" * 100_000)
@@ -156,3 +160,25 @@ def test_damaged_files_are_one_line(damage: dict[str, object], tmp_path: Path) -
         with pytest.raises(ValueError, match=r"[abcd]\.json is not a threshold that Threshold.save wrote") as error:
             Threshold.load(tmp_path / f"{name}.json")
         one_line(error)
+
+
+def test_a_changed_digit_is_seen(tmp_path: Path) -> None:
+    """Else a threshold that a bad disk, or an editor, has changed would pass every part, or none."""
+    path = tmp_path / "threshold.json"
+    threshold = Threshold.from_good_maps(good_maps(np.random.default_rng(0), 9), 0.2)
+    threshold.save(path)
+    text = path.read_text()
+    path.write_text(text.replace('"low": -', '"low": '))
+    with pytest.raises(ValueError, match="its SHA-256 is not the one in it; copy or learn it again") as error:
+        Threshold.load(path)
+    one_line(error)
+    path.write_text(json.dumps(json.loads(text)))  # written otherwise, and the same
+    assert Threshold.load(path) == threshold
+
+
+def test_values_beyond_float32_are_refused() -> None:
+    threshold = Threshold.from_good_maps(good_maps(np.random.default_rng(0), 9), 0.2)
+    low = Threshold.from_dict(threshold.to_dict() | {"low": -3e38})
+    with pytest.raises(ValueError, match=r"values up to 3e\+38 cannot be judged") as error:
+        low.apply(np.full((4, 4), 3e38))
+    one_line(error)

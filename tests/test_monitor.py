@@ -143,6 +143,13 @@ def test_a_state_goes_on_where_it_was(parts: int) -> None:
         {"parts": "2"},
         {"calibration_images": 10**12},
         {"calibration_images": 10**400},
+        {"parts": -1},
+        {"parts": 0},
+        {"seed": -1},
+        {"gaps": [-1.0] + [1.0] * 47},
+        {"gaps": [9.0] + [1.0] * 47},
+        {"alarm": {"part": 7, "since": 1, "change": "parts look calmer"}},
+        {"alarm": {"part": 1, "since": 2, "change": "parts look calmer"}},
     ],
 )
 def test_damaged_states_are_one_line(damage: dict[str, object]) -> None:
@@ -166,7 +173,9 @@ def test_p_values_of_another_model_are_refused(value: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"calibration_images": 0}, "the number of calibration images, got 0"),
+        ({"calibration_images": 0}, "the number of calibration images, 1 to 1000000, got 0"),
+        ({"calibration_images": 10**12}, "the number of calibration images, 1 to 1000000, got 1000000000000"),
+        ({"seed": -1}, "seed is a whole number from 0 on, got -1"),
         ({"alpha": 1.0}, "alpha is a probability"),
         ({"false_alarm": 0}, "false_alarm is a share"),
         ({"defective": 1}, "defective is a share"),

@@ -169,11 +169,26 @@ def test_a_command_that_needs_an_extra_says_which(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tile").symlink_to(dataset)
     (tmp_path / "good").symlink_to(dataset / "train/good")
-    (tmp_path / "tile.uflow").write_bytes(b"")
+    (tmp_path / "tile.uflow").write_bytes(b"PK\x03\x04")  # begins as a checkpoint
+    before = set(tmp_path.iterdir())
     code, out, err = run_without_extras(*arguments)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("uflow: error: ")
     assert err.endswith(f'pip install "uflow-ad[{extra}]"\n')
+    assert set(tmp_path.iterdir()) == before  # no empty folder for results
+
+
+@pytest.mark.parametrize("arguments", [["predict", "--output", "a/b"], ["calibrate"], ["add-good"]])
+def test_what_is_no_model_is_said_without_torch(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *options = arguments
+    (tmp_path / "part.jpg").write_bytes(b"\xff\xd8\xff\xe0 a JPEG")
+    code, out, err = run_without_extras(command, "part.jpg", dataset / "test/good", *options)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "part.jpg is not a uflow model file, or was cut short" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["part.jpg"]
 
 
 def test_python_says_which_extra_too() -> None:

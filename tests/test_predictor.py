@@ -210,6 +210,9 @@ def test_run_gives_what_is_finished_of_each_image() -> None:
 def test_bad_batch_size() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         brightness().stream([picture(1)], batch_size=0)
+    for batch_size, message in ((0, "at least 1, got 0"), (-3, "at least 1, got -3"), (2**70, "at most ")):
+        with pytest.raises(ValueError, match=f"batch_size must be {message}"):
+            brightness().predict(picture(1), batch_size=batch_size)
     with pytest.raises(ValueError, match=r"batch_size must be a whole number, got 1\.5"):
         brightness().stream([picture(1)], batch_size=1.5)
 

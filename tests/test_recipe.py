@@ -60,6 +60,10 @@ def test_settings_out_of_range_are_one_line(settings: dict[str, Any], message: s
         ),
         ({"tail": "exact"}, r"tail 'exact' is of the paper's test: alpha must be None \(--paper-test\)"),
         ({"quality": "best"}, "quality must be one of fast, balanced, fine, got 'best'"),
+        ({"strides": (0,)}, r"strides must each be twice the one before, such as \(8, 16, 32\), got \(0,\)"),
+        ({"strides": ()}, "strides must each be twice the one before"),
+        ({"image_size": 99_999}, "a side of image_size must be at most 32768, got 99999"),
+        ({"image_size": (64, 0)}, "a side of image_size must be at least 1, got 0"),
     ],
 )
 def test_recipes_out_of_range_are_one_line(keywords: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 import reference
+from conftest import one_line
 from uflow import _core, segmentation
 from uflow.segmentation import AreaLaw, Background, nfa
 
@@ -386,6 +387,7 @@ def z(*shape, fill=0.0):
         ([z(1, 2, 3, 3, fill=np.inf)], {}, "not finite"),
         ([z(1, 2, 3, 3, fill=1e30)], {}, "not finite"),
         ([z(1, 2, 3, 3)], {"size": 0}, "size must be positive, got 0"),
+        ([z(1, 2, 3, 3)], {"size": 2**70}, r"size must be below 2\^31 pixels, got 1180591620717411303424"),
         ([z(1, 2, 3, 3)], {"size": (4, 5, 6)}, "size must be a whole number or"),
         ([z(1, 2, 3, 3)], {"size": 2.5}, "size must be a whole number or"),
         ([z(1, 2, 3, 3)], {"tail": "gauss"}, "unknown tail 'gauss'; choose one of exact, chernoff"),
@@ -468,3 +470,17 @@ def test_background_by_name():
         np.testing.assert_array_equal(segmentation.log_nfa(latents, 8, background=background), paper)
     with pytest.raises(ValueError, match="'gaussian' or a list of one Background per scale, got 'gauss'"):
         segmentation.log_nfa(latents, 8, background="gauss")
+
+
+@pytest.mark.parametrize("connectivity", [0, 6, 2**40, 4.5, "4", None])
+def test_other_neighbours_are_refused_on_one_line(connectivity: object) -> None:
+    for read in (segmentation.max_tree, segmentation.connected_components):
+        with pytest.raises(ValueError, match="connectivity must be 4 or 8, got ") as error:
+            read(np.ones((2, 2)), connectivity=connectivity)
+        one_line(error)
+
+
+def test_scales_of_too_many_cells_are_refused_on_one_line() -> None:
+    with pytest.raises(ValueError, match=r"a scale has at most 2\^31 - 1 cells, got 2147483648") as error:
+        segmentation.number_of_tests([4, 2**31])
+    one_line(error)

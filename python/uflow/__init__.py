@@ -97,16 +97,22 @@ def _load_file(
 
     if not Path(path).is_file():  # said before torch is asked for: a mistyped name needs none
         raise FileNotFoundError(f"there is no model file {os.fspath(path)}")
-    checkpoint = _import("interop.checkpoint")
+    header = _import("model_header")
+    try:
+        checkpoint = _import("interop.checkpoint")
+    except ModuleNotFoundError:  # what is no model at all needs no torch either
+        if not header.is_foreign(Path(path)):
+            header.read_header(Path(path))
+        raise
     given = [weights] if isinstance(weights, str | os.PathLike) else list(weights or [])
     detector: Detector
-    if checkpoint.is_foreign(Path(path)):
+    if header.is_foreign(Path(path)):
         detector = checkpoint.load_checkpoint(Path(path), device, weights, soft_clamp or "tanh(r)")
     elif soft_clamp is not None:
         raise ValueError(
             f"soft_clamp is for checkpoints made elsewhere, and {path} is a uflow model file: leave it out"
         )
-    elif len(given) == 1 and checkpoint.is_foreign(Path(given[0])):
+    elif len(given) == 1 and header.is_foreign(Path(given[0])):
         detector = checkpoint.load_on_checkpoint(Path(path), Path(given[0]), device)
     else:
         detector = _import("detector").load(path, device, weights)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -108,7 +108,15 @@ def output_size(size: int | tuple[int, int]) -> tuple[int, int]:
         raise ValueError(f"size must be a whole number or (height, width), got {size!r}") from None
     if height < 1 or width < 1:
         raise ValueError(f"size must be positive, got {size}")
+    if height * width > MAX_INT32:
+        raise ValueError(f"size must be below 2^31 pixels, got {size}")
     return height, width
+
+
+def check_connectivity(connectivity: object) -> None:
+    """Raise ValueError for neighbours that no pixel has."""
+    if connectivity not in (4, 8) or not isinstance(connectivity, SupportsIndex):
+        raise ValueError(f"connectivity must be 4 or 8, got {connectivity!r}")
 
 
 def thread_count(threads: int | None) -> int:

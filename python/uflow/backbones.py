@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from .fast.cait import TalkingHeads, runs_on_cpu
 from .fast.folded_norm import fold_batch_norms
 from .files import PathLike
 from .processes import check_not_forked
+from .recipe import check_strides
 from .weights import fill_net, find_weight_files, first_line, quiet, timm_config
 
 __all__ = [
@@ -225,8 +225,7 @@ def create_backbone(
         wished = entry.strides
     else:
         wished = tuple(int(s) for s in strides)
-        if not wished or wished[0] < 1 or any(b != 2 * a for a, b in itertools.pairwise(wished)):
-            raise ValueError(f"strides must each be twice the one before, such as (8, 16, 32), got {tuple(strides)}")
+        check_strides(wished)
     patch = None if name in _KNOWN else _plain_patch(name)
     multiple = math.lcm(wished[-1], patch or 1)
     size = _rounded(name, entry.image_size if image_size is None else image_size, multiple)

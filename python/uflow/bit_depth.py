@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from .images import ImageLike, highest_value
+from .images import ImageLike, check_bit_depth, highest_value
 
 __all__ = ["BIT_DEPTHS", "check_bit_depth", "find_bit_depth"]
 
@@ -33,9 +33,3 @@ def find_bit_depth(sources: Sequence[ImageLike]) -> int:
     if bit_depth < 16:
         log.info("16-bit images that use %d bits (values up to %d): %d is white", bit_depth, highest, 2**bit_depth - 1)
     return bit_depth
-
-
-def check_bit_depth(bit_depth: object) -> None:
-    """Raise ValueError for what is no bit depth of images in 16-bit files."""
-    if not isinstance(bit_depth, int) or isinstance(bit_depth, bool) or not 8 <= bit_depth <= 16:
-        raise ValueError(f"bit_depth is a number of bits from 8 to 16, got {bit_depth!r}")

@@ -117,7 +117,7 @@ def _facts(detector: Detector) -> Sequence[tuple[str, str]]:
     count, _, digest = str(record.get("images", "")).partition(" ")
     learnt = f"{count} good images, SHA-256 of them {digest[:16]}" if count else "not recorded"
     facts.append(("learnt from", learnt))
-    if record.get("hold_out") is not None:
+    if record.keys() >= {"hold_out", "held_out"}:
         facts.append(("held out", f"{record['held_out']:.0%} of them, chosen by {record['hold_out']!r}"))
     if detector.history:
         facts.append(("training", _training(detector.history)))

@@ -26,6 +26,7 @@ __all__ = [
     "ImageLike",
     "as_source",
     "batches",
+    "check_bit_depth",
     "digest",
     "highest_value",
     "image_size",
@@ -41,7 +42,6 @@ __all__ = [
     "resize_mask",
     "set_max_pixels",
 ]
-
 
 T = TypeVar("T")
 
@@ -93,15 +93,22 @@ def read_image(image: ImageLike, bit_depth: int = 16) -> NDArray[np.uint8]:
     Each kind of conversion that changes numbers is logged once per process.
 
     Raises FileNotFoundError for a file that is not there, ValueError (one line that names the file) for one that
-    cannot be read to its end or that uses more bits, ValueError for an array of another shape or dtype, TypeError for
-    anything else.
+    cannot be read to its end or that uses more bits, ValueError for an array of another shape or dtype, or a
+    `bit_depth` that is not 8 to 16, TypeError for anything else.
     """
+    check_bit_depth(bit_depth)
     source: Any = as_source(image)
     if isinstance(source, np.ndarray):
         return _read_array(source, bit_depth)
     if isinstance(source, Image.Image):
         return _read_pil(source, getattr(source, "filename", "") or "the PIL image", bit_depth)
     return _read_file(source if isinstance(source, bytes) else Path(source).expanduser(), bit_depth)
+
+
+def check_bit_depth(bit_depth: object) -> None:
+    """Raise ValueError for what is no bit depth of images in 16-bit files."""
+    if not isinstance(bit_depth, int) or isinstance(bit_depth, bool) or not 8 <= bit_depth <= 16:
+        raise ValueError(f"bit_depth is a number of bits from 8 to 16, got {bit_depth!r}")
 
 
 def set_max_pixels(count: int) -> None:
@@ -111,8 +118,8 @@ def set_max_pixels(count: int) -> None:
         ValueError: a number below 1.
     """
     global _max_pixels
-    if count < 1:
-        raise ValueError(f"the largest number of pixels of an image must be at least 1, got {count}")
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"the largest number of pixels of an image is a whole number from 1 on, got {count!r}")
     _max_pixels = count
 
 
@@ -362,8 +369,8 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _pil_size(size: tuple[int, int]) -> tuple[int, int]:
     height, width = size
-    if height < 1 or width < 1:
-        raise ValueError(f"a size must be (height, width), both at least 1, not {tuple(size)}")
+    if height < 1 or width < 1 or height * width >= 2**31:
+        raise ValueError(f"a size must be (height, width), below 2^31 pixels, both at least 1, not {tuple(size)}")
     return int(width), int(height)
 
 

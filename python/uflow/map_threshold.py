@@ -26,7 +26,7 @@ from .files import PathLike, atomic_write
 from .monitor import Monitor
 from .outline import Drawing
 from .prediction import DetectedRegion
-from .schema import parse, read_json, write_json
+from .schema import content_sha256, parse, read_json, write_json
 from .segmentation import Background
 
 __all__ = ["Judgement", "Threshold"]
@@ -104,7 +104,7 @@ class Threshold:
     def __post_init__(self) -> None:
         conformal_shift(self.minima, self.alpha)  # checks both
         check_look_alpha(self.alpha, self.look_alpha)
-        if not (0 <= self.exponent <= 1 and np.isfinite(self.low)):
+        if not (0 <= self.exponent <= 1 and abs(self.low) <= float(np.finfo(np.float32).max)):  # as maps are judged
             raise ValueError(f"exponent must lie between 0 and 1 and low be finite, got {self.exponent}, {self.low}")
 
     @classmethod
@@ -210,20 +210,25 @@ class Threshold:
         return parse(cls, entries, "the threshold is damaged: it")
 
     def save(self, path: PathLike) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file, whole or not at all, with a digest over all that it says."""
+        content = self.to_dict()
+        content["sha256"] = content_sha256(content)
         with atomic_write(path) as temporary:
-            temporary.write_text(write_json(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(write_json(content, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: PathLike) -> Threshold:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError, ValueError: no such file, or not that of a threshold.
+            FileNotFoundError, ValueError: no such file, not that of a threshold, or changed since.
         """
         content = Path(path).read_bytes()
         try:
-            return cls.from_dict(read_json(content, "it"))
+            entries = parse(dict[str, Any], read_json(content, "it"), "it")
+            if entries.pop("sha256", None) != content_sha256(entries):
+                raise ValueError("its SHA-256 is not the one in it; copy or learn it again")
+            return cls.from_dict(entries)
         except ValueError as error:
             raise ValueError(f"{path} is not a threshold that Threshold.save wrote: {error}") from None
 
@@ -241,5 +246,8 @@ def _as_map(values: ArrayLike, name: str) -> NDArray[np.float32]:
 
 def _field(values: NDArray[np.float32], low: float) -> NDArray[np.float32]:
     """What is tested: a map from its usual lowest value on, (1, h, w)."""
-    field: NDArray[np.float32] = np.maximum(values - np.float32(low), 0)[None]
+    with np.errstate(over="ignore"):
+        field: NDArray[np.float32] = np.maximum(values - np.float32(low), 0)[None]
+    if not np.isfinite(field).all():
+        raise ValueError(f"values up to {values.max():g} cannot be judged by a threshold whose lowest is {low:g}")
     return field

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = [
     "BackboneEntry",
     "FlowEntry",
     "PredictorEntry",
+    "check_record",
+    "is_foreign",
     "read_content",
     "read_header",
     "sign_content",
@@ -86,6 +89,26 @@ class PredictorEntry(_Roi):
     bit_depth: int
 
 
+class _Record(TypedDict, total=False):
+    """What others read of the record of a training; the rest of it is only shown, and compared."""
+
+    images: str
+    backbone: str
+    weights_sha256: str
+    hold_out: str
+    held_out: float
+    settings: dict[str, Any]
+    stage: dict[str, Any]
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for the record of a training whose entries are not what they should be; it may be empty."""
+    own = {name: value for name, value in record.items() if name in _Record.__annotations__}
+    entries = parse(_Record, own, "record")
+    if not re.fullmatch(r"[0-9]{1,15} [0-9a-f]+", entries.get("images", "0 0")):
+        raise ValueError(f"record: images should be how many and their SHA-256, found {entries['images'][:60]!r}")
+
+
 @dataclass(frozen=True)
 class _Model:
     backbone: BackboneEntry
@@ -93,6 +116,9 @@ class _Model:
     predictor: PredictorEntry
     history: list[dict[str, Any]]
     record: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_record(self.record)
 
 
 @dataclass(frozen=True)
@@ -103,8 +129,23 @@ class _State:
     best_nll: float | None
     history: list[dict[str, Any]]
 
+    def __post_init__(self) -> None:
+        check_record(self.record)
+
 
 _KINDS: dict[str, type] = {"model": _Model, "training state": _State}
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file begins as those of torch do (zip, or a pickle), which none of ours does.
+
+    >>> is_foreign(Path(__file__))
+    False
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 
 
 def read_header(path: Path, kind: str = "model") -> dict[str, Any]:

@@ -20,6 +20,7 @@ __all__ = ["Alarm", "Monitor", "Observation", "monitor_lines", "read_observation
 log = logging.getLogger("uflow")
 
 FORMAT_VERSION = 1
+MAX_CALIBRATION_IMAGES = 10**6  # a damaged number must not ask for all memory
 # Densities of the beta law that unflagged parts are bet to follow: a, b. Those with a < b say that parts look
 # stranger, those with a > b calmer, the last two that there are more, or fewer, extremes of both kinds.
 BETS = np.array(
@@ -114,11 +115,16 @@ class Monitor:
         seed: int = 0,
     ) -> None:
         check_alpha(alpha)
-        if calibration_images < 1:
-            raise ValueError(f"a monitor needs the number of calibration images, got {calibration_images}")
+        if not isinstance(calibration_images, int) or not 1 <= calibration_images <= MAX_CALIBRATION_IMAGES:
+            raise ValueError(
+                f"a monitor needs the number of calibration images, 1 to {MAX_CALIBRATION_IMAGES}, got "
+                f"{calibration_images!r}"
+            )
         for name, share in (("false_alarm", false_alarm), ("defective", defective)):
             if not 0 < share < 1:
                 raise ValueError(f"{name} is a share between 0 and 1, got {share}")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed is a whole number from 0 on, got {seed}")
         self.calibration_images, self.alpha, self.seed = calibration_images, alpha, seed
         self.false_alarm, self.defective = false_alarm, defective
         self._flagged_ranks = max(math.floor(alpha * (calibration_images + 1) + 1e-9), 1)
@@ -247,9 +253,23 @@ class Monitor:
                 found._log_best = _array_like(entries["log_best"], found._log_best)
             found.parts = entries["parts"]
             found.alarm = None if entries["alarm"] is None else Alarm(**entries["alarm"])
+            found._check_counts()
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"the monitor's state is damaged: {error}") from None
         return found
+
+    def _check_counts(self) -> None:
+        """Raise ValueError where numbers of parts contradict one another."""
+        unflagged = float(self._gaps.sum()) - len(self._gaps)
+        alarm = Alarm(1, 1, "parts look stranger") if self.alarm is None else self.alarm
+        if not (
+            0 <= unflagged <= self.parts
+            and (self._gaps >= 1).all()
+            and ((self._best_start >= 0) & (self._best_start <= self.parts)).all()
+            and 1 <= alarm.since <= alarm.part
+            and (self.alarm is None or alarm.part <= self.parts)
+        ):
+            raise ValueError(f"its numbers of parts contradict one another, of {self.parts} in all")
 
 
 def largest_flag_rate(count: int, flagged_ranks: int, chance: float) -> float:

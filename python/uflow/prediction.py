@@ -6,14 +6,13 @@ import base64
 import hashlib
 import html
 import io
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,6 @@ __all__ = [
     "FailedImage",
     "ModelOrigin",
     "Prediction",
-    "write_json_line",
     "write_prediction",
 ]
 
@@ -338,9 +336,3 @@ def write_prediction(prediction: Prediction, stem: Path, arrays: bool = False) -
             with atomic_write(written[-1]) as temporary:
                 np.save(temporary, array)
     return written
-
-
-def write_json_line(prediction: Prediction | FailedImage, file: IO[str]) -> None:
-    """One line of JSON: what `to_dict` holds."""
-    file.write(json.dumps(prediction.to_dict(), allow_nan=False) + "\n")
-    file.flush()

@@ -45,6 +45,7 @@ __all__ = ["Network", "Predictor"]
 log = logging.getLogger("uflow")
 
 MAX_HELD_BYTES = 1 << 30  # of images and maps that are on their way, see `Predictor.stream`
+MAX_BATCH_SIZE = 1 << 30
 BYTES_A_PIXEL = 24  # of an image and its maps, while they are made
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -149,6 +150,7 @@ class Predictor:
         Raises:
             ValueError, FileNotFoundError: an image cannot be used; one line says which and why.
         """
+        _check_batch_size(batch_size)
         if is_one_image(source):
             one = as_source(source, bgr)  # type: ignore[arg-type]
             image = self.read(one)
@@ -206,7 +208,7 @@ class Predictor:
 
         What `recover` makes of an image and an error stands in its place; without it the error is raised.
         """
-        check_whole_number("batch_size", batch_size, least=1)
+        _check_batch_size(batch_size)
         steps = Steps(
             self.read, lambda images: self.evidence(images, batch_size, on_tiles), finish, _bytes_held, recover
         )
@@ -428,6 +430,10 @@ def _as_source_if_it_is(image: ImageLike) -> ImageLike:
         return as_source(image)
     except (TypeError, ValueError):
         return image
+
+
+def _check_batch_size(batch_size: int) -> None:
+    check_whole_number("batch_size", batch_size, least=1, most=MAX_BATCH_SIZE)
 
 
 def _name_of(source: ImageLike) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha
+from .model_header import MAX_SIDE
 from .roi import RegionOfInterest, as_roi
 from .schema import parse
 from .threshold import PaperThreshold
@@ -18,7 +20,16 @@ from .threshold import PaperThreshold
 if TYPE_CHECKING:
     from .backbones import Backbone
 
-__all__ = ["HoldOut", "Quality", "Recipe", "TailOfEnergy", "TrainingSettings", "check_whole_number", "differences"]
+__all__ = [
+    "HoldOut",
+    "Quality",
+    "Recipe",
+    "TailOfEnergy",
+    "TrainingSettings",
+    "check_strides",
+    "check_whole_number",
+    "differences",
+]
 
 HoldOut = Literal["auto", "random", "last", "groups"]
 Quality = Literal["fast", "balanced", "fine"]
@@ -139,6 +150,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_whole_number("flow_steps", self.flow_steps, least=1)
+        self._check_input()
         if self.alpha is not None:
             check_alpha(self.alpha)
         check_look_alpha(self.alpha, self.look_alpha)
@@ -156,6 +168,13 @@ class Recipe:
             raise ValueError(f"hold_out must be one of {', '.join(get_args(HoldOut))}, got {self.hold_out!r}")
         if self.quality not in get_args(Quality):
             raise ValueError(f"quality must be one of {', '.join(get_args(Quality))}, got {self.quality!r}")
+
+    def _check_input(self) -> None:
+        if self.image_size != "auto":
+            for side in self.image_size if isinstance(self.image_size, tuple) else (self.image_size,):
+                check_whole_number("a side of image_size", side, least=1, most=MAX_SIDE)
+        if self.strides is not None:
+            check_strides(self.strides)
 
     @classmethod
     def paper(cls, category: str | None = None, backbone: str = "mcait", **changes: Any) -> Recipe:
@@ -232,6 +251,12 @@ def check_whole_number(name: str, value: object, least: int, most: int | None = 
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if most is not None and int(value) > most:
         raise ValueError(f"{name} must be at most {most}, got {value}")
+
+
+def check_strides(strides: Sequence[int]) -> None:
+    """Raise ValueError for strides that no pyramid has."""
+    if not strides or strides[0] < 1 or any(b != 2 * a for a, b in itertools.pairwise(strides)):
+        raise ValueError(f"strides must each be twice the one before, such as (8, 16, 32), got {tuple(strides)}")
 
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-__all__ = ["parse", "read_json", "write_json"]
+__all__ = ["content_sha256", "parse", "read_json", "write_json"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,13 @@ def read_json(text: str | bytes, where: str) -> Any:
 def write_json(content: Any, **options: Any) -> str:
     """The text that `read_json` reads; ValueError where a number is not finite."""
     return json.dumps(content, allow_nan=False, **options)
+
+
+def content_sha256(content: Mapping[str, Any]) -> str:
+    """SHA-256 of what JSON holds, in hexadecimal, whatever the order of entries and the spaces between them."""
+    import hashlib  # a hundredth of a second, that --help need not wait for
+
+    return hashlib.sha256(write_json(content, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_constant(name: str) -> float:
@@ -149,7 +156,7 @@ def _parse_list(kinds: tuple[Any, ...], content: Any, where: str) -> list[Any]:
 def _parse_dict(kinds: tuple[Any, ...], content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise _wrong("an object", content, where)
-    return {name: _parse(kinds[1], value, f"{where}: {name}") for name, value in content.items()}
+    return {name: _parse(kinds[1], value, f"{where}: {_short(name)[1:-1]}") for name, value in content.items()}
 
 
 def _parse_any(_: tuple[Any, ...], content: Any, where: str) -> Any:

@@ -16,7 +16,7 @@ import typer
 from ..extras import describe_missing
 from ..processes import exit_on_terminate
 from .commands import Commands
-from .common import say
+from .common import lose_output, lost_results, remove_empty_folders, say
 from .config import UsageError
 
 __all__ = ["app", "main"]
@@ -62,6 +62,7 @@ def main() -> None:
     """Entry point: what a user did wrong is one line, not a traceback."""
     with ExitStack() as stack:
         _prepare_streams(stack)
+        stack.callback(remove_empty_folders)
         logging.basicConfig(level="INFO", format="%(levelname)-8s %(message)s", handlers=[_StandardError()])
         logging.getLogger().setLevel("WARNING")
         logging.getLogger("uflow").setLevel("INFO")
@@ -72,17 +73,23 @@ def main() -> None:
             _fail(describe_missing(error))
         except UsageError as error:
             _fail(str(error), code=2)
+        except SystemExit as end:  # how all goes well
+            if why := lost_results():
+                _fail(why, end.code or 1)
+            raise
         except (ValueError, OSError, RuntimeError) as error:
             _fail(_describe(error))
 
 
-def _fail(message: str, code: int = 1) -> None:
+def _fail(message: str, code: int | str = 1) -> None:
     say(f"uflow: error: {message}", err=True)
     sys.exit(code)
 
 
 def _prepare_streams(stack: ExitStack) -> None:
     """Make standard output and error take any text, and be there: hours of work must not end in a print that fails."""
+    _open_closed()
+    lose_output("it was closed from the start" if sys.stdout is None else "")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever called us
@@ -93,8 +100,22 @@ def _prepare_streams(stack: ExitStack) -> None:
             stream.reconfigure(errors="backslashreplace")  # a name in another alphabet than the terminal's
 
 
+def _open_closed() -> None:
+    """Give the numbers of standard streams that are closed to a file of nothing.
+
+    Else the next files to be opened have them, such as results, and what a library prints would go there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+
+
 def _describe(error: Exception) -> str:
-    """What an error says; of a full disk without a name, that results could not be written."""
-    if isinstance(error, OSError) and error.errno in FULL and error.strerror and error.filename is None:
+    """What an error says; of a full disk without a name, that results could not be written; the system's, by name."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.errno in FULL and error.filename is None:
         return f"cannot write the results: {error.strerror}"
-    return str(error)
+    return str(error) if error.filename is None else f"{error.filename}: {error.strerror}"

@@ -109,9 +109,9 @@ def _report(measurements: Sequence[Measurement], settings: dict[str, Any], json:
 
     header, *rows = speed.table(measurements)
     machine = speed.machine()
-    say(Table(header, rows).to_text() + "\n")
+    say(Table(header, rows).to_text() + "\n", kept=json is not None)
     batches = f"batches of {settings['batch']}, {settings['repeats']} repeats"
-    say(f"{machine['processor']}, {machine['cores']} cores; {batches}")
+    say(f"{machine['processor']}, {machine['cores']} cores; {batches}", kept=json is not None)
     if json is not None:
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         figures = {"date": date, "machine": machine, **settings, "measurements": [asdict(m) for m in measurements]}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -22,9 +24,13 @@ __all__ = [
     "check_seed",
     "find_datasets",
     "load_model",
+    "lose_output",
+    "lost_output",
+    "lost_results",
     "note",
     "parse_numbers",
     "parse_size",
+    "remove_empty_folders",
     "say",
     "set_quiet",
     "show_progress",
@@ -35,11 +41,59 @@ __all__ = [
 T = TypeVar("T")
 PROBE_BYTES = 1 << 20  # that are written, and removed, to see whether a disk is full
 _quiet = False
+_made: list[Path] = []  # folders for results, by this command
+_output_lost = ""  # why standard output takes nothing; empty while it does
+_results_lost = False  # whether it was to take what stands nowhere else
 
 
-def say(text: str, err: bool = False) -> None:
-    """Print a text on standard output, or standard error; among progress bars it goes through them."""
-    print(text, file=sys.stderr if err else sys.stdout)
+def say(text: str, err: bool = False, kept: bool = False) -> bool:
+    """Print a text on standard output, or standard error; among progress bars it goes through them.
+
+    What is printed in vain ends no work: the program goes on, and `lost_results` tells of it at the end.
+
+    Args:
+        text: what to print, and to send off at once.
+        err: on standard error.
+        kept: whether nothing is lost where it cannot be printed: it is no result, or stands in a file too.
+
+    Returns:
+        Whether it was taken: not by an output that was closed, whose reader has gone, or whose disk is full.
+    """
+    global _results_lost
+    if err or not _output_lost:
+        try:
+            print(text, file=sys.stderr if err else sys.stdout, flush=True)
+            return True
+        except OSError as error:
+            _discard(sys.stderr if err else sys.stdout)
+            if not err:
+                lose_output(str(error.strerror or error))
+    _results_lost = _results_lost or not (err or kept)
+    return False
+
+
+def lose_output(why: str) -> None:
+    """Print nothing on standard output from now on; an empty text: it is as it should be."""
+    global _output_lost, _results_lost
+    _output_lost, _results_lost = why, False
+
+
+def lost_output() -> str:
+    """Why standard output takes nothing; empty while it takes what is printed."""
+    return _output_lost
+
+
+def lost_results() -> str:
+    """What became of results that standard output was to take and did not, on one line; empty where it took all."""
+    return f"standard output did not take all results: {_output_lost}" if _results_lost else ""
+
+
+def _discard(stream: IO[str]) -> None:
+    """Let the system throw away what comes: else what waits in the stream fails once more when the program ends."""
+    with suppress(OSError, ValueError):  # a stream that is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def show_progress(items: Iterable[T], what: str) -> Iterable[T]:
@@ -55,7 +109,7 @@ def show_progress(items: Iterable[T], what: str) -> Iterable[T]:
 def note(text: str, err: bool = False) -> None:
     """Print what is no result, such as where results were written, unless --quiet."""
     if not _quiet:
-        say(text, err)
+        say(text, err, kept=True)
 
 
 def shows_bars() -> bool:
@@ -93,8 +147,12 @@ def parse_size(text: str, option: str = "--image-size") -> int | tuple[int, int]
 
 def check_seed(seed: int, option: str = "--seed") -> None:
     """Raise ValueError for a number that seeds nothing."""
+    from ..recipe import MAX_SEED  # not for --help
+
     if seed < 0:
         raise ValueError(f"{option} is a whole number from 0 on, got {seed}")
+    if seed > MAX_SEED:
+        raise ValueError(f"{option} is at most {MAX_SEED}, got {seed}")
 
 
 # Outputs, before the work whose results go there ----------------------------------------------------------------------
@@ -114,11 +172,20 @@ def check_output_folder(folder: Path, option: str = "--output") -> None:
     """Make a folder for results if it is not there; OSError, one line, where nothing can be written into it."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{option} {folder} is a file, and a folder is needed: name another")
+    _made.extend(each for each in (folder, *folder.parents) if not each.exists())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{option} {folder} cannot be made: {error.strerror}") from error
     _try_to_write(folder, folder)
+
+
+def remove_empty_folders() -> None:
+    """Remove folders that were made for results where none came: an error leaves nothing behind."""
+    for folder in sorted(_made, key=lambda made: -len(made.parts)):
+        with suppress(OSError):  # there are results
+            folder.rmdir()
+    _made.clear()
 
 
 def check_new_folder(folder: Path, option: str = "--output") -> None:

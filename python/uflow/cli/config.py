@@ -27,8 +27,7 @@ def use_config(context: typer.Context, file: Path | None) -> Path | None:
     all tables is for every command that reads the file.
 
     Raises:
-        FileNotFoundError, UsageError: no such file, no TOML, an option that the command does not have, or a value of
-            another kind.
+        UsageError: no such file, no TOML, an option that the command does not have, or a value of another kind.
     """
     if file is not None and not context.resilient_parsing:  # as it is while a shell completes a line
         file = Path(os.path.expanduser(file))  # noqa: PTH111 (pathlib fails for a name that is no user's)
@@ -100,9 +99,11 @@ def _read_toml(file: Path) -> dict[str, Any]:
         import tomli as tomllib
 
     if not file.is_file():
-        raise FileNotFoundError(f"there is no configuration file {file}")
+        raise UsageError(f"there is no configuration file {file}")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is not TOML: {' '.join(str(error).split())}") from None
 

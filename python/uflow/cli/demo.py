@@ -31,6 +31,6 @@ def demo(
     check_output_folder(output)
     started = time.perf_counter()
     evaluations = demonstration.run(output, seed=seed, device=device, progress=shows_bars())
-    say(evaluations_table(evaluations).to_text() + "\n")
+    say(evaluations_table(evaluations).to_text() + "\n", kept=True)
     pictures = sorted(str(path) for path in output.glob("*.png"))
     note(f"Done in {time.perf_counter() - started:.0f} s. Pictures: {', '.join(pictures)}")

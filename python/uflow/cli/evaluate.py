@@ -138,6 +138,9 @@ def study(
     """
     from ..evaluate.study import Trained
 
+    if figures:
+        require("figures", "matplotlib")
+    require("train", "torch")
     rules = make_protocol(protocol, oracle, fair)
     needs = _ray_needs(engine, threads, gpus)
     if needs is not None and not gpus and device == "auto":
@@ -148,7 +151,7 @@ def study(
         check_output_folder(models, "--models")
     datasets, failed = find_datasets(root, layout, categories)
     if select_on_test:
-        say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
+        say("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.", kept=True)
     folder = models or output / "models"
     trained = Trained(folder, recipe, weights, device, select_on_test, select_by)  # type: ignore[arg-type]  # it checks
     results = _run(datasets, failed, output, trained, rules, figures, needs)
@@ -193,7 +196,8 @@ def compare(
 
     _check_report(report)
     numbers = parse_numbers(seeds)
-    check_seed(min(numbers), "--seeds")
+    for number in numbers:
+        check_seed(number, "--seeds")
     datasets, failed = find_datasets(root, layout, categories)
     if failed:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
@@ -214,7 +218,7 @@ def compare(
     needs = _ray_needs(engine, threads)
     measure = partial(rivals.measure_in_turn, on_start=note) if needs is None else _measure_on_ray(needs)
     results = rivals.compare(datasets, chosen, numbers, output, settings, measure, keep=report is not None)
-    say(rivals.markdown(results, settings))
+    say(rivals.markdown(results, settings), kept=True)
     note(f"Wrote {', '.join(str(output / f'comparison{suffix}') for suffix in ('.md', '.csv', '.json'))}")
     if report is not None:
         from .reports import write_comparison_report
@@ -340,6 +344,6 @@ def _print_results(results: Sequence[Result]) -> None:
     from ..evaluate.summary import flagged_table, summarise, summary_text
 
     summary = summarise(results)
-    say(summary_text(summary))
+    say(summary_text(summary), kept=True)
     if len(results) == 1:
-        say(flagged_table(summary).to_text() + "\n")
+        say(flagged_table(summary).to_text() + "\n", kept=True)

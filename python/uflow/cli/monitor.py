@@ -29,8 +29,11 @@ def monitor(
     """Has the line changed since the threshold was calibrated, and since when? Exit code 4 where it has."""
     from ..monitor import Monitor, monitor_lines, read_observations
 
-    with predictions.open(encoding="utf-8") as lines:
-        seen = read_observations(lines)
+    try:
+        with predictions.open(encoding="utf-8") as lines:
+            seen = read_observations(lines)
+    except UnicodeDecodeError:
+        raise ValueError(f"{predictions} is no text: give the predictions.jsonl that uflow predict wrote") from None
     asked = alpha if alpha is not None else seen[0].alpha if seen[0].alpha is not None else 0.05
     watch = Monitor(seen[0].calibration_images, asked, false_alarm=false_alarm, defective=defective, seed=seed)
     alarm = monitor_lines(seen, watch)

@@ -18,7 +18,16 @@ import typer
 from ..files import atomic_write, one_line
 from ..listing import RESULT_PICTURES, RESULTS_FILE
 from .app import app
-from .common import check_new_file, check_output_folder, load_model, note, say, shows_bars, split_arguments
+from .common import (
+    check_new_file,
+    check_output_folder,
+    load_model,
+    lost_output,
+    note,
+    say,
+    shows_bars,
+    split_arguments,
+)
 from .options import (
     DeviceOption,
     Engine,
@@ -95,6 +104,9 @@ def predict(
             model, images, output, actors, chosen, [name for name, value in refused.items() if value is not None]
         )
         return
+    only_printed = output is None and report is None
+    if only_printed and (why := lost_output()):
+        raise OSError(f"the results would be lost: standard output takes nothing, {why}; open it, or give --output")
     if max_pixels is not None:
         set_max_pixels(max_pixels)
     asked, model, images = split_arguments(product, model, images)
@@ -114,7 +126,7 @@ def predict(
     maker = None if report is None else _card_maker(predictor, len(paths))
     started = time.perf_counter()
     as_table = sys.stdout.isatty() and not json
-    with _PredictionBars(len(paths)) as bars, _Results(folder, arrays, on_error, as_table) as results:
+    with _PredictionBars(len(paths)) as bars, _Results(folder, arrays, on_error, as_table, only_printed) as results:
         found = (maker or predictor).stream_all(paths, batch_size, bars.show_tiles if predictor.tile else None)
         with closing(found):  # an error leaves no thread behind
             results.write_all(found, names, bars.advance)
@@ -195,18 +207,26 @@ class _PredictionBars:
 
 
 class _Results:
-    """Where results go: standard output, and perhaps a folder, whose list is replaced only when all are there."""
+    """Where results go: standard output, and perhaps a folder, whose list is replaced only when all are there.
 
-    def __init__(self, output: Path | None, arrays: bool, on_error: OnError, as_table: bool) -> None:
-        self.output, self.arrays, self.on_error, self.as_table = output, arrays, on_error, as_table
-        self.flagged = self.failed = 0
-        self.files: list[IO[str]] = [] if as_table else [sys.stdout]
+    Where they are only printed, the first line that standard output does not take is an error.
+    """
+
+    def __init__(
+        self, output: Path | None, arrays: bool, on_error: OnError, as_table: bool, only_printed: bool
+    ) -> None:
+        self.output, self.arrays, self.on_error = output, arrays, on_error
+        self.as_table, self.only_printed = as_table, only_printed
+        # A line of an image that failed, and the message about it, would stand below one another.
+        self.shows_errors = sys.stdout.isatty() and sys.stderr.isatty()
+        self.flagged = self.failed = self.printed = 0
+        self.lines: IO[str] | None = None
         self.stack = ExitStack()
 
     def __enter__(self) -> _Results:
         if self.output is not None:
             temporary = self.stack.enter_context(atomic_write(self.output / RESULTS_FILE))
-            self.files.append(self.stack.enter_context(temporary.open("w", encoding="utf-8")))
+            self.lines = self.stack.enter_context(temporary.open("w", encoding="utf-8"))
         if self.as_table:
             say(TABLE_HEADER)
         return self
@@ -226,23 +246,38 @@ class _Results:
         on_image: Callable[[], None],
     ) -> None:
         """Write a line an image, and its pictures; the error of one that failed is raised, or counted."""
-        from ..prediction import FailedImage, write_json_line, write_prediction
+        from ..prediction import FailedImage, write_prediction
 
         for result, name in zip(found, names, strict=True):
             on_image()
-            if self.as_table:
-                say(table_line(result.to_dict()))
-            for file in self.files:
-                write_json_line(result, file)
+            self._write_line(result, len(names))
             if isinstance(result, FailedImage):
                 self.failed += 1
                 if self.on_error is OnError.stop:
                     raise result.error
-                say(f"skipped: {one_line(result.error)}", err=True)
+                if not self.shows_errors:
+                    say(f"skipped: {one_line(result.error)}", err=True)
                 continue
             self.flagged += result.is_anomalous
             if self.output is not None:
                 write_prediction(result, self.output / name, self.arrays)
+
+    def _write_line(self, result: Prediction | FailedImage, count: int) -> None:
+        """Print a result, and add it to the folder's list; OSError where all results are lost from here on."""
+        from json import dumps
+
+        about = result.to_dict()
+        line = dumps(about, allow_nan=False)
+        if self.lines is not None:
+            self.lines.write(line + "\n")
+        if "error" in about and self.shows_errors and self.on_error is OnError.stop:
+            return  # it is the last line anyway
+        self.printed += say(table_line(about) if self.as_table else line)
+        if self.only_printed and (why := lost_output()):
+            raise OSError(
+                f"standard output took the results of {self.printed} of {count} images, then nothing: {why}; "
+                "with --output all are written, whatever becomes of it"
+            )
 
 
 def output_names(paths: Sequence[Path]) -> list[Path]:

@@ -5,7 +5,6 @@ Needs numpy, Pillow, the compiled core and one of the runtimes; torch only for a
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from collections.abc import Callable, Sequence
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 
 from ..extras import EXTRA_OF, pip_install
 from ..files import atomic_write, sha256
-from ..model_header import MAX_SIDE, PredictorEntry
+from ..model_header import MAX_SIDE, PredictorEntry, check_record
 from ..prediction import ModelOrigin
 from ..predictor import Predictor
 from ..processes import check_not_forked
-from ..schema import parse, read_json, write_json
+from ..schema import content_sha256, parse, read_json, write_json
 from ..scoring import Evidence
 from .graphs import check_graph
 from .runtimes import OPEN, Run
@@ -211,6 +210,9 @@ class _Metadata:
     files: dict[str, str]
 
     def __post_init__(self) -> None:
+        check_record(self.record)
+        if "name" not in self.backbone:
+            raise ValueError("backbone has no 'name'")
         for name, digest in self.files.items():
             if not PLAIN_NAME.fullmatch(name) or not SHA256.fullmatch(digest):
                 raise ValueError(
@@ -232,7 +234,7 @@ class _Metadata:
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     """Write a folder's `model.json`, whole or not at all, with a digest over all that it says."""
     entries = {name: value for name, value in metadata.items() if name != "sha256"}
-    entries["sha256"] = _digest(entries)
+    entries["sha256"] = content_sha256(entries)
     with atomic_write(folder / METADATA) as temporary:
         temporary.write_text(write_json(entries, indent=1) + "\n", encoding="utf-8")
 
@@ -254,12 +256,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         )
     if not isinstance(format, str) or format not in FORMATS:
         raise ValueError(f"{path} names the unknown format {format!r}; known: {', '.join(FORMATS)}")
-    if metadata.pop("sha256", None) != _digest(metadata):
+    if metadata.pop("sha256", None) != content_sha256(metadata):
         raise ValueError(f"{path} was changed, or damaged: its SHA-256 is not the one in it; copy or export it again")
     parse(_Metadata, {k: v for k, v in metadata.items() if k not in ("kind", "version")}, str(path))
     return metadata  # type: ignore[no-any-return]
-
-
-def _digest(metadata: dict[str, Any]) -> str:
-    """SHA-256 of entries as JSON writes them, whatever their order and the spaces between them."""
-    return hashlib.sha256(write_json(metadata, sort_keys=True).encode()).hexdigest()

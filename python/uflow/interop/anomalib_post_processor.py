@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from ..calibration_log import warn_of_few
 from ..conformal import check_alpha, check_look_alpha, conformal_shift
 from ..extras import pip_install
 from ..map_threshold import Threshold
+from ..schema import parse, read_json, write_json
 
 __all__ = ["CalibratedPostProcessor", "Finding", "check_version"]
 
@@ -59,7 +59,25 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 
-_STATE = ("alpha", "look_alpha", "_map_levels", "_score_levels")  # of the post-processor, beside its threshold
+@dataclass(frozen=True)
+class _State:
+    """What a post-processor has learnt, as it stands in a checkpoint.
+
+    Raises:
+        ValueError: probabilities out of range, or a part of what is learnt together.
+    """
+
+    alpha: float
+    look_alpha: float | None
+    map_levels: tuple[float, float] | None
+    score_levels: tuple[float, float] | None
+    threshold: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        check_look_alpha(self.alpha, self.look_alpha)
+        if (self.map_levels is None) != (self.score_levels is None) or (self.map_levels and self.threshold is None):
+            raise ValueError("map_levels, score_levels and threshold are learnt together, and one of them is missing")
 
 
 @dataclass(frozen=True)
@@ -237,17 +255,22 @@ class CalibratedPostProcessor(nn.Module, Callback):  # type: ignore[misc]
     def get_extra_state(self) -> Tensor:
         """All that was learnt, as JSON in bytes: part of the model's state dict."""
         threshold = None if self.threshold is None else self.threshold.to_dict()
-        state = {name: getattr(self, name) for name in _STATE} | {"threshold": threshold}
-        return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
+        state = _State(self.alpha, self.look_alpha, self._map_levels, self._score_levels, threshold)
+        return torch.frombuffer(bytearray(write_json(asdict(state)).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Read what `get_extra_state` gave."""
-        content = json.loads(bytes(state.cpu().tolist()))
-        threshold = content.pop("threshold")
-        self.threshold = None if threshold is None else self._threshold_from_dict(threshold)
-        for name in _STATE:
-            value = content[name]
-            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        """Read what `get_extra_state` gave.
+
+        Raises:
+            ValueError: not that, or damaged; what was learnt before stays.
+        """
+        where = "the post-processor's state is damaged: it"
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.ndim != 1:
+            raise ValueError(f"{where} should be bytes in a tensor, found {type(state).__name__}")
+        content = parse(_State, read_json(state.cpu().numpy().tobytes(), where), where)
+        self.threshold = None if content.threshold is None else self._threshold_from_dict(content.threshold)
+        self.alpha, self.look_alpha = content.alpha, content.look_alpha
+        self._map_levels, self._score_levels = content.map_levels, content.score_levels
 
     def _threshold_from_dict(self, content: dict[str, Any]) -> Any:
         return Threshold.from_dict(content)

@@ -23,12 +23,13 @@ from ..detector import Detector, Weights, check_tensors, detector_from_file
 from ..files import sha256, some_names
 from ..flow import UFlow
 from ..model_file import load_model
+from ..model_header import is_foreign
 from ..network import TorchNetwork
 from ..prediction import ModelOrigin
 from ..weights import torch_source
 from .freia import FREIA_KEY, SoftClamp, convert_freia
 
-__all__ = ["Foreign", "is_foreign", "load_checkpoint", "load_foreign", "load_nets", "load_on_checkpoint"]
+__all__ = ["Foreign", "load_checkpoint", "load_foreign", "load_nets", "load_on_checkpoint"]
 
 log = logging.getLogger("uflow")
 
@@ -70,18 +71,6 @@ class Foreign:
     clamp: float
     affine: bool
     flow: dict[str, Tensor]
-
-
-def is_foreign(path: Path) -> bool:
-    """Whether a file begins as those of torch do (zip, or a pickle), which none of ours does.
-
-    >>> is_foreign(Path(__file__))
-    False
-    """
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 
 
 def load_foreign(path: Path, soft_clamp: SoftClamp = "tanh(r)") -> Foreign:

@@ -216,8 +216,8 @@ def log_nfa_block(
 
     Tails are computed in float64 and resized in float32: to 1e-6 of the map's largest value.
 
-    >>> log_nfa_block([np.zeros((1, 4, 8, 8), np.float32)], size=8).round(2).max()
-    np.float64(1.77)
+    >>> float(log_nfa_block([np.zeros((1, 4, 8, 8), np.float32)], size=8).round(2).max())
+    1.77
     """
     _check_tail("binomial", quantile)
     if operator.index(window) < 1:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
+from ..arrays import MAX_INT32
 
 
 def number_of_tests(sizes: Sequence[int]) -> float:
@@ -23,7 +24,10 @@ def number_of_tests(sizes: Sequence[int]) -> float:
     >>> round(number_of_tests([784, 196]), 5)
     476.92371
     """
-    return _core.log10_number_of_tests([operator.index(n) for n in sizes])
+    counts = [operator.index(n) for n in sizes]
+    if max(counts, default=0) > MAX_INT32:
+        raise ValueError(f"a scale has at most 2^31 - 1 cells, got {max(counts)}")
+    return _core.log10_number_of_tests(counts)
 
 
 def log10_chi2_sf(x: ArrayLike, dof: ArrayLike) -> NDArray[np.float64]:

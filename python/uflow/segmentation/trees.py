@@ -8,10 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
-from ..arrays import (
-    as_mask,
-    contiguous,
-)
+from ..arrays import as_mask, check_connectivity, contiguous
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def max_tree(image: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32]
         the component just below; the root is its own parent. order (H*W,) int32: root first, parents before children.
 
     Raises:
-        ValueError: not 2-D, empty or not finite.
+        ValueError: not 2-D, empty or not finite, or another connectivity.
 
     Berger et al. 2007, "Effective component tree computation"; the convention is scikit-image's.
 
@@ -45,6 +42,7 @@ def max_tree(image: ArrayLike, connectivity: int = 4) -> tuple[NDArray[np.int32]
     >>> parent.tolist(), order.tolist()
     ([[0, 2, 0]], [0, 2, 1])
     """
+    check_connectivity(connectivity)
     array = np.asarray(image)
     kind, bytes_each = array.dtype.kind, array.dtype.itemsize
     if kind not in "fiub":
@@ -66,6 +64,7 @@ def connected_components(mask: ArrayLike, connectivity: int = 4) -> tuple[NDArra
     >>> labels.tolist(), n
     ([[1, 0, 2], [1, 0, 2]], 2)
     """
+    check_connectivity(connectivity)
     return _core.connected_components(as_mask(mask), connectivity)
 
 
