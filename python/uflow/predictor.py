@@ -150,7 +150,7 @@ class Predictor:
         Raises:
             ValueError, FileNotFoundError: an image cannot be used; one line says which and why.
         """
-        _check_batch_size(batch_size)
+        check_whole_number("batch_size", batch_size, least=1, most=MAX_BATCH_SIZE)
         if is_one_image(source):
             one = as_source(source, bgr)  # type: ignore[arg-type]
             image = self.read(one)
@@ -208,7 +208,7 @@ class Predictor:
 
         What `recover` makes of an image and an error stands in its place; without it the error is raised.
         """
-        _check_batch_size(batch_size)
+        check_whole_number("batch_size", batch_size, least=1, most=MAX_BATCH_SIZE)
         steps = Steps(
             self.read, lambda images: self.evidence(images, batch_size, on_tiles), finish, _bytes_held, recover
         )
@@ -430,10 +430,6 @@ def _as_source_if_it_is(image: ImageLike) -> ImageLike:
         return as_source(image)
     except (TypeError, ValueError):
         return image
-
-
-def _check_batch_size(batch_size: int) -> None:
-    check_whole_number("batch_size", batch_size, least=1, most=MAX_BATCH_SIZE)
 
 
 def _name_of(source: ImageLike) -> str:

@@ -45,6 +45,7 @@ from .table import TABLE_HEADER, table_line
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from ..detector import Detector
     from ..pages import CardMaker
     from ..prediction import FailedImage, Prediction
     from ..predictor import Predictor
@@ -133,9 +134,7 @@ def predict(
     where = "" if output is None else f"; pictures and {RESULTS_FILE} in {output}"
     note(f"{results.summary(len(paths), time.perf_counter() - started)}{where}", err=True)
     if report is not None and maker is not None:
-        from .reports import write_prediction_report
-
-        write_prediction_report(maker, str(model), loaded, report)
+        _write_report(maker, str(model), loaded, report)
     if results.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -171,6 +170,12 @@ def _card_maker(predictor: Predictor, count: int) -> CardMaker:
     from ..pages import CardMaker, PictureLimits
 
     return CardMaker(predictor, PictureLimits(count))
+
+
+def _write_report(maker: CardMaker, name: str, loaded: Detector | Predictor, report: Path) -> None:
+    from .reports import write_prediction_report
+
+    write_prediction_report(maker, name, loaded, report)
 
 
 class _PredictionBars:
