@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from test_fuzz import JUNK, QUICK, survives
+from test_fuzz import JUNK, QUICK, changed, survives
 from test_predictor import brightness, noise_pictures
 from uflow import cli
 from uflow.detector import Detector
+from uflow.predictor import Predictor
 from uflow.product import Pictures, Product, read_product
 from uflow.recipe import Recipe
 from uflow.roi import RegionOfInterest
@@ -150,15 +152,27 @@ ROI_ENTRIES = st.dictionaries(st.sampled_from(["size", "polygons", "ignore", "ru
 
 
 @QUICK
-@given(changed=st.dictionaries(st.sampled_from(ENTRIES), st.one_of(JUNK, ROI_ENTRIES), min_size=1, max_size=3))
-def test_entries_that_a_stranger_changed(changed: dict[str, object], tmp_path: Path) -> None:
-    entries = {"name": "a", "model": "a.uflow", **changed}
+@given(junk=st.dictionaries(st.sampled_from(ENTRIES), st.one_of(JUNK, ROI_ENTRIES), min_size=1, max_size=3))
+def test_entries_that_a_stranger_changed(junk: dict[str, object], tmp_path: Path) -> None:
+    entries = {"name": "a", "model": "a.uflow", **junk}
     try:
         lines = [f"{name} = {inline_toml(value)}" for name, value in entries.items() if value is not None]
     except (ValueError, TypeError):
         return  # no TOML holds it
     path = write(tmp_path, "\n".join(lines).encode("utf-8", "replace").decode())
     survives(lambda: read_product(path), tmp_path)
+
+
+@QUICK
+@given(data=st.data())
+def test_a_region_in_a_models_file_that_a_stranger_changed(data: st.DataObject, tmp_path: Path) -> None:
+    roi = RegionOfInterest((32, 32), polygons=(((0, 0), (16, 0), (16, 32)),))
+    entries = data.draw(changed(roi.to_dict()))
+    sides = entries.get("size")
+    if isinstance(sides, list) and all(isinstance(side, int) and side > 0 for side in sides):
+        assume(math.prod(sides) < 1 << 24)  # as large an image would take more than what is allowed here
+    content = {**brightness().to_dict(), "roi": entries}
+    survives(lambda: Predictor.from_dict(brightness().network, content), tmp_path)
 
 
 def inline_toml(value: object) -> str:

@@ -69,7 +69,7 @@ class RegionOfInterest:
             raise ValueError(f"the runs of the mask are {sum(self.runs)} pixels, its size is {self.size}")
         kept: dict[tuple[str, tuple[int, int]], NDArray[Any]] = {}
         object.__setattr__(self, "_kept", kept)
-        if not self._drawn.any():
+        if not (self._is_bare or self._drawn.any()):
             raise ValueError("the region of interest has no pixel inside")
 
     @classmethod
@@ -89,7 +89,12 @@ class RegionOfInterest:
     @property
     def is_full(self) -> bool:
         """Whether all of the image is inside."""
-        return bool(self._drawn.all())
+        return self._is_bare or bool(self._drawn.all())
+
+    @property
+    def _is_bare(self) -> bool:
+        """Whether there is nothing to draw, however large the size."""
+        return not (self.polygons or self.ignore) and self.runs is None
 
     def pixels(self, size: tuple[int, int]) -> Mask:
         """Which pixels of a map (height, width) of the image are inside: those whose centre is; not to be changed."""
