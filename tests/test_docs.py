@@ -213,6 +213,7 @@ def test_shell_lines_parse(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "options.toml").touch()
+    (tmp_path / "product.toml").write_text('name = "tile"\nmodel = "tile.uflow"\n')
     program: Any = typer.main.get_command(app)
     for line in shell_lines(page):
         name, *arguments = shlex.split(re.sub(r" >>? \S+$", "", line), comments=True)[1:]
