@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import random
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +122,14 @@ def test_health_metrics_version(served: Served) -> None:
     assert "uflow_store_trouble 0.0" in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries are read from /proc")
+def test_an_exported_model_is_served_without_torch(served: Served) -> None:
+    served.predict(good_part())
+    libraries = Path(f"/proc/{served.process.pid}/maps").read_text()
+    assert "onnxruntime" in libraries
+    assert "libtorch" not in libraries
+
+
 def test_openapi_describes_what_is_answered(served: Served) -> None:
     assert served.client.get("/openapi.json").json() == json.loads(json.dumps(describe()))
     full = SCHEMA["$defs"]["prediction"]
@@ -161,6 +171,36 @@ def test_a_bomb_is_refused_by_its_header(served: Served) -> None:
     assert answer.status_code == 413
     assert "144000000 pixels" in answer.json()["error"]
     assert time.monotonic() - began < 5
+
+
+def damaged(rng: random.Random) -> Iterator[bytes]:
+    """Files of each format, cut short or with some bytes changed."""
+    for form in ("png", "jpeg", "bmp", "tiff", "webp"):
+        file = io.BytesIO()
+        Image.open(io.BytesIO(good_part())).save(file, form)
+        for number in range(12):
+            content = bytearray(file.getvalue())
+            if number % 3 == 0:
+                del content[rng.randrange(len(content)) :]
+            for _ in range(number):
+                content[rng.randrange(min(len(content), 300))] = rng.randrange(256)
+            yield bytes(content)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_damaged_files_are_judged_or_refused_in_bounded_memory(served: Served) -> None:
+    before = memory_mb(served)
+    answers = [served.predict(content) for content in damaged(random.Random(0))]
+    assert {answer.status_code for answer in answers} <= {200, 400, 413, 415, 422}
+    assert {415, 422} <= {answer.status_code for answer in answers}
+    assert memory_mb(served) - before < 100
+    assert result(served.predict(good_part()))
+
+
+def memory_mb(served: Served) -> float:
+    """The most that the service has held so far."""
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def test_other_refusals_are_one_line_of_json(served: Served) -> None:

@@ -18,6 +18,7 @@ import httpx2
 import pytest
 
 from serving import Served, defective_part, good_part, result, serve, write_product
+from uflow.serve.judge import MAX_ATTEMPTS
 from uflow.serve.parts import Part
 from uflow.serve.store import Store
 
@@ -131,18 +132,18 @@ def test_one_service_a_folder(served_model: Path, tmp_path: Path) -> None:
         assert served.end(signal.SIGINT) == 0
 
 
-def test_an_image_that_ended_the_service_twice_is_given_up(served_model: Path, tmp_path: Path) -> None:
+def test_an_image_that_ends_the_service_again_and_again_is_given_up(served_model: Path, tmp_path: Path) -> None:
     write_product(tmp_path / "products", "tile", served_model)
     store = Store(tmp_path / "data")
     part = store.accept("tile", "trap", good_part(), ".png")
     other = store.accept("tile", "other", good_part(), ".png")
-    for _ in range(2):
+    for _ in range(MAX_ATTEMPTS):
         store.try_again(part.id)
     store.close()
     with serve(tmp_path / "products", tmp_path / "data") as served:
         assert served.end() == 0
     parts = kept_parts(tmp_path / "data")
     assert (parts["trap"].state, parts["trap"].verdict) == ("failed", None)
-    assert "ended 2 times" in (parts["trap"].line or "")
+    assert f"ended {MAX_ATTEMPTS} times" in (parts["trap"].line or "")
     assert parts["other"].id == other.id
     assert parts["other"].state == "judged"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,37 @@ def test_a_full_disk_is_said_and_judging_goes_on(make: Make) -> None:
         wait_for(lambda: post(client, good_part()).headers["uflow-stored"] == "yes", 5)
         wait_for(lambda: client.get("/health").json()["status"] == "ok", 5)
         wait_for(lambda: not service.store.waiting("tile"), 5)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB where `make` keeps its data."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(make: Make, small_disk: Path) -> None:
+    service = make()
+    with serve_here(service) as client:
+        assert post(client, good_part()).headers["uflow-stored"] == "yes"
+        with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(bytes(512))
+        answers = [post(client, defective_part(seed)) for seed in range(20)]
+        assert {result(answer)["verdict"] for answer in answers} == {"reject"}
+        assert answers[-1].headers["uflow-stored"] == "no"
+        assert client.get("/health").json()["troubles"] == ["store"]
+        (small_disk / "ballast").unlink()
+        assert post(client, defective_part()).headers["uflow-stored"] == "yes"
+        wait_for(lambda: not service.store.waiting("tile") and not service.troubles(), 10)
+        stored = [answer for answer in answers if "uflow-part" in answer.headers]
+        assert all(client.get(answer.headers["location"]).json()["verdict"] == "reject" for answer in stored)
 
 
 def test_no_room_for_a_picture_leaves_nothing_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ log = logging.getLogger("uflow")
 Messages = Callable[[Part, dict[str, Any], Alarm | None], tuple[Message, ...]]
 
 MAX_UNSETTLED = 1000  # verdicts that wait for room on the disk; a restart judges those parts anew
-MAX_ATTEMPTS = 2  # of restarts: an image that ends the process twice is not tried a third time
+MAX_ATTEMPTS = 5  # of restarts: an image that ends the process each time is given up, one that was unlucky is not
 
 
 class Busy(Exception):
