@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from test_fuzz import JUNK, QUICK, survives
 from test_predictor import brightness, noise_pictures
+from uflow.connections import Mqtt, Secret, WatchedFolder, Webhook
 from uflow.product import Pictures, Product, read_product
 from uflow.roi import RegionOfInterest
 from uflow.schema import write_json
@@ -36,6 +38,28 @@ ignore = [[[10, 10], [20, 10], [20, 20]]]
 keep_flagged = false
 keep_every = 100
 days = 30
+
+[watch]
+folder = "incoming"
+move_to = "judged"
+settle_s = 2
+results = true
+
+[[webhook]]
+url = "https://mes.local/parts?line=2"
+only = "flagged"
+headers = { "X-Line.1" = "2", "x!" = "" }
+token = { env = "MES_TOKEN" }
+
+[[mqtt]]
+host = "broker.local"
+topic = "line 2/bracket"
+qos = 2
+tls = true
+ca = "ca.pem"
+user = "uflow"
+password = { file = "mqtt.password" }
+timeout_s = 2.5
 """
 LEAST = 'name = "a"\nmodel = "a.uflow"\n'
 
@@ -61,11 +85,41 @@ def test_a_file_says_all_of_a_product(tmp_path: Path) -> None:
         tile=True,
         bit_depth=12,
         pictures=Pictures(keep_flagged=False, keep_every=100, days=30),
+        watch=WatchedFolder(tmp_path / "incoming", tmp_path / "judged", tmp_path / "judged/failed", 2.0, results=True),
+        sinks=(
+            Webhook(
+                "https://mes.local/parts?line=2",
+                only="flagged",
+                headers={"X-Line.1": "2", "x!": ""},
+                token=Secret(env="MES_TOKEN"),
+            ),
+            Mqtt(
+                "broker.local",
+                "line 2/bracket",
+                qos=2,
+                tls=True,
+                ca=tmp_path / "ca.pem",
+                user="uflow",
+                password=Secret(file=tmp_path / "mqtt.password"),
+                timeout_s=2.5,
+            ),
+        ),
     )
+    assert [sink.name for sink in found.sinks] == ["webhook", "mqtt"]
+    assert "mes.local" not in repr(found), "an address can hold a secret"
 
 
 def test_all_but_name_and_model_may_be_left_out(tmp_path: Path) -> None:
     assert read_product(write(tmp_path, LEAST)) == Product("a", tmp_path / "a.uflow")
+
+
+def test_the_tables_of_the_guide_are_read(tmp_path: Path) -> None:
+    guide = (Path(__file__).parent.parent / "docs/guide/service.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    watch, sinks = (block for block in blocks if "[watch]" in block or "[[mqtt]]" in block)
+    found = read_product(write(tmp_path, LEAST + watch + sinks))
+    assert found.watch is not None
+    assert len(found.sinks) == 2
 
 
 @pytest.mark.parametrize("text", [WHOLE, LEAST])
@@ -122,6 +176,30 @@ def test_the_region_of_interest_may_be_a_picture(tmp_path: Path) -> None:
         (LEAST + "[roi]\nmask = 'product.toml'", "its content is no known image format"),
         (LEAST + "[roi]\nmask = '.'", "is a folder"),
         (LEAST + "[roi]\nmask = 'a.png'\npolygons = []", "[roi] has a mask and 'polygons': one of them"),
+        (LEAST + "[watch]", "watch has no 'folder'"),
+        (LEAST + "[watch]\nfolder = ''", "folder is a path, got ''"),
+        (LEAST + "[watch]\nfolder = 'a'\nsettle_s = 0", "settle_s is a number of seconds up to 3600, got 0"),
+        (LEAST + "[watch]\nfolder = 'a'\nmove_to = './b/../a'", "cannot move to where they are"),
+        (LEAST + "[webhook]\nurl = 'http://a'", "webhook should be a list"),
+        (LEAST + "[[webhook]]\nurl = 'ftp://a/b'", "url is not one like https://host/path"),
+        (LEAST + "[[webhook]]\nurl = 'http://a:b/'", "url is not one like https://host/path"),
+        (LEAST + "[[webhook]]\nurl = 'http://me:word@a/'", "a password in it: name the password as token"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\nheaders = { 'a b' = '' }", "headers cannot have 'a b'"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\nheaders = { Host = 'b' }", "headers cannot have 'Host'"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\nheaders = { a = \"b\\nc\" }", "header 'a' is not one line"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\nonly = 'bad'", "only should be one of 'all', 'flagged', found 'bad'"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\ntoken = 'b'", "token should be an object, found 'b'"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\ntoken = {}", "a secret is { env ="),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\n[[webhook]]\nurl = 'http://b'", "two sinks are called 'webhook'"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\nname = 'b/c'", "name is a text of one line without /, got 'b/c'"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\ntimeout_s = 1e9", "timeout_s is a number of seconds up to 300"),
+        (LEAST + "[[mqtt]]\nhost = 'a'", "has no 'topic'"),
+        (LEAST + "[[mqtt]]\nhost = 'mqtt://a'\ntopic = 'b'", "host is a name or an address, got 'mqtt://a'"),
+        (LEAST + "[[mqtt]]\nhost = 'a'\ntopic = 'b/#'", "topic is a text without + and #, got 'b/#'"),
+        (LEAST + "[[mqtt]]\nhost = 'a'\ntopic = 'b'\nport = 0", "port is a number from 1 to 65535, got 0"),
+        (LEAST + "[[mqtt]]\nhost = 'a'\ntopic = 'b'\nqos = 3", "qos should be one of 0, 1, 2, found 3"),
+        (LEAST + "[[mqtt]]\nhost = 'a'\ntopic = 'b'\nca = 'c'", "ca is of use with tls = true only"),
+        (LEAST + "[[mqtt]]\nhost = 'a'\ntopic = 'b'\npassword = { env = 'c' }", "a password needs a user"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_that_names_the_file(tmp_path: Path, text: str, said: str) -> None:
@@ -138,12 +216,43 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
         read_product(tmp_path / "product.toml")
 
 
-ENTRIES = ("name", "model", "alpha", "look_alpha", "min_area", "tile", "bit_depth", "roi", "pictures", "other")
+ENTRIES = (
+    "name",
+    "model",
+    "alpha",
+    "look_alpha",
+    "min_area",
+    "tile",
+    "bit_depth",
+    "roi",
+    "pictures",
+    "watch",
+    "webhook",
+    "mqtt",
+    "other",
+)
 ROI_ENTRIES = st.dictionaries(st.sampled_from(["size", "polygons", "ignore", "runs", "mask"]), JUNK, max_size=3)
+
+SINK_NAMES = [
+    "url",
+    "host",
+    "topic",
+    "headers",
+    "token",
+    "password",
+    "ca",
+    "qos",
+    "port",
+    "timeout_s",
+    "folder",
+    "name",
+]
+SINK_ENTRIES = st.dictionaries(st.sampled_from(SINK_NAMES), st.one_of(JUNK, st.dictionaries(st.text(max_size=3), JUNK)))
+TABLES = st.one_of(JUNK, ROI_ENTRIES, SINK_ENTRIES, st.lists(SINK_ENTRIES, max_size=2))
 
 
 @QUICK
-@given(changed=st.dictionaries(st.sampled_from(ENTRIES), st.one_of(JUNK, ROI_ENTRIES), min_size=1, max_size=3))
+@given(changed=st.dictionaries(st.sampled_from(ENTRIES), TABLES, min_size=1, max_size=3))
 def test_entries_that_a_stranger_changed(changed: dict[str, object], tmp_path: Path) -> None:
     entries = {"name": "a", "model": "a.uflow", **changed}
     try:
@@ -158,6 +267,8 @@ def inline_toml(value: object) -> str:
     """A value on one line; tables inline."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{write_json(str(k))} = {inline_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(inline_toml, value))}]"
     return write_json(value)
 
 

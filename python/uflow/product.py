@@ -11,6 +11,8 @@ from typing import Any, TypedDict
 
 from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha
+from .connections import Entries as Connections
+from .connections import SinkSettings, WatchedFolder, read_sinks, read_watched_folder, write_connections
 from .files import PathLike
 from .images import read_mask
 from .predictor import Predictor
@@ -58,6 +60,8 @@ class Product:
         tile: whether images are cut into tiles.
         bit_depth: bits that the camera's 16-bit images use.
         pictures: which are kept.
+        watch: a folder whose images a service judges.
+        sinks: whom a service tells of parts.
 
     Raises:
         ValueError: a number out of its range, or no name.
@@ -72,6 +76,8 @@ class Product:
     tile: bool | None = None
     bit_depth: int | None = None
     pictures: Pictures = field(default_factory=Pictures)
+    watch: WatchedFolder | None = None
+    sinks: tuple[SinkSettings, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.name.isprintable():
@@ -127,11 +133,11 @@ class Product:
         model = self.model.relative_to(folder) if self.model.is_relative_to(folder) else self.model
         entries = {"name": self.name, "model": model.as_posix()}
         entries |= {name: getattr(self, name) for name in _PLAIN}
-        tables = {"pictures": asdict(self.pictures), "roi": {} if self.roi is None else self.roi.to_dict()}
+        tables = [("[pictures]", asdict(self.pictures)), ("[roi]", {} if self.roi is None else self.roi.to_dict())]
         lines = _toml_lines(entries)
-        for name, table in tables.items():
+        for heading, table in [*tables, *write_connections(self.watch, self.sinks, folder)]:
             if found := _toml_lines(table):
-                lines += ["", f"[{name}]", *found]
+                lines += ["", heading, *found]
         return "\n".join(lines) + "\n"
 
 
@@ -157,7 +163,7 @@ class _Names(TypedDict):
     model: str
 
 
-class _Entries(_Names, total=False):
+class _Entries(_Names, Connections, total=False):
     alpha: float
     look_alpha: float
     min_area: int
@@ -182,6 +188,11 @@ def read_product(path: PathLike) -> Product:
         if "roi" in content:
             content["roi"] = _roi(content["roi"], path.parent)
         content["pictures"] = Pictures(**content.get("pictures", {}))
+        if "watch" in content:
+            content["watch"] = read_watched_folder(content["watch"], path.parent)
+        content["sinks"] = read_sinks(content, path.parent)
+        for table in ("webhook", "mqtt"):
+            content.pop(table, None)
         return Product(**content)
     except (OSError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
