@@ -147,14 +147,15 @@ def test_answers_are_kept_and_used_once(store: Store) -> None:
 def test_messages_wait_until_they_are_delivered(store: Store) -> None:
     add(store, messages=(Message("plc", "1"), Message("mes", "2")))
     add(store, messages=(Message("plc", "3"),))
-    first, second = store.outbox.due("plc")
-    assert (first.payload, second.payload, first.attempts) == ("1", "3", 0)
-    store.outbox.put_off(first.id, 60)
-    assert [message.payload for message in store.outbox.due("plc")] == ["3"]
-    store.outbox.put_off(first.id, -1)
-    assert store.outbox.due("plc")[0].attempts == 2
-    store.outbox.delivered(first.id)
+    first, second = store.outbox.oldest("plc")
+    assert (first.payload, second.payload) == ("1", "3")
+    assert [message.id for message in store.outbox.oldest("plc", 1)] == [first.id]
+    store.outbox.remove("plc", first.id)
     assert store.outbox.waiting() == {"mes": 1, "plc": 1}
+    for _ in range(3):
+        add(store, messages=(Message("plc", "more"),))
+    assert [store.outbox.drop_beyond("plc", limit) for limit in (4, 3, 3)] == [0, 1, 0]
+    assert store.outbox.waiting() == {"mes": 1, "plc": 3}
 
 
 def test_old_pictures_go_by_days_then_by_size_the_oldest_first(store: Store) -> None:

@@ -32,6 +32,7 @@ EXTRA_OF = {
     "starlette": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
+    "paho": "serve",
 }
 
 

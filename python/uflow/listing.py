@@ -18,6 +18,7 @@ __all__ = [
     "RESULT_PICTURES",
     "check_regular",
     "is_image_name",
+    "is_result",
     "list_good_images",
     "list_images",
 ]
@@ -158,7 +159,7 @@ def _folders_below(folder: Path) -> Iterator[Path]:
 def _first_image_below(folder: Path) -> Path | None:
     for below in islice(_folders_below(folder), MAX_SCANNED_FOLDERS):
         for path in below.iterdir():
-            if _is_image(path) and not _is_result(folder, path):
+            if _is_image(path) and not is_result(folder, path):
                 return path
     return None
 
@@ -166,13 +167,13 @@ def _first_image_below(folder: Path) -> Path | None:
 def _without_results(root: Path, images: Iterable[Path]) -> list[Path]:
     """The images but for the pictures that `uflow predict` wrote below `root`."""
     images = list(images)
-    kept = [path for path in images if not _is_result(root, path)]
+    kept = [path for path in images if not is_result(root, path)]
     if len(kept) < len(images):
         log.warning("%d pictures below %s are left out: uflow predict wrote them", len(images) - len(kept), root)
     return kept
 
 
-def _is_result(root: Path, path: Path) -> bool:
+def is_result(root: Path, path: Path) -> bool:
     """Whether a picture has the name of a result, and lies in a folder of results, or below one."""
     if not path.name.endswith(RESULT_PICTURES):
         return False

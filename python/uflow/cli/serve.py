@@ -36,7 +36,7 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="two made products, and parts of them every second")] = False,
 ) -> None:
     """A service on the line: images come by HTTP, verdicts go back and are kept."""
-    require("serve", "starlette", "uvicorn", "python_multipart", "prometheus_client", "filelock")
+    require("serve", "starlette", "uvicorn", "python_multipart", "prometheus_client", "filelock", "paho")
     from ..images import set_max_pixels
     from ..processes import only_one
     from ..serve.app import Web, make_app

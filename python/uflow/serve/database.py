@@ -55,11 +55,20 @@ CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     sink TEXT NOT NULL,
     part INTEGER NOT NULL REFERENCES parts,
-    payload TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    next_try REAL NOT NULL
+    payload TEXT NOT NULL
 );
-CREATE INDEX outbox_by_time ON outbox (sink, next_try);
+CREATE INDEX outbox_by_sink ON outbox (sink, id);
+
+-- Files of watched folders that are parts already: a file is one by its name, size and time.
+CREATE TABLE files (
+    product TEXT NOT NULL,
+    path BLOB NOT NULL,            -- below the folder, as the system has it
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    part INTEGER NOT NULL REFERENCES parts,
+    done INTEGER NOT NULL DEFAULT 0,  -- 1 where what became of it has been written, and it stays where it is
+    PRIMARY KEY (product, path)
+) WITHOUT ROWID;
 
 -- The monitor of each product: what it knows, of which model, and the part it began with.
 CREATE TABLE watches (

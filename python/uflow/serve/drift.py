@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
-from ..monitor import Monitor
+from ..monitor import Alarm, Monitor
 from ..predictor import Predictor
 from ..schema import read_json, write_json
 from .store import Store
@@ -40,13 +40,13 @@ class Watch:
             except ValueError as error:
                 log.error("%s: a new watch begins: %s", product, error)
 
-    def add(self, p_value: float | None) -> tuple[str, str] | None:
-        """Take note of a part; what to store, see `Outcome.watch`."""
+    def add(self, p_value: float | None) -> tuple[tuple[str, str] | None, Alarm | None]:
+        """Take note of a part: what to store, see `Outcome.watch`, and the alarm where this part has raised it."""
         with self._lock:
             if self._monitor is None or p_value is None:
-                return None
-            self._monitor.add(p_value)
-            return self.model, write_json(self._monitor.to_dict())
+                return None, None
+            before, alarm = self._monitor.alarm, self._monitor.add(p_value)
+            return (self.model, write_json(self._monitor.to_dict())), alarm if before is None else None
 
     def restart(self) -> None:
         """Begin anew, as after a repair."""

@@ -12,19 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..files import one_line
+from ..monitor import Alarm
 from ..prediction import FailedImage, Prediction
 from ..predictor import Predictor
 from ..schema import write_json
 from .database import STORE_ERRORS
 from .drift import Watch
+from .inbox import SeenFile
 from .metrics import Metrics
 from .model import LiveModel
 from .parts import Message, Outcome, Part
 from .store import Store
 
-__all__ = ["Busy", "Job", "Judge", "Judged"]
+__all__ = ["Busy", "Job", "Judge", "Judged", "Messages"]
 
 log = logging.getLogger("uflow")
+
+Messages = Callable[[Part, dict[str, Any], Alarm | None], tuple[Message, ...]]
 
 MAX_UNSETTLED = 1000  # verdicts that wait for room on the disk; a restart judges those parts anew
 MAX_ATTEMPTS = 5  # of restarts: an image that ends the process each time is given up, one that was unlucky is not
@@ -60,6 +64,7 @@ class Job:
         part: as it was accepted; None where the disk did not take it, or where it is only looked at.
         content: its image; None where it is read from the disk.
         counts: whether it is a part of the line, which is stored, counted and watched.
+        refused: why it cannot be judged, where that is known already.
         began: when it was accepted, of `time.monotonic`.
         done: what became of it.
     """
@@ -68,6 +73,7 @@ class Job:
     part: Part | None
     content: bytes | None
     counts: bool = True
+    refused: Exception | None = None
     began: float = field(default_factory=time.monotonic)
     done: Future[Judged] = field(default_factory=Future)
 
@@ -85,7 +91,7 @@ class Judge:
         store: where parts are kept.
         metrics: counts them.
         capacity: parts that are on their way at most.
-        messages: what sinks are to be sent of a part: of the part, and its line.
+        messages: what sinks are to be sent of a part, see `sinks.Sinks.messages`.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class Judge:
         store: Store,
         metrics: Metrics,
         capacity: int = 32,
-        messages: Callable[[Part, dict[str, Any]], tuple[Message, ...]] = lambda part, line: (),
+        messages: Messages = lambda part, line, alarm: (),
     ) -> None:
         self.live, self.store, self.metrics, self.messages = live, store, metrics, messages
         self.name = live.product.name
@@ -161,6 +167,24 @@ class Judge:
         except STORE_ERRORS as error:
             self._say_trouble(error)
         job = Job(name, part, None if part is not None else content)
+        self._jobs.put(job)
+        return job
+
+    def submit_file(
+        self, name: str, content: bytes, suffix: str, file: SeenFile, refused: Exception | None = None
+    ) -> Job:
+        """Accept a file of a watched folder, for which there is room; where `refused` says why, as one that failed.
+
+        Raises:
+            STORE_ERRORS: the disk does not take it; the file still lies where it is.
+        """
+        try:
+            part = self.store.accept(self.name, name, content, suffix, file)
+            self.store_trouble = None
+        except STORE_ERRORS as error:
+            self._say_trouble(error)
+            raise
+        job = Job(name, part, None, refused=refused)
         self._jobs.put(job)
         return job
 
@@ -251,6 +275,8 @@ class Judge:
         return Judged(line, prediction, error, stored)
 
     def _predict(self, job: Job, predictor: Predictor) -> Prediction:
+        if job.refused is not None:
+            raise job.refused
         content = job.content
         if content is None and job.part is not None:
             content = self.store.image(job.part)
@@ -270,12 +296,13 @@ class Judge:
         rules = self.live.product.pictures
         is_good = prediction is not None and prediction.verdict == "good"
         keep = (rules.keep_flagged and not is_good) or (rules.keep_every > 0 and self._number % rules.keep_every == 0)
-        text, messages = write_json(line), self.messages(part, line)
+        text = write_json(line)
         if prediction is None:
-            outcome = Outcome(part.id, "failed", text, keep_picture=keep, messages=messages)
+            outcome = Outcome(part.id, "failed", text, keep_picture=keep, messages=self.messages(part, line, None))
         else:
             numbers = (prediction.verdict, prediction.p_value, prediction.score)
-            watched = None if watch is None else watch.add(prediction.p_value)
+            watched, alarm = (None, None) if watch is None else watch.add(prediction.p_value)
+            messages = self.messages(part, line, alarm)
             outcome = Outcome(part.id, "judged", text, *numbers, keep, messages, watched)
         with self._settling:
             self._unsettled.append(outcome)

@@ -65,6 +65,19 @@ class Metrics:
         self.disk_free = Gauge("uflow_disk_free_bytes", "Free where the service stores", registry=in_registry)
         self.pictures = Gauge("uflow_pictures_bytes", "Pictures that are kept", registry=in_registry)
         self.outbox = Gauge("uflow_outbox_messages", "Messages not yet delivered", ("sink",), registry=in_registry)
+        self.sent = Counter("uflow_messages_sent", "Messages delivered", ("sink",), registry=in_registry)
+        self.send_failures = Counter(
+            "uflow_message_failures", "Tries to send a message that failed", ("sink",), registry=in_registry
+        )
+        self.dropped = Counter(
+            "uflow_messages_dropped",
+            "Messages never delivered: too many waited, or the sink refused them",
+            ("sink",),
+            registry=in_registry,
+        )
+        self.files = Gauge(
+            "uflow_watched_files", "Files in a watched folder that are not yet judged", product, registry=in_registry
+        )
 
     def text(self) -> bytes:
         """All figures in Prometheus' text format."""

@@ -6,17 +6,18 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..files import one_line
+from ..product import Product
 from .database import STORE_ERRORS
+from .folders import FolderWatcher
 from .judge import Judge
 from .metrics import Metrics
 from .model import LiveModel
-from .parts import Message, Part
+from .sinks import Sinks
 from .store import Store
 
 __all__ = ["Companion", "Limits", "Service", "find_products"]
@@ -73,6 +74,8 @@ class Service:
     Attributes:
         store: parts, verdicts, answers, outbox.
         judges: the worker of each product, by its name.
+        watchers: of the products that have a watched folder, by the product's name.
+        sinks: who is told of parts.
         metrics: figures.
         limits: what is taken at most.
         companions: what is started and stopped with it; add them before `start`.
@@ -82,11 +85,11 @@ class Service:
         folder: where all is kept.
         limits: see `Limits`.
         device: see `uflow.load`.
-        messages: see `Judge`.
         poll_s: seconds between looks at models that may have changed.
 
     Raises:
-        FileNotFoundError, ValueError: a product file that cannot be read, or two of one name.
+        FileNotFoundError, ValueError: a product file that cannot be read, two of one name, watched folders that lie in
+            one another, or a sink's secret that cannot be read.
     """
 
     def __init__(
@@ -96,7 +99,6 @@ class Service:
         limits: Limits | None = None,
         *,
         device: str = "auto",
-        messages: Callable[[Part, dict[str, Any]], tuple[Message, ...]] = lambda part, line: (),
         poll_s: float = 2,
     ) -> None:
         self.limits, self.poll_s, self.metrics = limits or Limits(), poll_s, Metrics()
@@ -105,11 +107,25 @@ class Service:
         for model in models:
             if names.count(model.product.name) > 1 or "/" in model.product.name:
                 raise ValueError(f"{model.file}: name is to be another than that of other products, and without /")
+        by_file = {model.file: model.product for model in models}
+        _check_folders(by_file, folder)
         self.store = Store(folder)
+        try:
+            self.sinks = Sinks(by_file, self.store.outbox, self.metrics)
+        except ValueError:
+            self.store.close()
+            raise
         self.judges = {
-            model.product.name: Judge(model, self.store, self.metrics, self.limits.queue, messages) for model in models
+            model.product.name: Judge(model, self.store, self.metrics, self.limits.queue, self.sinks.messages)
+            for model in models
         }
-        self.companions: list[Companion] = []
+        self._began_with = {product.name: (product.watch, product.sinks) for product in by_file.values()}
+        self.watchers = {
+            product.name: FolderWatcher(product.watch, self.judges[product.name], self.store, self.limits.upload_bytes)
+            for product in by_file.values()
+            if product.watch is not None
+        }
+        self.companions: list[Companion] = [*self.watchers.values()]
         self._ending = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="uflow-housekeeper")
 
@@ -117,6 +133,7 @@ class Service:
         """Judge what was left over, and what comes."""
         for judge in self.judges.values():
             judge.start()
+        self.sinks.start()
         self._housekeeper.start()
         for companion in self.companions:
             companion.start()
@@ -129,16 +146,26 @@ class Service:
         self._housekeeper.join()
         for judge in self.judges.values():
             judge.stop()
+        self.sinks.stop()
         self.store.close()
 
     def troubles(self) -> dict[str, str]:
-        """What is wrong, by what it is: "store", "model NAME", "judge NAME"; empty where all is well."""
-        found = {f"model {name}": judge.live.trouble for name, judge in self.judges.items()}
-        found |= {
-            f"judge {name}": judge.stuck(STUCK_AFTER * self.limits.request_s) for name, judge in self.judges.items()
-        }
+        """What is wrong, by what it is, such as "store" or "model NAME"; empty where all is well."""
+        found = {f"folder {name}": watcher.trouble for name, watcher in self.watchers.items()}
+        found |= {f"sink {name}": sink.trouble for name, sink in self.sinks.sinks.items()}
+        for name, judge in self.judges.items():
+            found[f"model {name}"] = judge.live.trouble
+            found[f"judge {name}"] = judge.stuck(STUCK_AFTER * self.limits.request_s)
+            found[f"product {name}"] = self._changed(judge)
         found["store"] = next((judge.store_trouble for judge in self.judges.values() if judge.store_trouble), None)
         return {what: trouble for what, trouble in found.items() if trouble is not None}
+
+    def _changed(self, judge: Judge) -> str | None:
+        """Whether what is read once has changed in the product's file."""
+        product = judge.live.product
+        if (product.watch, product.sinks) == self._began_with[judge.name]:
+            return None
+        return "its watched folder or its sinks have changed: start the service again"
 
     def is_ready(self) -> bool:
         """Whether a model of each product serves."""
@@ -158,7 +185,9 @@ class Service:
         metrics.disk_free.set(shutil.disk_usage(self.store.folder).free)
         metrics.pictures.set(self.store.pictures_size())
         metrics.outbox.clear()
-        for sink, count in self.store.outbox.waiting().items():
+        for name, watcher in self.watchers.items():
+            metrics.files.labels(name).set(watcher.waiting)
+        for sink, count in (dict.fromkeys(self.sinks.sinks, 0) | self.store.outbox.waiting()).items():
             metrics.outbox.labels(sink).set(count)
         return metrics.text()
 
@@ -187,6 +216,20 @@ class Service:
                 log.info("%d old pictures removed", count)
         except STORE_ERRORS as error:
             log.error("old pictures cannot be removed: %s", one_line(error))
+
+
+def _check_folders(products: dict[Path, Product], data: Path) -> None:
+    """ValueError where files of a watched folder would be found by another, or the service's own by one."""
+    watched = {file: product.watch for file, product in products.items() if product.watch is not None}
+    for file, watch in watched.items():
+        others = [(data, "the service's own folder")]
+        for other, also in ((other, also) for other, also in watched.items() if other != file):
+            others += [(path, str(other)) for path in (also.folder, also.move_to, also.failed_to) if path is not None]
+        here = watch.folder.resolve()
+        for path, whose in others:
+            there = path.resolve()
+            if here.is_relative_to(there) or there.is_relative_to(here):
+                raise ValueError(f"{file}: the watched folder {watch.folder} and {path} lie in one another ({whose})")
 
 
 def find_products(folder: Path) -> list[Path]:

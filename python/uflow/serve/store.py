@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .database import Database
+from .inbox import Inbox, SeenFile
 from .outbox import Outbox
 from .parts import Answer, Filter, Outcome, Part
 from .pictures import PictureFolder
@@ -50,6 +51,7 @@ class Store:
         folder: where all lies.
         pictures: the images of parts.
         outbox: messages to sinks.
+        inbox: files of watched folders.
 
     Args:
         folder: made where it is not there.
@@ -63,7 +65,7 @@ class Store:
         self.folder = folder
         self._database = Database(folder / DATABASE)
         self.pictures = PictureFolder(folder / PICTURES)
-        self.outbox = Outbox(self._database)
+        self.outbox, self.inbox = Outbox(self._database), Inbox(self._database)
         self._naming = threading.Lock()
         last = self._database.read("SELECT id, received FROM parts ORDER BY id DESC LIMIT 1")
         self._last_id: int = last[0]["id"] if last else 0
@@ -76,7 +78,7 @@ class Store:
 
     # Accepting and settling -------------------------------------------------------------------------------------------
 
-    def accept(self, product: str, name: str | None, content: bytes, suffix: str) -> Part:
+    def accept(self, product: str, name: str | None, content: bytes, suffix: str, file: SeenFile | None = None) -> Part:
         """Store a part, its image first: when this returns, it will be judged even if the service is killed.
 
         The disk is not waited for: `settle` does, before anybody is told of a verdict.
@@ -86,6 +88,7 @@ class Store:
             name: as the sender calls it.
             content: its image, as it came.
             suffix: of a file of this format: .png, .jpg, ...
+            file: of a watched folder, that it came from.
         """
         digest = hashlib.sha256(content).hexdigest()
         part, received = self._next()
@@ -98,6 +101,8 @@ class Store:
                     "VALUES (?, ?, ?, ?, ?, 'accepted', ?, ?)",
                     values,
                 )
+                if file is not None:
+                    Inbox.put(database, product, part, file)
         except BaseException:
             self.pictures.remove(picture)
             raise
@@ -127,6 +132,8 @@ class Store:
             Outbox.put(database, outcome.part, outcome.messages)
             if outcome.watch is not None:
                 database.execute(SET_WATCH, (row["product"], outcome.watch[0], outcome.part, outcome.watch[1]))
+        if outcome.messages:
+            self.outbox.announce()
         if row["picture"] is not None and not outcome.keep_picture:
             self.pictures.remove(row["picture"])
 
