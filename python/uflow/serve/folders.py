@@ -209,12 +209,12 @@ class FolderWatcher:
             except OSError as error:
                 self._troubles.append(f"{_shown(file)} cannot be read: {one_line(error)}")
                 return
-            if refused is not None:
-                if time.monotonic() - self._looks[file.path].since < max(GIVE_UP_S, self.settings.settle_s):
-                    return
-                log.warning("%s: %s is broken: %s", self.judge.name, _shown(file), one_line(refused))
+            stood_s = time.monotonic() - self._looks[file.path].since
+            if refused is not None and stood_s < max(GIVE_UP_S, self.settings.settle_s):
+                return
             job = self.judge.submit_file(_shown(file), content, suffix, file, refused)
             undone.pop_all()
+        del self._looks[file.path]
         self._on_way.append((file, job))
 
     def _enter(self) -> bool:
