@@ -20,7 +20,7 @@ import uflow
 import uflow.cli
 from conftest import one_line, wait_for
 from uflow import distributed
-from uflow.training import TrainingSettings
+from uflow.training import TrainingError, TrainingSettings
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -144,6 +144,19 @@ def test_shares_are_all_of_a_batch_once(rank: int, items: list[int], monkeypatch
     monkeypatch.setenv("LOCAL_RANK", "99")
     with pytest.raises(ValueError, match="a process needs a GPU of its own, and there are"):
         distributed.own_device(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (ValueError("cannot read igloo/00.png"), False),
+        (TrainingError("the loss became nan in igloo"), False),
+    ],
+)
+def test_another_process_is_not_blamed_for_what_is_wrong_here(error: Exception, is_lost: bool) -> None:
+    assert distributed._is_of_another(error) is is_lost
 
 
 @pytest.mark.parametrize("devices", [0, -1])

@@ -108,7 +108,8 @@ def _is_told(store: Any) -> bool:
 
 def _is_of_another(error: Exception) -> bool:
     """Whether it says that a process does not answer."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    is_of_gloo = type(error) is RuntimeError and "gloo" in str(error).lower()  # it has no error of its own
+    return is_of_gloo or isinstance(error, dist.DistError)
 
 
 # Shares ---------------------------------------------------------------------------------------------------------------
