@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,8 +156,9 @@ class Judge:
             raise Busy(f"{self.name} has as many parts waiting as it may")
 
     def leave(self) -> None:
-        """Give room back that was not needed."""
-        self._room.release()
+        """Give room back."""
+        with suppress(ValueError):  # twice, where the service ends in a hurry
+            self._room.release()
 
     def submit(self, name: str | None, content: bytes, suffix: str) -> Job:
         """Accept a part, for which there is room: it is on the disk when this returns, and will be judged.
@@ -236,7 +238,7 @@ class Judge:
                 log.exception("%s: %s was not judged", self.name, job.name)
                 job.done.set_exception(error)
             finally:
-                self._room.release()
+                self.leave()
 
     def _judge_left_over(self, number: int) -> None:
         """Judge a part that was accepted before the service was ended."""
