@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,3 +141,17 @@ def made_pages() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def browser(made_pages: ModuleType) -> Iterator[Any]:
+    """A Chromium of this machine, driven by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser's driver: pip install playwright")
+    path = made_pages.find_browser()
+    if path is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # refused to root
+        browser = driver.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()

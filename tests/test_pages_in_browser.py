@@ -1,6 +1,5 @@
 """Report pages in a real browser: opened from the disk, sorted, filtered, moved through by keys, printed."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,18 +32,6 @@ CONTRAST = """([text, ground]) => {
     const pair = [light(text), light(ground)].sort((a, b) => b - a);
     return pair[0] / pair[1];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser(made_pages: ModuleType) -> Iterator[Any]:
-    path = made_pages.find_browser()
-    if path is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses its sandbox to root
-        browser = driver.chromium.launch(executable_path=path, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,15 +23,17 @@ from ..conformal import supported_alpha
 from ..files import PathLike, atomic_write
 from ..pictures import ALPHA_LEVEL, ColourScale
 from ..threshold import CalibratedThreshold, DecisionRule
+from .assets import STATIC, json_for_script, read_script, read_style
 from .cards import LOOSEST_ALPHA, MOST_PICTURES, Card, leave_out_pictures
 
-__all__ = ["Facts", "PageTable", "Promise", "Report", "slider_alphas", "write_report"]
+__all__ = ["Facts", "PageTable", "Promise", "Report", "make_legend", "slider_alphas", "write_report"]
 
 log = logging.getLogger("uflow")
 
 ALPHA_STEP = 0.005  # of the slider
 LEGEND_STEPS = 32  # colours of the bar that explains a map
-SCRIPTS = ("state.js", "drawing.js", "histogram.js", "gallery.js", "large_view.js", "report.js")
+SCRIPTS = ("words.js", "state.js", "drawing.js", "histogram.js", "gallery.js", "stage.js", "large_view.js", "theme.js",
+           "report.js")  # fmt: skip
 
 
 class TableLike(Protocol):
@@ -150,7 +151,7 @@ def write_report(report: Report, path: PathLike) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = _style(), _script()
+    style, script = read_style(), read_script([STATIC / name for name in SCRIPTS])
     sections = [("images", "Images"), ("figures", "Figures"), ("model", "Model and settings")]
     content = {"images": report.cards, "figures": report.tables, "model": report.facts}
     page = environment.get_template("report.html").generate(
@@ -160,7 +161,7 @@ def write_report(report: Report, path: PathLike) -> Path:
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
-        data=Markup(_json_for_script(_data(report))),
+        data=Markup(json_for_script(_data(report))),
         pictures=_pictures(report.cards),
         version=__version__,
         date=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
@@ -224,12 +225,12 @@ def _data(report: Report) -> dict[str, Any]:
             {"name": name, "calibrated": calibrated and bool(alphas), "judges": judges}
             for name, calibrated, judges in zip(report.methods, with_p, judged, strict=True)
         ],
-        "legend": _legend() if alphas else None,
+        "legend": make_legend() if alphas else None,
         "images": images,
     }
 
 
-def _legend() -> dict[str, Any]:
+def make_legend() -> dict[str, Any]:
     """The colours of a map from one end of their scale to the other, and what they mean."""
     colours = ColourScale(alarm=ALPHA_LEVEL).colours()
     shown = [*range(0, len(colours), len(colours) // LEGEND_STEPS), len(colours) - 1]
@@ -245,22 +246,6 @@ def _pictures(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
         for method, finding in enumerate(card.findings):
             if finding.map_picture is not None:
                 yield f"map-{number}-{method}", base64.b64encode(finding.map_picture).decode()
-
-
-def _json_for_script(content: Any) -> str:
-    """JSON that no browser takes for the end of a script, whatever names are in it."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # ASCII: other letters are escaped
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _style() -> str:
-    environment = Environment(loader=PackageLoader("uflow.pages", "static"), autoescape=False)
-    return environment.get_template("report.css").render()
-
-
-def _script() -> str:
-    parts = [(Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
 def _policy(style: str, script: str) -> str:

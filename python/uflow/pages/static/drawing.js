@@ -26,7 +26,7 @@ function makeLayers(image, method, wantsMap) {
   layers.style.setProperty("--ratio", image.size[1] / image.size[0]);
   const photo = photoOf(image);
   if (photo === null) {
-    layers.append(make("span", "no-picture", "picture left out"));
+    layers.append(make("span", "no-picture", image.missing || "picture left out"));
   } else {
     layers.append(makePicture(photo, "photo"));
   }

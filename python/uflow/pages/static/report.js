@@ -141,15 +141,6 @@ function watchAlpha() {
   });
 }
 
-function watchTheme() {
-  const root = document.documentElement;
-  const system = window.matchMedia("(prefers-color-scheme: dark)");
-  byId("theme").addEventListener("click", () => {
-    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : system.matches;
-    root.dataset.theme = isDark ? "light" : "dark";
-  });
-}
-
 function watchTabs() {
   const tabs = [...document.querySelectorAll("[role=tab]")];
   const open = (chosen) => {
@@ -189,15 +180,6 @@ function watchKeys() {
       focusTile(0);
     }
   });
-}
-
-function showLegend() {
-  const legend = byId("legend");
-  legend.hidden = page.legend === null;
-  if (page.legend === null) return;
-  const stops = page.legend.colours.map(({ at, colour }) => `${colour} ${100 * at}%`);
-  legend.querySelector(".bar").style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
-  legend.querySelector(".ends").replaceChildren(...page.legend.words.map((word) => make("span", "", word)));
 }
 
 fillTools();

@@ -106,20 +106,7 @@ function rankOf(image, method) {
   return `rank ${above.length + 1} of ${own.length}`;
 }
 
-// Words and numbers ---------------------------------------------------------------------------------------------------
-
-function percent(share) {
-  const value = 100 * share;
-  return `${value < 1 ? Number(value.toPrecision(2)) : Math.round(10 * value) / 10} %`;
-}
-
-function pText(p) {
-  return p === null ? "–" : p < 0.001 ? p.toPrecision(1) : p.toFixed(3);
-}
-
-function scoreText(score) {
-  return Math.abs(score) >= 1000 ? score.toPrecision(4) : score.toFixed(3);
-}
+// Words ---------------------------------------------------------------------------------------------------------------
 
 function kindText(image) {
   return image.kind === null ? "" : image.kind;
