@@ -19,6 +19,7 @@ from PIL import Image
 
 from conftest import texture, wait_for
 from uflow.serve.app import Web, make_app
+from uflow.serve.pages import page_routes
 from uflow.serve.run import listen, make_server
 from uflow.serve.security import Tokens
 from uflow.serve.service import Service
@@ -93,7 +94,8 @@ def serve(products: Path, data: Path, *options: str, env: dict[str, str] | None 
 def serve_here(service: Service, tokens: Tokens | None = None) -> Iterator[httpx2.Client]:
     """A service in this process, asked over a real connection: for tests that make it fail from inside."""
     bound = listen("127.0.0.1", 0)
-    server = make_server(make_app(Web(service, tokens)), service.limits.request_s)
+    web = Web(service, tokens)
+    server = make_server(make_app(web, page_routes(web)), service.limits.request_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

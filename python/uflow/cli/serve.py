@@ -40,6 +40,7 @@ def serve(
     from ..images import set_max_pixels
     from ..processes import only_one
     from ..serve.app import Web, make_app
+    from ..serve.pages import page_routes
     from ..serve.run import is_local, listen, run
     from ..serve.security import Tokens
     from ..serve.service import Limits, Service
@@ -56,7 +57,8 @@ def serve(
         with only_one(data / "lock", f"uflow serve --data {data}"):
             service = _make_demo(data, limits, device) if demo else Service(files, data, limits, device=device)
             _say_where(service, bound.getsockname())
-            run(make_app(Web(service, known)), bound, limits.request_s)
+            web = Web(service, known)
+            run(make_app(web, page_routes(web)), bound, limits.request_s)
     note("Ended: all that was accepted is judged and stored", err=True)
 
 

@@ -21,6 +21,7 @@ from .drift import Watch
 from .metrics import Metrics
 from .model import LiveModel
 from .parts import Message, Outcome, Part
+from .recent import Recent
 from .store import Store
 
 __all__ = ["Busy", "Job", "Judge", "Judged"]
@@ -80,6 +81,7 @@ class Judge:
         live: the product's model.
         serving: the predictor that judges the next part, and the monitor of its p-values; None where no model serves.
         store_trouble: why the disk did not take the last part; None where it did.
+        recent: images of the last parts.
 
     Args:
         live: the product and its model.
@@ -101,6 +103,7 @@ class Judge:
         self.name = live.product.name
         self.serving: tuple[Predictor, Watch] | None = None
         self.store_trouble: str | None = None
+        self.recent = Recent()
         self._room = threading.BoundedSemaphore(capacity)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._unsettled: list[Outcome] = []
@@ -258,6 +261,8 @@ class Judge:
             content = self.store.image(job.part)
         if content is None:
             raise ValueError("its image is gone")
+        if job.part is not None:
+            self.recent.put(job.part.id, content)
         prediction = predictor.predict(content)
         assert isinstance(prediction, Prediction)
         return prediction

@@ -65,6 +65,9 @@ def describe() -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"image/*": image, "multipart/form-data": form}},
         "responses": {"200": judged} | {status: _refusal(why) for status, why in REFUSALS.items()},
     }
+    said = {"type": "object", "required": ["answer"], "properties": {"answer": {"enum": ["good", "defective", None]}}}
+    answer = _plain("Keep what an operator says of a part; null takes it back", part)
+    answer["requestBody"] = {"required": True, "content": {"application/json": {"schema": said}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "uflow", "version": __version__},
@@ -74,6 +77,9 @@ def describe() -> dict[str, Any]:
             "/v1/products/{name}/monitor/restart": {"post": _plain("Begin a new watch of the p-values", name)},
             "/v1/products": {"get": _plain("The products, and how each is")},
             "/v1/parts/{part}": {"get": _plain("What is known of a part", part)},
+            "/v1/parts/{part}/picture": {"get": _plain("Its image, smaller", part, content="image/jpeg")},
+            "/v1/parts/{part}/map": {"get": _plain("Its anomaly map, in colours", part, content="image/png")},
+            "/v1/parts/{part}/answer": {"post": answer},
             "/health": {"get": _plain("Whether anything is wrong")},
             "/ready": {"get": _plain("Whether every product's model serves: else 503")},
             "/version": {"get": _plain("The version of uflow")},

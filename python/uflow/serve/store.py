@@ -154,7 +154,13 @@ class Store:
         return None if part.picture is None else self.pictures.read(part.picture)
 
     def parts(
-        self, product: str, chosen: Filter | None = None, before: float | None = None, limit: int = 50
+        self,
+        product: str,
+        chosen: Filter | None = None,
+        before: float | None = None,
+        limit: int = 50,
+        *,
+        after: float | None = None,
     ) -> list[Part]:
         """Parts of a product, the last received first.
 
@@ -163,13 +169,17 @@ class Store:
             chosen: which of them.
             before: those received before this, seconds since 1970: `Part.received` of the last one of the page before.
             limit: as many at most.
+            after: those received after this, and of these the first ones received.
         """
         conditions, values = _conditions(chosen or Filter())
         if before is not None:
             conditions, values = [*conditions, "received < ?"], [*values, before]
-        where = " AND ".join(["product = ?", *conditions])
-        query = f"{SELECT} WHERE {where} ORDER BY received DESC LIMIT ?"
-        return [Part.from_row(row) for row in self._database.read(query, (product, *values, limit))]
+        if after is not None:
+            conditions, values = [*conditions, "received > ?"], [*values, after]
+        where, order = " AND ".join(["product = ?", *conditions]), "DESC" if after is None else "ASC"
+        query = f"{SELECT} WHERE {where} ORDER BY received {order} LIMIT ?"
+        found = [Part.from_row(row) for row in self._database.read(query, (product, *values, limit))]
+        return found if after is None else found[::-1]
 
     def counts(self, product: str, since: float, until: float | None = None) -> Counts:
         """How many parts were received in some time, such as a shift; seconds since 1970."""
