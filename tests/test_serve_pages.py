@@ -19,13 +19,14 @@ from PIL import Image
 
 from conftest import wait_for
 from serving import defective_part, good_part, png, result, serve_here, write_product
-from uflow import load
-from uflow.product import read_product
+from uflow import Detector, load
+from uflow.product import Product, read_product
 from uflow.serve.parts import Outcome
 from uflow.serve.recent import Recent
 from uflow.serve.security import Tokens
 from uflow.serve.service import Service
 from uflow.serve.shown import parse_clock, shift_start
+from uflow.serve.teaching import teach
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser's driver: pip install playwright")
 pytest.importorskip("onnxruntime")
@@ -174,6 +175,7 @@ def test_what_is_wrong_is_said(line: Line, open_page: Opened) -> None:
     assert not page.locator("#trouble").is_visible()
     (line.file.parent.parent / "model/model.json").write_text("{}")
     playwright.expect(page.locator("#trouble")).to_contain_text("model tile: ")
+    assert str(line.file.parent.parent) not in page.inner_text("#trouble")
     page.route("**/live.json*", lambda route: route.abort())
     playwright.expect(page.locator("#trouble")).to_contain_text("does not answer")
     assert page.context.pages[0].locator(".tile").count() == 0
@@ -350,7 +352,7 @@ def test_parts_that_were_good_after_all_are_taught(line: Line, open_page: Opened
     ready(page)
     playwright.expect(page.locator("#waiting")).to_have_text("1")
     page.click("#teach")
-    playwright.expect(page.locator("#lesson")).to_contain_text("1 good part joined its calibration of model")
+    playwright.expect(page.locator("#lesson")).to_contain_text("1 good part joined the calibration of model")
     playwright.expect(page.locator("#waiting")).to_have_text("0")
     assert (folder.parent / "model.model.json.before").read_bytes() == before
     (added,) = load(folder).threshold.added
@@ -359,6 +361,22 @@ def test_parts_that_were_good_after_all_are_taught(line: Line, open_page: Opened
     wait_for(lambda: live.predictor is not None and len(live.predictor.threshold.added) == 1, 20)
     assert line.client.post("/products/tile/teach").status_code == 409
     assert result(line.client.post("/v1/products/tile/predict", content=content))["p_value"] > 1 / 31
+
+
+def test_a_model_file_is_taught_whole(detector: Detector, tmp_path: Path) -> None:
+    model, image = tmp_path / "tile.uflow", tmp_path / "new.png"
+    detector.save(model)
+    image.write_bytes(defective_part(5))
+    before = model.read_bytes()
+    said = teach(Product("tile", model), [image], "cpu")
+    assert said.startswith("1 good part joined the memory and the calibration of tile.uflow. Not called good: 1 before")
+    assert (tmp_path / "tile.uflow.before").read_bytes() == before
+    assert [added.name for added in load(model, device="cpu").threshold.added] == ["new.png"]
+    after = model.read_bytes()
+    image.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=re.escape("new.png")):
+        teach(Product("tile", model), [image], "cpu")
+    assert model.read_bytes() == after
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------
@@ -430,7 +448,8 @@ def test_polygons_are_drawn_by_mouse_and_saved(line: Line, open_page: Opened) ->
     assert np.allclose(polygons(page), drawn[:1] + drawn[2:], atol=0.2)
     page.keyboard.press("Control+z")
     page.click("#save")
-    playwright.expect(page.locator("#said")).to_contain_text("has not learnt the region of interest of 'tile'")
+    playwright.expect(page.locator("#said")).to_contain_text("model has not learnt the region of interest of 'tile'")
+    assert str(line.file.parent.parent) not in page.inner_text("#said")
     assert open_page.refused() == ["409"]
     assert read_product(line.file).roi is None
     page.click("text=Save all the same")

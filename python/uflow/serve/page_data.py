@@ -29,7 +29,7 @@ from .judge import Busy, Judge
 from .parts import Answer, Part
 from .security import Caller
 from .settings import Limits, NotLearnt, Region, save_limits, save_region
-from .shown import parse_clock, shift_start, show_chart, show_part, show_threshold
+from .shown import parse_clock, shift_start, show_chart, show_part, show_threshold, without_folders
 from .teaching import Teacher
 
 __all__ = ["data_routes", "find_part", "has_image", "threaded"]
@@ -116,6 +116,8 @@ class _Data:
         """The anomaly map of a part in its colours, by the model that serves now: the image is judged once more."""
         judge, part = await find_part(web, request)
         content = await self._image(judge, part)
+        if judge.serving is None:
+            raise HTTPException(503, "no model of this product serves now", {"retry-after": "10"})
         try:
             judge.enter()
         except Busy:
@@ -161,9 +163,8 @@ class _Data:
         waiting = await threaded(judge.store.good_after_all, judge.name)
         lesson = asdict(self.teacher.lesson(judge.name))
         limits = show_threshold(judge)
-        return JSONResponse(
-            {"limits": limits, "lesson": lesson, "waiting": len(waiting), "trouble": judge.live.trouble}
-        )
+        trouble = None if judge.live.trouble is None else without_folders(judge, judge.live.trouble)
+        return JSONResponse({"limits": limits, "lesson": lesson, "waiting": len(waiting), "trouble": trouble})
 
     # What buttons do --------------------------------------------------------------------------------------------------
 
@@ -190,7 +191,8 @@ class _Data:
         try:
             todo = await _saved(save_region, judge, region)
         except NotLearnt as error:
-            return JSONResponse({"error": one_line(error), "confirm": True}, 409)
+            return JSONResponse({"error": without_folders(judge, one_line(error)), "confirm": True}, 409)
+        todo = None if todo is None else without_folders(judge, todo)
         return JSONResponse({"saved": judge.live.file.name, "todo": todo})
 
     async def teach(self, web: Web, request: Request, caller: Caller) -> Response:
@@ -210,7 +212,7 @@ def _live(web: Web, judge: Judge, clock: tuple[int, int]) -> dict[str, Any]:
         "parts": [show_part(part, has_image(judge, part)) for part in parts],
         "counts": asdict(judge.store.counts(judge.name, since)),
         "chart": show_chart(judge),
-        "troubles": sorted(f"{what}: {why}" for what, why in web.service.troubles().items()),
+        "troubles": sorted(without_folders(judge, f"{what}: {why}") for what, why in web.service.troubles().items()),
     }
 
 
@@ -263,6 +265,8 @@ async def _read_body(request: Request, kind: type[T]) -> T:
 async def _saved(save: Callable[[Judge, Any], T], judge: Judge, content: Any) -> T:
     """What `settings` writes; HTTPException where it refuses, or where the file cannot be written."""
     try:
-        return await threaded(save, judge, content)
+        return await run_in_threadpool(save, judge, content)
     except ValueError as error:
-        raise HTTPException(400, one_line(error)) from None
+        raise HTTPException(400, without_folders(judge, one_line(error))) from None
+    except OSError as error:
+        raise HTTPException(503, without_folders(judge, one_line(error))) from None

@@ -30,7 +30,7 @@ from .judge import Judge
 from .page_data import data_routes, find_part, has_image, threaded
 from .parts import Filter, Part
 from .security import Caller, Role, may
-from .shown import parse_time, shift_start, show_part, show_threshold
+from .shown import parse_time, shift_start, show_part, show_threshold, without_folders
 
 __all__ = ["page_routes"]
 
@@ -280,5 +280,5 @@ def _read_file(judge: Judge) -> Product:
     """The product as its file has it now; the service may not have taken it over."""
     try:
         return read_product(judge.live.file)
-    except ValueError as error:
-        raise HTTPException(409, one_line(error)) from None
+    except (OSError, ValueError) as error:
+        raise HTTPException(409, without_folders(judge, one_line(error))) from None

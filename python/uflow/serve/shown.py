@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "show_part",
     "show_threshold",
     "show_time",
+    "without_folders",
 ]
 
 CHARTED = 300  # p-values
@@ -121,3 +123,12 @@ def show_threshold(judge: Judge) -> dict[str, Any]:
     predictor = judge.live.predictor
     promise = Promise() if predictor is None else Promise.from_threshold(predictor.threshold)
     return asdict(promise) | {"alphas": slider_alphas(promise), "least": promise.least}
+
+
+def without_folders(judge: Judge, text: str) -> str:
+    """A message with the names of a product's files and not where they lie, which the log says."""
+    files = (judge.live.file, judge.live.product.model, judge.store.folder / "any")
+    folders = {f"{parent}{os.sep}" for file in files for parent in (file.parent, file.resolve().parent)}
+    for folder in sorted(folders - {os.sep, f".{os.sep}"}, key=len, reverse=True):
+        text = text.replace(folder, "")
+    return text

@@ -27,6 +27,8 @@ INSERT INTO watches VALUES (?, ?, ?, ?) ON CONFLICT (product) DO UPDATE SET stat
 first_part = iif(model = excluded.model, first_part, excluded.first_part), model = excluded.model
 """
 SELECT = "SELECT parts.*, answers.answer FROM parts LEFT JOIN answers ON answers.part = parts.id"
+# CROSS is SQLite's word for: begin with the answers, which are few.
+SELECT_ANSWERED = "SELECT parts.*, answers.answer FROM answers CROSS JOIN parts ON parts.id = answers.part"
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ class Store:
         if after is not None:
             conditions, values = [*conditions, "received > ?"], [*values, after]
         where, order = " AND ".join(["product = ?", *conditions]), "DESC" if after is None else "ASC"
-        query = f"{SELECT} WHERE {where} ORDER BY received {order} LIMIT ?"
+        select = SELECT if chosen is None or chosen.answer is None else SELECT_ANSWERED
+        query = f"{select} WHERE {where} ORDER BY received {order} LIMIT ?"
         found = [Part.from_row(row) for row in self._database.read(query, (product, *values, limit))]
         return found if after is None else found[::-1]
 
@@ -235,7 +238,7 @@ class Store:
     def good_after_all(self, product: str) -> list[Part]:
         """Parts that operators called good, that the calibration has not been fed with, and whose image is kept."""
         query = (
-            f"{SELECT} WHERE product = ? AND answers.answer = 'good' AND answers.used IS NULL "
+            f"{SELECT_ANSWERED} WHERE product = ? AND answers.answer = 'good' AND answers.used IS NULL "
             "AND picture IS NOT NULL ORDER BY parts.id"
         )
         return [Part.from_row(row) for row in self._database.read(query, (product,))]

@@ -13,6 +13,7 @@ from ..files import atomic_write, one_line
 from ..predictor import Predictor
 from ..product import Product
 from .judge import Judge
+from .shown import without_folders
 
 __all__ = ["MOST_TAUGHT", "Lesson", "Teacher", "keep_before", "teach"]
 
@@ -73,7 +74,7 @@ class Teacher:
             lesson = Lesson(text=text)
         except Exception as error:  # whatever is wrong with a model, an image, a disk
             log.error("%s: nothing was learnt: %s", judge.name, one_line(error))
-            lesson = Lesson(text=f"Nothing was learnt: {one_line(error)}", failed=True)
+            lesson = Lesson(text=f"Nothing was learnt: {without_folders(judge, one_line(error))}", failed=True)
         with self._lock:
             self._lessons[judge.name] = lesson
 
@@ -101,10 +102,10 @@ def teach(product: Product, images: Sequence[Path], device: str = "auto") -> str
         save_threshold(model)
     else:
         model.save(product.model)
-    where = "its calibration" if isinstance(model, Predictor) else "the memory and the calibration"
+    where = "the calibration" if isinstance(model, Predictor) else "the memory and the calibration"
     return (
-        f"{_count(len(images))} joined {where} of {product.model.name}. Of them, {before} were not called good before, "
-        f"{after} are not now. The model before is kept as {kept.name}."
+        f"{_count(len(images))} joined {where} of {product.model.name}. Not called good: {before} before, {after} now. "
+        f"The model before is kept as {kept.name}."
     )
 
 

@@ -22,7 +22,8 @@ function drawChart(svg, chart) {
     svg.append(makeSvg("circle", { cx: x(place), cy: y(p), r: 2.6, class: type }));
   });
   chart.times.forEach((time, place) => {
-    if (values.length > 1) svg.append(text(x(place * (values.length - 1)), height - 6, time, place === 0 ? "start" : "end"));
+    const apart = x(values.length - 1) - x(0) > 120; // else one would be written over the other
+    if (place === 0 || apart) svg.append(text(x(place * (values.length - 1)), height - 6, time, place === 0 ? "start" : "end"));
   });
   const limits = chart.alpha ? `, limit ${percent(chart.alpha)}` : "";
   svg.setAttribute("aria-label", `the last ${values.length} p-values${limits}${chart.alarm ? `, ${alarmText(chart.alarm)}` : ""}`);

@@ -2,7 +2,7 @@
 
 const limits = page.limits;
 const alphas = limits.alphas;
-const looks = [null, ...alphas]; // none is as the model has it
+const looks = [null, ...alphas]; // not set: as the model has it
 let serves = null; // what is set when the page opens, or is saved
 let counting = 0; // the last question: answers to earlier ones come too late
 
@@ -24,7 +24,7 @@ function setSliders() {
 
 async function showLimits() {
   const { alpha, look_alpha: look } = chosen();
-  const shown = { alpha: percent(alpha), look: look === null ? "as the model has it" : percent(look) };
+  const shown = { alpha: percent(alpha), look: look === null ? "not set" : percent(look) };
   for (const [name, words] of Object.entries(shown)) {
     byId(`${name}-value`).textContent = words;
     byId(name).setAttribute("aria-valuetext", words);

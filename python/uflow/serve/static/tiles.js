@@ -1,10 +1,8 @@
 // Parts as `drawing.js` draws them, and small pictures of them.
 
-const NOT_KEPT = "picture not kept";
-
 /** A part from the service, as an image to draw. */
 function asImage(part, large = false) {
-  return { ...part, large, missing: NOT_KEPT };
+  return { ...part, large, missing: part.verdict === "failed" ? "no picture" : "picture not kept" };
 }
 
 function photoOf(image) {
