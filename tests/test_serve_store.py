@@ -222,6 +222,34 @@ def test_many_parts_are_found_by_an_index(store: Store) -> None:
         assert all("INDEX" in step or "PRIMARY KEY" in step or "TEMP" in step for step in plan), (query, plan)
 
 
+def test_answers_are_found_from_their_own_table(store: Store) -> None:
+    """They are few: no list of them reads all parts."""
+    parts = [add(store, "reject") for _ in range(6)]
+    for part in parts[::2]:
+        store.set_answer(part.id, "good", "anna")
+    queries: list[tuple[str, object]] = []
+    read = Database.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Database,
+            "read",
+            lambda self, query, values=(): queries.append((query, values)) or read(self, query, values),
+        )
+        assert store.parts("tile", Filter(answer="good")) == store.good_after_all("tile")[::-1]
+        assert [part.id for part in store.parts("tile", Filter(answer="good"))] == [parts[i].id for i in (4, 2, 0)]
+    for query, values in queries:
+        first = store._database.read(f"EXPLAIN QUERY PLAN {query}", values)[0]["detail"]  # type: ignore[arg-type]
+        assert "answers" in first, query
+
+
+def test_parts_after_a_time_are_the_next_ones(store: Store) -> None:
+    parts = [add(store, "reject" if i % 2 else "good") for i in range(6)]
+    asked = parts[1].received
+    assert [part.id for part in store.parts("tile", after=asked, limit=2)] == [parts[3].id, parts[2].id]
+    assert [part.id for part in store.parts("tile", Filter(verdict="reject"), after=asked, limit=1)] == [parts[3].id]
+    assert store.parts("tile", after=parts[5].received) == []
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "service.sqlite").write_bytes(b"no data base" * 100)
     with pytest.raises(ValueError, match="is no data base"):

@@ -253,7 +253,7 @@ async function save() {
     say("said", todo === null ? `Saved in ${file}.` : `Saved in ${file}, and not yet in use: ${todo}.`);
   } catch (error) {
     confirmed = Boolean(error.answer && error.answer.confirm);
-    const after = " What serves now goes on until the service ends; it does not start again before the model has learnt it.";
+    const after = " What serves now goes on until the service ends; after that no part is judged before the model has learnt it.";
     say("said", `Not saved: ${error.message}.${confirmed ? after : ""}`, true);
   }
   redraw();
