@@ -389,6 +389,7 @@ def test_the_slider_counts_what_it_would_have_flagged_and_is_saved(line: Line, o
     limits = result(line.client.get("/products/tile/state.json"))["limits"]
     assert (limits["alpha"], limits["look_alpha"]) == (0.2, 0.5)
     playwright.expect(page.locator("#alpha-today")).to_have_text("Today: 8 of 40 parts rejected, 20 %.")
+    assert page.inner_text("#look-value") == "50 %"
     assert page.locator("#save").is_disabled()
     place = limits["alphas"].index(0.1)
     page.locator("#alpha").evaluate(SLIDE, place)
@@ -399,15 +400,15 @@ def test_the_slider_counts_what_it_would_have_flagged_and_is_saved(line: Line, o
     assert page.locator("#save").is_disabled()
     page.locator("#look").focus()
     page.keyboard.press("End")
-    playwright.expect(page.locator("#look-today")).to_have_text("Today: 4 of 40 parts to look at, 10 %.")
+    playwright.expect(page.locator("#look-today")).to_have_text("Today: 16 of 40 parts to look at, 40 %.")
     page.click("#save")
     playwright.expect(page.locator("#said")).to_have_text("Saved, and serves.")
     saved = read_product(line.file)
-    assert (saved.alpha, saved.look_alpha) == (0.1, 0.2)
+    assert (saved.alpha, saved.look_alpha) == (0.1, 0.5)
     assert read_product(line.file.with_name("tile.toml.before")).alpha is None
     live = line.service.judges["tile"].live
     assert live.predictor is not None
-    assert (live.predictor.threshold.alpha, live.predictor.threshold.look_alpha) == (0.1, 0.2)
+    assert (live.predictor.threshold.alpha, live.predictor.threshold.look_alpha) == (0.1, 0.5)
     for limits in ({"alpha": 2, "look_alpha": None}, {"alpha": 0.2, "look_alpha": 0.1}, {"alpha": 0.2}):
         assert line.client.post("/products/tile/limits", json=limits).status_code == 400
     assert read_product(line.file) == saved

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 CHARTED = 300  # p-values
+LOOSE_LOOKS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5)  # beyond what the slider of alpha offers
 WORDS = {
     "good": "Good",
     "look": "Look",
@@ -119,10 +120,12 @@ def show_chart(judge: Judge) -> dict[str, Any]:
 
 
 def show_threshold(judge: Judge) -> dict[str, Any]:
-    """What the slider offers, and how parts are judged now."""
+    """What the sliders offer, and how parts are judged now."""
     predictor = judge.live.predictor
     promise = Promise() if predictor is None else Promise.from_threshold(predictor.threshold)
-    return asdict(promise) | {"alphas": slider_alphas(promise), "least": promise.least}
+    alphas = slider_alphas(promise)
+    further = {share for share in (*LOOSE_LOOKS, promise.look) if share is not None and alphas and share > alphas[-1]}
+    return asdict(promise) | {"alphas": alphas, "looks": [*alphas, *sorted(further)], "least": promise.least}
 
 
 def without_folders(judge: Judge, text: str) -> str:

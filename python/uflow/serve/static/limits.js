@@ -2,7 +2,7 @@
 
 const limits = page.limits;
 const alphas = limits.alphas;
-const looks = [null, ...alphas]; // not set: as the model has it
+const looks = [null, ...limits.looks]; // not set: as the model has it
 let serves = null; // what is set when the page opens, or is saved
 let counting = 0; // the last question: answers to earlier ones come too late
 
@@ -17,7 +17,7 @@ function nearest(values, wanted) {
 /** The sliders at what serves; numbers that they do not offer are the nearest that they do. */
 function setSliders() {
   byId("alpha").value = nearest(alphas, Math.max(limits.alpha, limits.least));
-  byId("look").value = limits.look_alpha === null ? 0 : 1 + nearest(alphas, limits.look_alpha);
+  byId("look").value = limits.look_alpha === null ? 0 : 1 + nearest(limits.looks, limits.look_alpha);
   serves = chosen();
   showLimits();
 }
