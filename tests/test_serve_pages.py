@@ -30,6 +30,7 @@ from uflow.serve.teaching import teach
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser's driver: pip install playwright")
 pytest.importorskip("onnxruntime")
+playwright.expect.set_options(timeout=20_000)  # ms, as on a machine that does much else
 
 BAD_NAME = "<img src=x onerror=alert(1)>\"'</script>"
 LAMP = "lamp & <b>co?#"  # a product's name
@@ -131,19 +132,19 @@ def test_the_live_view_shows_what_comes(line: Line, open_page: Opened) -> None:
     line.send(defective_part(), "bad one")
     tile = page.locator(".tile").first
     playwright.expect(tile.locator(".name")).to_have_text("bad one")
-    assert tile.get_attribute("data-type") == "reject"
+    playwright.expect(tile).to_have_attribute("data-type", "reject")  # it may have been seen while it was judged
     assert tile.locator("path.line.found").get_attribute("d").startswith("M")
     assert tile.locator(".photo").evaluate("e => e.decode().then(() => e.naturalWidth)") == 96
-    assert page.inner_text("#latest .verdict") == "Reject"
+    playwright.expect(page.locator("#latest .verdict")).to_have_text("Reject")
     line.send(good_part(), "fine one")
     playwright.expect(page.locator("#latest .name")).to_have_text("fine one")
     playwright.expect(page.locator("#count-reject")).to_have_text("1")
     # Good parts' images are not kept on the disk, and are seen all the same as long as they are among the last.
-    assert page.locator(".tile .photo").count() == 2
-    assert page.locator("#chart circle").count() == 2
+    playwright.expect(page.locator(".tile .photo")).to_have_count(2)
+    playwright.expect(page.locator("#chart circle")).to_have_count(2)
     line.client.post("/v1/products/tile/predict", content=good_part()[:2000])
     playwright.expect(page.locator("#count-failed")).to_have_text("1")
-    assert page.inner_text("#latest .verdict") == "Not judged"
+    playwright.expect(page.locator("#latest .verdict")).to_have_text("Not judged")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     go(page, lambda: page.keyboard.press("Enter"))
