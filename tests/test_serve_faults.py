@@ -154,7 +154,7 @@ def test_a_mistake_of_ours_is_told_and_the_worker_goes_on(make: Make, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(judge, "_settle", lambda *_: 1 / 0)
             answer = post(client, good_part())
-        assert answer.status_code == 500
+        assert (answer.status_code, answer.headers["connection"]) == (500, "close")
         assert answer.json() == {"error": "a mistake of the service; its log says more"}
         assert result(post(client, good_part()))
 

@@ -289,8 +289,11 @@ async def _answer_refusal(request: Request, error: HTTPException) -> Response:
 
 
 async def _answer_mistake(request: Request, error: Exception) -> Response:
-    """A mistake of ours: the log has it, the answer says no more than that."""
-    return JSONResponse({"error": "a mistake of the service; its log says more"}, 500)
+    """A mistake of ours: the log has it, the answer says no more than that.
+
+    The server closes the connection behind such an answer: who goes on with it must be told.
+    """
+    return JSONResponse({"error": "a mistake of the service; its log says more"}, 500, {"connection": "close"})
 
 
 class _WithHeaders:
