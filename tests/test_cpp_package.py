@@ -166,7 +166,7 @@ METADATA = {
     "int8": None,
     "dynamic_size": False,
     "input": "image",
-    "backbone": {},
+    "backbone": {"name": "made"},
     "record": {},
 }
 
