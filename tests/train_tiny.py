@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 
-from uflow import Detector, distributed, features
+from uflow import Detector, distributed, features, tile_reader
 from uflow.training import TrainingSettings
 
 
@@ -20,7 +20,7 @@ def learn(images: Path) -> dict[str, Any]:
     settings = TrainingSettings(epochs=3, batch_size=19, last_batch="remainder", augment=False, memory_size=0)
     with (
         mock.patch.object(features, "fits_somewhere", return_value=False),
-        mock.patch.object(features, "read_image", side_effect=features.read_image) as read,
+        mock.patch.object(tile_reader, "read_image", side_effect=tile_reader.read_image) as read,
     ):
         detector = Detector.fit(images, image_size=64, settings=settings, alpha=0.3, device="cpu", progress=False)
     return {
