@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uflow import arrays
 from uflow.pictures import ALPHA_LEVEL, OUTLINE_RGB, STEPS, ColourScale, draw_outlines, map_picture, overlay, panels
 
 CALIBRATED = ColourScale(calm=0.5, alarm=0.6)
@@ -102,13 +103,11 @@ def test_outline_colour_is_there_for_the_smallest_region() -> None:
 
 
 def test_overlay_is_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uflow import pictures
-
     rng = np.random.default_rng(0)
     image, values = rng.integers(0, 256, (90, 70, 3), np.uint8), rng.random((90, 70), np.float32)
     rings = [square(10.5, 20.5, 40)]
     whole = np.asarray(overlay(image, values, rings, CALIBRATED))
-    monkeypatch.setattr(pictures, "STRIP_PIXELS", 500)
+    monkeypatch.setattr(arrays, "STRIP_PIXELS", 500)
     np.testing.assert_array_equal(np.asarray(overlay(image, values, rings, CALIBRATED)), whole)
 
 

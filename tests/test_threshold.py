@@ -4,9 +4,11 @@ What it promises of real parts: test_threshold_promise.py.
 """
 
 import json
+import math
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from uflow import segmentation
+from uflow import arrays, segmentation
 from uflow.calibration_log import warn_of_learnt_images
 from uflow.conformal import AddedImage, conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
@@ -187,6 +189,24 @@ def test_the_looser_limit_is_kept_where_it_is_looser() -> None:
     for rule in (threshold, PaperThreshold()):
         with pytest.raises(ValueError, match="a verdict needs the lowest"):
             rule.verdict(float("nan"))
+
+
+def test_a_large_image_is_judged_in_strips_and_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside log NFA itself some 15 bytes a pixel, however much of the image is found."""
+    rng = np.random.default_rng(3)
+    threshold = calibrate(rng, 19, alpha=0.05)
+    (image,) = good_images(rng, 1)
+    image.energies[0][0, 1:11, 2:9] += 60
+    image.energies[0][0, 5, 5] = 0
+    size = (2000, 1500)
+    tracemalloc.start()
+    whole = threshold.log_nfa(image, (8, 30), size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (whole < 0).mean() > 0.3
+    assert peak < 20 * math.prod(size)
+    monkeypatch.setattr(arrays, "STRIP_PIXELS", 4000)
+    np.testing.assert_array_equal(threshold.log_nfa(image, (8, 30), size), whole)
 
 
 @pytest.mark.parametrize(("known", "calm", "warns"), [(True, True, True), (True, False, False), (False, True, False)])

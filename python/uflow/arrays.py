@@ -1,4 +1,4 @@
-"""What the compiled core takes, from arrays and tensors: checked, C-contiguous, on the CPU.
+"""What the compiled core takes, from arrays and tensors: checked, C-contiguous, on the CPU. Images in strips.
 
 Tensors are known by their module, so that torch is never imported here.
 """
@@ -6,13 +6,14 @@ Tensors are known by their module, so that torch is never imported here.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MAX_INT32 = 2**31 - 1
+STRIP_PIXELS = 1 << 18  # that are worked on at once, where what is worked with takes many bytes a pixel
 
 
 def is_tensor(x: Any) -> bool:
@@ -130,3 +131,10 @@ def thread_count(threads: int | None) -> int:
     if not -MAX_INT32 <= count <= MAX_INT32:
         raise ValueError(f"threads must be a number of threads, got {count}")
     return count
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The rows of an image (H, W), a few at a time: some `STRIP_PIXELS` pixels."""
+    height, width = shape
+    step = max(1, STRIP_PIXELS // width)
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
+from .arrays import strips
 from .outline import Drawing, clip_regions, draw_regions
 from .roi import Mask, RegionOfInterest
 from .segmentation import AreaLaw, Background
@@ -95,7 +96,7 @@ def judge_fields(
             if roi is not None:
                 drawn = clip_regions(drawn, found, roi.pixels(shape))
             np.maximum(log_nfa, 0, out=log_nfa)
-            log_nfa[drawn] = _lowest_of_regions(drawn, own)
+            _set_lowest(log_nfa, drawn, own)
         else:  # resizing flattens the lowest value, which p-values are made of
             log_nfa += own.min() - log_nfa.min()
     return maps
@@ -139,17 +140,19 @@ def _block_means(field: NDArray[Any], side: int) -> NDArray[np.float64]:
     return np.asarray(blocks.mean(axis=(1, 3)).ravel())
 
 
-def _lowest_of_regions(mask: NDArray[np.bool_], cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """For each pixel of a mask, the lowest log NFA among the cells that its region covers."""
+def _set_lowest(log_nfa: NDArray[np.float32], mask: NDArray[np.bool_], cells: NDArray[np.float32]) -> None:
+    """Set log NFA inside each region of a mask to the lowest among the cells that the region covers."""
     labels, count = segmentation.connected_components(mask)
-    rows, columns = np.nonzero(mask)
-    own = labels[rows, columns]
+    (height, width), (h, w) = mask.shape, cells.shape
     lowest = np.full(count + 1, np.float32(np.inf))
-    covered = (at * cell // n for at, n, cell in zip((rows, columns), mask.shape, cells.shape, strict=True))
-    np.minimum.at(lowest, own, cells[tuple(covered)])
-    found: NDArray[np.float32] = lowest[own]
+    for rows in strips(mask.shape):
+        y, x = np.nonzero(mask[rows])
+        np.minimum.at(lowest, labels[rows][y, x], cells[(y + rows.start) * h // height, x * w // width])
     # An outline may leave the cells that decided: then the image's lowest counts.
-    return np.where(found < 0, found, cells.min())
+    lowest[~(lowest < 0)] = cells.min()
+    for rows in strips(mask.shape):
+        inside = mask[rows]
+        log_nfa[rows][inside] = lowest[labels[rows][inside]]
 
 
 def _log_nfa_of_cells(

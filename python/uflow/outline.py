@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
+from .arrays import strips
 from .conformal import ROUNDING_ROOM
 
 __all__ = ["Drawing", "clip_regions", "draw_regions", "drop_small_regions", "polygon"]
@@ -80,8 +81,11 @@ def draw_regions(
     cells = _nearest_cells(found, size)
     if not found.any():
         return cells
-    fine, around = (_resized(each, size) for each in (values, _largest_around(values, BLUR_CELLS)))
-    edge = drawing.usual + EDGE_LEVEL * (np.maximum(around, fine) - drawing.usual)
+    fine, edge = (_resized(each, size) for each in (values, _largest_around(values, BLUR_CELLS)))
+    np.maximum(edge, fine, out=edge)  # in place: images may have a hundred million pixels
+    edge -= drawing.usual
+    edge *= EDGE_LEVEL
+    edge += drawing.usual
     labels, count = segmentation.connected_components(found)
     peaks = np.array([values[labels == label].max() for label in range(1, count + 1)])
     # A region that is weaker than the quiet level was found by its latents, or its size: its own half height counts.
@@ -90,7 +94,10 @@ def draw_regions(
     level = min(drawing.quiet, float(own_level[weak].min())) if weak.any() else drawing.quiet
     # Half as far from good images as the strongest region, a quarter of its squared distance, is its echo.
     level = max(level, drawing.usual + ECHO_LEVEL * (float(peaks.max()) - drawing.usual))
-    kept = _touching((fine >= level) & (fine >= edge), cells)
+    kept = fine >= level
+    kept &= fine >= edge
+    del fine, edge
+    kept = _touching(kept, cells)
     return _fill_holes(kept if kept.any() else cells)
 
 
@@ -120,13 +127,22 @@ def _largest_around(values: NDArray[np.float32], radius: int) -> NDArray[np.floa
     return values
 
 
+def _pixels_of(chosen: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """The pixels whose label is chosen."""
+    found = np.empty(labels.shape, bool)
+    for rows in strips(labels.shape):
+        found[rows] = chosen.take(labels[rows])
+    return found
+
+
 def _touching(mask: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected components of a mask that have a pixel among the seeds."""
     labels, count = segmentation.connected_components(mask)
     keep = np.zeros(count + 1, bool)
-    keep[np.unique(labels[seeds])] = True
+    for rows in strips(labels.shape):
+        keep[labels[rows][seeds[rows]]] = True
     keep[0] = False
-    return keep.take(labels)
+    return _pixels_of(keep, labels)
 
 
 def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -134,7 +150,7 @@ def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     inside = np.ones(count + 1, bool)
     inside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = False
     inside[0] = True
-    return inside.take(labels) if inside[1:].any() else mask
+    return _pixels_of(inside, labels) if inside[1:].any() else mask
 
 
 def clip_regions(mask: NDArray[np.bool_], found: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -5,13 +5,15 @@ Needs numpy and Pillow alone. Large images are drawn strip by strip: memory stay
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from .arrays import strips
 
 __all__ = ["ColourScale", "draw_outlines", "map_picture", "overlay", "panels", "shrink", "side_by_side"]
 
@@ -20,7 +22,6 @@ RIM_SHARE = 0.6  # of the light that the line's dark rim takes away
 LINE_SHARE = 1 / 450  # of the picture's longer side, that the line is wide
 MIN_LINE = 1.6  # pixels
 SUPERSAMPLING = 4  # times, that lines are drawn larger before they are shrunk
-STRIP_PIXELS = 1 << 18  # that are drawn at once
 
 # Black over violet below the level of alpha; from there on red over orange to pale yellow. Lightness rises all along,
 # also for the colour-blind, and steps up at the level.
@@ -97,7 +98,7 @@ def map_picture(anomaly_map: NDArray[np.float32], scale: ColourScale) -> Image.I
     """The map in the colours of a scale: (H, W) float32 to an RGB picture as large."""
     picture = np.empty((*anomaly_map.shape, 3), np.uint8)
     colours = scale.colours()
-    for rows in _strips(anomaly_map.shape):
+    for rows in strips(anomaly_map.shape):
         picture[rows] = colours[scale.indices(anomaly_map[rows])]
     return Image.fromarray(picture)
 
@@ -118,7 +119,7 @@ def overlay(
     """
     picture = np.empty(image.shape, np.uint8)
     colours, opacities = scale.colours().astype(np.float32), scale.opacities()
-    for rows in _strips(anomaly_map.shape):
+    for rows in strips(anomaly_map.shape):
         found = scale.indices(anomaly_map[rows])
         weight = opacities[found][..., None]
         picture[rows] = image[rows] + weight * (colours[found] - image[rows]) + np.float32(0.5)
@@ -140,7 +141,7 @@ def draw_outlines(picture: NDArray[np.uint8], rings: Sequence[NDArray[np.float32
         width = max(MIN_LINE, LINE_SHARE * max(picture.shape[:2]))
     reach = 1.5 * width + 2
     closed = [np.concatenate([ring, ring[:2]]) for ring in rings]  # the second point again: a joint at the first too
-    for rows in _strips(picture.shape[:2]):
+    for rows in strips(picture.shape[:2]):
         near = [part for ring in closed for part in _parts_between(ring, rows.start - reach, rows.stop + reach)]
         if not near:
             continue
@@ -170,13 +171,6 @@ def _coverage(
         pen.line(points.ravel().tolist(), fill=255, width=max(1, round(SUPERSAMPLING * width)), joint="curve")
     covered = np.asarray(large.reduce(SUPERSAMPLING), np.float32)[..., None]
     return covered / np.float32(255)
-
-
-def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Rows of a picture (H, W), a few at a time."""
-    height, width = shape
-    step = max(1, STRIP_PIXELS // width)
-    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 # Several pictures as one ----------------------------------------------------------------------------------------------

@@ -89,9 +89,12 @@ def weighted_sum(
     """
     arrays = as_scales(maps, len(weights), "weight")
     height, width = output_size(size)
-    total = np.float32(weights[0]) * _core.resize_bilinear(arrays[0], height, width, 0)
+    total: NDArray[np.float32] = _core.resize_bilinear(arrays[0], height, width, 0)
+    total *= np.float32(weights[0])
     for array, weight in zip(arrays[1:], weights[1:], strict=True):
-        total += np.float32(weight) * _core.resize_bilinear(array, height, width, 0)
+        resized = _core.resize_bilinear(array, height, width, 0)
+        resized *= np.float32(weight)
+        total += resized
     if not np.isfinite(total).all():
         raise ValueError("evidence holds values that are not finite: the image cannot be judged")
     return total
