@@ -24,7 +24,12 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, TOOLS = SETTINGS["project"], SETTINGS["tool"]
 EXTRAS = PROJECT["optional-dependencies"]
 FOR_DEVELOPERS = {"all", "bench", "test", "docs", "lint"}
-IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "prometheus-client": "prometheus_client"}
+IMPORTED_AS = {
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+    "prometheus-client": "prometheus_client",
+    "paho-mqtt": "paho",
+}
 
 FOLDERS = ("python", "docs", "tests", "benchmarks", "examples", "csrc", ".github", "containers")
 TEXTS = {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".hpp", ".cpp", ".sh", ""}

@@ -140,9 +140,9 @@ def study(
 
     if figures:
         require("figures", "matplotlib")
+    needs = _ray_needs(engine, threads, gpus)
     require("train", "torch")
     rules = make_protocol(protocol, oracle, fair)
-    needs = _ray_needs(engine, threads, gpus)
     if needs is not None and not gpus and device == "auto":
         device = "cpu"  # a task that asks for no GPU takes none
     _check_report(report)
