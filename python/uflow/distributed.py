@@ -42,7 +42,6 @@ Items = TypeVar("Items", Sequence[Any], NDArray[Any])
 STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 WATCHED = "UFLOW_WATCHED"  # set where `launch` says what became of the processes
 PATIENCE = timedelta(days=1)  # the others wait while the first makes the memory, and calibrates
-SHUTDOWN_S = 5  # that processes are given to end when one of them has failed
 
 _rank, _processes = 0, 1  # of the group that trains together, see `together`
 
@@ -226,7 +225,6 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=SHUTDOWN_S,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "uflow", *arguments)
