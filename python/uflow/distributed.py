@@ -79,7 +79,8 @@ def together() -> Iterator[None]:
     store, rank, size = next(iter(dist.rendezvous("env://")))  # type: ignore[attr-defined]  # it is in torch's docs
     store = dist.PrefixStore("uflow", store)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    with _quiet_output():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     _rank, _processes = rank, size
     log.disabled = rank > 0
     try:
@@ -96,6 +97,20 @@ def together() -> Iterator[None]:
         _rank, _processes = 0, 1
         log.disabled = False
         dist.destroy_process_group()
+
+
+@contextmanager
+def _quiet_output() -> Iterator[None]:
+    """Drop what Gloo of torch 2.10 writes to standard output: who is connected, which is no result."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _is_told(store: Any) -> bool:
