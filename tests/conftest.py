@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,18 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
     text = str(error.value)
     assert "\n" not in text
     return text
+
+
+def call_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    """Call `uflow` in this process; returns its exit code, standard output and standard error."""
+    from uflow import cli
+
+    monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return (end.value.code or 0, *capsys.readouterr())
 
 
 def stream_threads() -> list[str]:

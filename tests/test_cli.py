@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -21,6 +22,7 @@ import pytest
 from PIL import Image
 
 import uflow
+from conftest import call_command
 from uflow import cli
 from uflow.cli.options import build_recipe
 from uflow.cli.predict import output_names
@@ -41,13 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.main()
-        return (exit_info.value.code or 0, *capsys.readouterr())
-
-    return call
+    return partial(call_command, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import call_command
 from uflow import cli
 from uflow.cli import config
 from uflow.detector import Detector
@@ -32,13 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Call the command in an empty folder; returns its exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return call
+    return partial(call_command, monkeypatch, capsys)
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from conftest import wait_for
+from conftest import call_command, wait_for
 from test_study import make_data
-from uflow import cli
 
 ray = pytest.importorskip("ray", reason='needs Ray: pip install "uflow-ad[ray]"')
 from uflow.interop.cluster import Needs, run_tasks  # noqa: E402 (it needs Ray)
@@ -43,13 +42,7 @@ def data(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def uflow_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.main()
-        return (exit_info.value.code or 0, *capsys.readouterr())
-
-    return call
+    return partial(call_command, monkeypatch, capsys)
 
 
 def without_cost(table: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +18,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import call_command
 from test_fuzz import JUNK, QUICK, changed, survives
 from test_predictor import brightness, noise_pictures
-from uflow import cli
 from uflow.connections import Mqtt, Secret, WatchedFolder, Webhook
 from uflow.detector import Detector
 from uflow.predictor import Predictor
@@ -362,13 +362,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Call the command in an empty folder; returns its exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return call
+    return partial(call_command, monkeypatch, capsys)
 
 
 def test_train_asks_for_what_the_file_says_and_the_command_line_wins(

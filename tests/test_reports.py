@@ -2,15 +2,15 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from uflow import cli
+from conftest import call_command
 from uflow.cli import reports
 from uflow.cli.reports import write_comparison_report
 from uflow.evaluate import datasets, rivals
@@ -31,13 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["uflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.main()
-        return (exit_info.value.code or 0, *capsys.readouterr())
-
-    return call
+    return partial(call_command, monkeypatch, capsys)
 
 
 @pytest.fixture

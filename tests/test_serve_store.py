@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -193,8 +194,9 @@ def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
     assert found == [part]
 
 
-def test_many_parts_are_found_by_an_index(store: Store) -> None:
-    """No list, count or chart of the page walks over all parts: SQLite's plans say so."""
+@contextmanager
+def asked_queries() -> Iterator[list[tuple[str, object]]]:
+    """What is asked of the data base meanwhile."""
     queries: list[tuple[str, object]] = []
     read = Database.read
     with pytest.MonkeyPatch.context() as patch:
@@ -203,6 +205,12 @@ def test_many_parts_are_found_by_an_index(store: Store) -> None:
             "read",
             lambda self, query, values=(): queries.append((query, values)) or read(self, query, values),
         )
+        yield queries
+
+
+def test_many_parts_are_found_by_an_index(store: Store) -> None:
+    """No list, count or chart of the page walks over all parts: SQLite's plans say so."""
+    with asked_queries() as queries:
         for chosen in (
             None,
             *(Filter(verdict=verdict) for verdict in VERDICTS),
@@ -228,14 +236,7 @@ def test_answers_are_found_from_their_own_table(store: Store) -> None:
     parts = [add(store, "reject") for _ in range(6)]
     for part in parts[::2]:
         store.set_answer(part.id, "good", "anna")
-    queries: list[tuple[str, object]] = []
-    read = Database.read
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Database,
-            "read",
-            lambda self, query, values=(): queries.append((query, values)) or read(self, query, values),
-        )
+    with asked_queries() as queries:
         assert store.parts("tile", Filter(answer="good")) == store.good_after_all("tile")[::-1]
         assert [part.id for part in store.parts("tile", Filter(answer="good"))] == [parts[i].id for i in (4, 2, 0)]
     for query, values in queries:

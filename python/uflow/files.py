@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .processes import remove_orphans
 
-__all__ = ["BoundedReader", "FileStamp", "PathLike", "atomic_write", "one_line", "sha256", "some_names"]
+__all__ = ["BoundedReader", "FileStamp", "PathLike", "atomic_write", "one_line", "read_toml", "sha256", "some_names"]
 
 PathLike = str | os.PathLike[str]
 
@@ -22,6 +24,24 @@ def one_line(error: BaseException) -> str:
     """The error's own words on one line, without the path and the number that OSError adds."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no TOML; one line that begins with its name.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not TOML: {' '.join(str(error).split())}") from None
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha
 from .connections import Entries as Connections
 from .connections import SinkSettings, WatchedFolder, read_sinks, read_watched_folder, write_connections
-from .files import PathLike
+from .files import PathLike, read_toml
 from .images import read_mask
 from .predictor import Predictor
 from .roi import Polygon, RegionOfInterest
@@ -186,7 +185,9 @@ def read_product(path: PathLike) -> Product:
     """
     path = Path(path)
     where = str(path)
-    content: dict[str, Any] = dict(parse(_Entries, _read_toml(path), where))
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no product file {path}")
+    content: dict[str, Any] = dict(parse(_Entries, read_toml(path), where))
     content["model"] = path.parent / Path(content["model"]).expanduser()
     try:
         if "roi" in content:
@@ -213,20 +214,6 @@ def _roi(entries: dict[str, Any], folder: Path) -> RegionOfInterest:
         raise ValueError(f"[roi] has a mask and {extra[0]!r}: one of them")
     mask = read_mask(folder / Path(entries["mask"]).expanduser(), entries.get("size"))
     return RegionOfInterest.from_mask(mask, entries.get("ignore", ()))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no product file {path}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not TOML: {' '.join(str(error).split())}") from None
 
 
 def _toml_lines(entries: dict[str, Any]) -> list[str]:

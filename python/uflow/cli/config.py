@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from ..files import read_toml
 
 __all__ = ["NOT_IN_A_FILE", "UsageError", "config_text", "use_config", "use_product"]
 
@@ -60,7 +61,7 @@ def use_product(context: typer.Context, file: Path | None) -> Path | None:
 
 def _defaults(context: typer.Context, file: Path) -> dict[str, Any]:
     """Parameters' names and values of what the file says for the command of this context."""
-    content, command = _read_toml(file), _name(context)
+    content, command = _read_options(file), _name(context)
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     commands = _all_names(context.find_root().command)
     if unknown := [name for name in tables if name not in commands]:
@@ -92,20 +93,15 @@ def _all_names(command: Any, name: str = "") -> list[str]:
     return [found for key, each in below.items() for found in _all_names(each, f"{name} {key}".strip())]
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
+def _read_options(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UsageError(f"there is no configuration file {file}")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return read_toml(file)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not TOML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _options(context: typer.Context) -> dict[str, Any]:

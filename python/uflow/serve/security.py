@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from ..files import read_toml
 from ..schema import parse
 
 __all__ = ["HEADERS", "Caller", "Role", "Sessions", "Tokens", "check_origin", "is_loopback", "may"]
@@ -79,7 +80,7 @@ class Tokens:
             raise FileNotFoundError(f"there is no file of tokens {path}")
         if sys.platform != "win32" and path.stat().st_mode & 0o077:
             raise ValueError(f"{path} can be read by others: chmod 600 {path}")
-        entries = parse(dict[str, _Entry], _read_toml(path), str(path))
+        entries = parse(dict[str, _Entry], _read_tokens(path), str(path))
         if not entries:
             raise ValueError(f"{path} holds no token")
         self._known = [(_digest(entry.token), Caller(name, entry.role)) for name, entry in entries.items()]
@@ -97,15 +98,10 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
+def _read_tokens(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
+        return read_toml(path)
+    except ValueError:
         raise ValueError(f"{path} is not TOML") from None  # what it says of the line might hold a token
 
 
