@@ -1,9 +1,10 @@
 """What does the service cost beside `predict` alone? Prints the tables of docs/guide/service.md.
 
-    python benchmarks/serve.py MODEL IMAGES [--parts 200] [--senders 4] [--long 20000] [--many 1000000]
+    python benchmarks/serve.py MODEL IMAGES [--width 2448] [--parts 200] [--senders 4] [--long 20000] [--many 1000000]
 
 A service on loopback, in a process of its own, and `predict` alone in this process, in turns: the same images, the same
 threads of the network. Sent one after another (what a part waits), then by several senders at once (parts a second).
+`--width` enlarges the images first, to those of a larger camera, as JPEG files.
 `--long` sends so many parts and prints how much memory the service holds; `--many` fills a store with so many rows, and
 times what a page asks of it.
 """
@@ -11,6 +12,7 @@ times what a page asks of it.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+from PIL import Image
 
 import uflow
 from uflow.images import list_images
@@ -58,6 +61,16 @@ def service(model: Path, folder: Path) -> Iterator[tuple[httpx2.Client, int]]:
     finally:
         process.terminate()
         process.wait()
+
+
+def content_of(path: Path, width: int) -> bytes:
+    """The content of an image's file, enlarged to so many pixels unless that is 0."""
+    if not width:
+        return path.read_bytes()
+    file = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").resize((width, width * image.height // image.width)).save(file, "jpeg", quality=92)
+    return file.getvalue()
 
 
 def send(client: httpx2.Client, content: bytes) -> None:
@@ -192,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", help="model file or exported folder")
     parser.add_argument("images", nargs="?", help="folder of images")
+    parser.add_argument("--width", type=int, default=0, help="pixels; the images as they are, if not said")
     parser.add_argument("--parts", type=int, default=200)
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--long", type=int, default=0, help="parts sent to see the memory")
@@ -199,7 +213,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"uflow {uflow.__version__}, {os.cpu_count()} processors")
     if arguments.model is not None:
-        images = [path.read_bytes() for path in list_images(arguments.images)]
+        images = [content_of(path, arguments.width) for path in list_images(arguments.images)]
         compare(arguments.model, images, arguments.parts, arguments.senders, arguments.long)
     if arguments.many:
         time_many(arguments.many)

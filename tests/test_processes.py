@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from uflow import files, processes
+from uflow.detector import Detector
 from uflow.files import atomic_write
 from uflow.processes import LOCK, claim, exit_on_terminate, only_one, remove_orphans, remove_unclaimed
 
@@ -113,3 +114,29 @@ def test_only_a_forked_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     processes.check_not_forked("openvino")  # first run here
     with pytest.raises(RuntimeError, match="onnxruntime's threads did not come along"):
         processes.check_not_forked("onnxruntime")
+
+
+LEFT_BEHIND = """
+import os, sys, time, torch, uflow
+from uflow import detector
+torch.set_num_threads(4)
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+uflow.load(sys.argv[1], "cpu")
+end = time.monotonic() + 20
+while count() > before and time.monotonic() < end:  # they end a moment later
+    time.sleep(0.01)
+loaded = count()
+detector.load(sys.argv[1], "cpu")
+print(before, loaded, count())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the threads of a process are counted in /proc")
+def test_loading_a_model_leaves_no_thread_behind(tmp_path: Path, detector: Detector) -> None:
+    """A team of torch's threads that idles slows down the one that runs the network, in whatever thread that is."""
+    detector.save(tmp_path / "model.uflow")
+    command = [sys.executable, "-c", LEFT_BEHIND, str(tmp_path / "model.uflow")]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    before, loaded, loaded_here = map(int, found.split())
+    assert loaded == before < loaded_here

@@ -165,8 +165,13 @@ class Prediction:
         name = "" if self.path is None else f"{self.path.name}: "
         p_value = "" if self.p_value is None else f"p-value {self.p_value:.3g}, "
         found = f"{len(self.regions)} region{'' if len(self.regions) == 1 else 's'}"
-        said, lowest = "anomalous" if self.is_anomalous else self.verdict, float(self.log_nfa.min())
+        said, lowest = "anomalous" if self.is_anomalous else self.verdict, self._lowest
         return f"{name}{said}, score {self.score:.3f}, {p_value}log10 NFA {lowest:.1f}, {found}"
+
+    @cached_property
+    def _lowest(self) -> float:
+        """The lowest log10 NFA; of a large image that is a millisecond, and it is asked for more than once."""
+        return float(self.log_nfa.min())
 
     @property
     def verdict(self) -> Verdict:
@@ -175,7 +180,7 @@ class Prediction:
         "reject" is what is anomalous, "look" what is beyond the looser limit only, if there is one. Without
         calibration nothing is promised, and it says no more than `is_anomalous`.
         """
-        return self.threshold.verdict(float(self.log_nfa.min()))
+        return self.threshold.verdict(self._lowest)
 
     @cached_property
     def sha256(self) -> str | None:
@@ -204,7 +209,7 @@ class Prediction:
             "verdict": self.verdict,
             "p_value": self.p_value,
             "calibration_images": self.threshold.calibration_images,
-            "log_nfa": float(self.log_nfa.min()),
+            "log_nfa": self._lowest,
             "regions": [region.to_dict() for region in self.regions],
         }
 

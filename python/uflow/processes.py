@@ -9,17 +9,28 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["check_not_forked", "claim", "exit_on_terminate", "only_one", "remove_orphans", "remove_unclaimed"]
+__all__ = [
+    "check_not_forked",
+    "claim",
+    "exit_on_terminate",
+    "only_one",
+    "remove_orphans",
+    "remove_unclaimed",
+    "run_apart",
+]
 
 log = logging.getLogger("uflow")
+
+Result = TypeVar("Result")
 
 LOCK = "lock"  # name of the file in a folder of its own that a process holds while it lives
 ORPHAN_AGE_S = 24 * 3600  # from which a temporary file cannot be in the making
@@ -42,6 +53,17 @@ def check_not_forked(runtime: str) -> None:
             f"this process was forked from one that had loaded a model, and {runtime}'s threads did not come along: "
             "start it by multiprocessing's 'spawn', or load models after the fork only"
         )
+
+
+def run_apart(work: Callable[[], Result]) -> Result:
+    """What some work returns, done in a thread that ends with it: loading a model, of which another thread computes.
+
+    Torch computes with OpenMP, which gives each thread that computes a team of its own, until that thread ends. Where
+    there are more threads in teams than cores, a team sleeps at each of its hundreds of waits an image instead of
+    staying awake, and an image takes longer: `python benchmarks/threads.py MODEL IMAGES` says how much.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="uflow-load") as thread:
+        return thread.submit(work).result()
 
 
 @contextmanager

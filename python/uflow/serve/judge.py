@@ -239,6 +239,7 @@ class Judge:
                 job.done.set_exception(error)
             finally:
                 self.leave()
+                self.store.tidy()
 
     def _judge_left_over(self, number: int) -> None:
         """Judge a part that was accepted before the service was ended."""

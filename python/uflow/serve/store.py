@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import queue
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,7 @@ class Store:
         self.pictures = PictureFolder(folder / PICTURES)
         self.outbox, self.inbox = Outbox(self._database), Inbox(self._database)
         self._naming = threading.Lock()
+        self._dropped: queue.SimpleQueue[str] = queue.SimpleQueue()
         last = self._database.read("SELECT id, received FROM parts ORDER BY id DESC LIMIT 1")
         self._last_id: int = last[0]["id"] if last else 0
         self._last_time: float = last[0]["received"] if last else 0.0
@@ -76,6 +79,7 @@ class Store:
 
     def close(self) -> None:
         """Close the data base; nobody may use the store any longer."""
+        self.tidy()
         self._database.close()
 
     # Accepting and settling -------------------------------------------------------------------------------------------
@@ -120,7 +124,10 @@ class Store:
             return self._last_id, now
 
     def settle(self, outcome: Outcome) -> None:
-        """Put a verdict on the disk, with the messages that tell of it, and drop the image where it is not kept."""
+        """Put a verdict on the disk, with the messages that tell of it.
+
+        An image that is not kept is dropped from the table; `tidy`, or the next start, removes its file.
+        """
         values = (outcome.state, outcome.verdict, outcome.p_value, outcome.score, outcome.line)
         if outcome.keep_picture and (part := self.part(outcome.part)) is not None and part.picture is not None:
             self.pictures.sync(part.picture)
@@ -137,7 +144,13 @@ class Store:
         if outcome.messages:
             self.outbox.announce()
         if row["picture"] is not None and not outcome.keep_picture:
-            self.pictures.remove(row["picture"])
+            self._dropped.put(row["picture"])
+
+    def tidy(self) -> None:
+        """Remove the images that `settle` has dropped: whoever waits for a verdict need not wait for this."""
+        with suppress(queue.Empty):
+            while True:
+                self.pictures.remove(self._dropped.get_nowait())
 
     def waiting(self, product: str) -> list[int]:
         """The parts of a product that are accepted and not yet judged, first come first."""
