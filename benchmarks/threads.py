@@ -1,4 +1,4 @@
-"""What a thread costs that has computed before: a stream of images after a model was loaded here, and after `uflow.load`.
+"""What a thread costs that has computed before: a stream of images after a model was loaded in the thread that asks.
 
     python benchmarks/threads.py MODEL IMAGES [--rounds 5]
 

@@ -52,6 +52,7 @@ def test_a_part_is_on_the_disk_before_it_is_judged(store: Store) -> None:
     settled = other.part(part.id)
     assert settled is not None
     assert (settled.state, settled.verdict, settled.picture) == ("judged", "good", None)
+    other.tidy()
     assert not list(store.pictures.folder.rglob("*.png"))
     other.close()
 
