@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# The networks are tiny, and so are torch's gains of several threads; beside other work these wait for each other, and a
+# training takes ten times as long. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SETTINGS = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3}
 
 
