@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,27 @@ def actor_pids() -> list[int]:
     return found
 
 
+@contextmanager
+def libraries_of_actors() -> Iterator[set[str]]:
+    """The files that actors have loaded, looked for while they are at work: Ray may end one before its part is told."""
+    found: set[str] = set()
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch_libraries, args=(found, ended))
+    watcher.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def watch_libraries(found: set[str], ended: threading.Event) -> None:
+    while not ended.wait(0.01):
+        for pid in actor_pids():
+            with suppress(OSError):  # it has ended
+                found.update(Path(line).name for line in Path(f"/proc/{pid}/maps").read_text().split())
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="finds the actor in /proc")
 def test_a_killed_actor_and_a_lost_part_lose_nothing(
     cluster: Any, model: Path, parts: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
@@ -239,13 +261,9 @@ def test_an_exported_folder_needs_no_torch_in_an_actor(
     from uflow.deploy.export import export
 
     export(detector, tmp_path / "onnx")
-    predictor, libraries = tables.TablePredictor(str(tmp_path / "onnx")), set()
-
-    def look(count: int) -> None:
-        for pid in actor_pids():
-            libraries.update(Path(line).name for line in Path(f"/proc/{pid}/maps").read_text().split())
-
-    done = cluster.predict(str(parts), str(tmp_path / "results"), predictor, on_images=look)
+    predictor = tables.TablePredictor(str(tmp_path / "onnx"))
+    with libraries_of_actors() as libraries:
+        done = cluster.predict(str(parts), str(tmp_path / "results"), predictor)
     assert (done.images, done.failed) == (9, 1)
     assert any(name.startswith("onnxruntime_pybind11") for name in libraries)
     assert not [name for name in libraries if "torch" in name]
