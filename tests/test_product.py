@@ -435,6 +435,30 @@ def test_predict_and_calibrate_take_the_products_model(
     assert json.loads(out)["alpha"] == 0.25
 
 
+def test_good_parts_that_were_flagged_join_the_products_model(
+    run: Run, detector: Detector, dataset: Path, tmp_path: Path
+) -> None:
+    """As the service's page teaches them: read as the product's images are, into the same file."""
+    teaching = pytest.importorskip("uflow.serve.teaching", reason="needs the extra serve")
+    detector.save(tmp_path / "a.uflow")
+    detector.save(tmp_path / "b.uflow")
+    write(tmp_path, LEAST + "alpha = 0.3\ngain = 0.5\n")
+    parts = [dataset / "test/square/00.png", dataset / "test/square/01.png"]
+    code, out, err = run("add-good", "--product", "product.toml", *parts)
+    assert code == 0, err
+    assert "Wrote a.uflow: 2 good images joined its memory and its calibration" in out
+    taught = replace(read_product(tmp_path / "product.toml"), model=tmp_path / "b.uflow")
+    teaching.teach(taught, parts, "cpu")
+    (found, wanted) = (load(tmp_path / name, device="cpu") for name in ("a.uflow", "b.uflow"))
+    assert found.predictor.gain == wanted.predictor.gain == 0.5
+    assert found.threshold == wanted.threshold
+    assert [each.name for each in found.threshold.added] == ["00.png", "01.png"]
+    code, _, err = run("add-good", "--product", "product.toml", parts[0], "--output", "c.uflow")
+    assert code == 0, err
+    assert (tmp_path / "c.uflow").exists()
+    assert (tmp_path / "a.uflow").stat().st_mtime < (tmp_path / "c.uflow").stat().st_mtime
+
+
 def test_pictures_of_another_gain_are_judged_and_calibrated_on_as_before(
     run: Run, detector: Detector, dataset: Path, tmp_path: Path
 ) -> None:
@@ -468,7 +492,7 @@ def test_pictures_of_another_gain_are_judged_and_calibrated_on_as_before(
 
 def test_what_is_wrong_with_a_product_is_one_line_of_the_command(run: Run, tmp_path: Path) -> None:
     write(tmp_path, LEAST + "alpah = 0.1\n")
-    for command in ("train", "predict", "calibrate"):
+    for command in ("train", "predict", "calibrate", "add-good"):
         code, out, err = run(command, "--product", "product.toml", "parts")
         assert (code, out, err) == (1, "", "uflow: error: product.toml has an unknown entry 'alpah'\n")
     code, _, err = run("predict", "--product", "none.toml", "parts")
