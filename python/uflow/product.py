@@ -18,7 +18,7 @@ from .predictor import Predictor
 from .roi import Polygon, RegionOfInterest
 from .schema import parse, write_json
 
-__all__ = ["Pictures", "Product", "read_product"]
+__all__ = ["Pictures", "Product", "files_of", "read_product"]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def read_product(path: PathLike) -> Product:
     if not path.is_file():
         raise FileNotFoundError(f"there is no product file {path}")
     content: dict[str, Any] = dict(parse(_Entries, read_toml(path), where))
-    content["model"] = path.parent / Path(content["model"]).expanduser()
+    content["model"] = _below(path.parent, content["model"])
     try:
         if "roi" in content:
             content["roi"] = _roi(content["roi"], path.parent)
@@ -210,6 +210,28 @@ def read_product(path: PathLike) -> Product:
         raise kind(f"{where}: {error}") from None
 
 
+def files_of(path: PathLike) -> list[Path]:
+    """The files that a `product.toml` names and that judging depends on: the model, and the mask where there is one.
+
+    They need not be there. Of a file that cannot be read it is none: `read_product` says why.
+    """
+    path = Path(path)
+    try:
+        content = parse(_Entries, read_toml(path), str(path))
+        named = [content["model"], content.get("roi", {}).get("mask")]
+        return [_below(path.parent, name) for name in named if name is not None]
+    except (OSError, ValueError):
+        return []
+
+
+def _below(folder: Path, name: str) -> Path:
+    """A path that is relative to a folder; ValueError for one in the home of nobody."""
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _roi(entries: dict[str, Any], folder: Path) -> RegionOfInterest:
     """The region of interest of the table [roi]."""
     if "mask" not in entries:
@@ -218,7 +240,7 @@ def _roi(entries: dict[str, Any], folder: Path) -> RegionOfInterest:
         return RegionOfInterest(**entries)
     if extra := sorted(entries.keys() - {"mask", "ignore", "size"}):
         raise ValueError(f"[roi] has a mask and {extra[0]!r}: one of them")
-    mask = read_mask(folder / Path(entries["mask"]).expanduser(), entries.get("size"))
+    mask = read_mask(_below(folder, entries["mask"]), entries.get("size"))
     return RegionOfInterest.from_mask(mask, entries.get("ignore", ()))
 
 
