@@ -20,6 +20,8 @@ import uflow
 import uflow.cli
 from conftest import one_line, wait_for
 from uflow import distributed
+from uflow.product import Product
+from uflow.roi import RegionOfInterest
 from uflow.training import TrainingError, TrainingSettings
 
 pytestmark = [
@@ -93,6 +95,34 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(good: Path, tmp_
     for name in ("train_nll", "held_out_nll", "learning_rate"):
         expected = [epoch[name] for epoch in alone.history]
         assert [epoch[name] for epoch in found.history] == pytest.approx(expected, rel=1e-5)
+    parts = sorted((good.parent.parent / "test").rglob("*.png"))
+    for one, two in zip(alone.predict(parts), found.predict(parts), strict=True):
+        assert two.score == pytest.approx(one.score, abs=1e-4)
+        assert two.verdict == one.verdict
+
+
+def test_a_region_of_interest_is_learnt_as_by_one_process(good: Path, tmp_path: Path) -> None:
+    """Cells outside leave energies, moments, memory and calibration of every process."""
+    left = RegionOfInterest((80, 96), polygons=(((0, 0), (50, 0), (44, 80), (0, 80)),))
+    product = Product("two", tmp_path / "two.uflow", alpha=0.3, roi=left)
+    (tmp_path / "product.toml").write_text(product.to_toml(tmp_path))
+    settings = TrainingSettings(epochs=1, batch_size=8)
+    options = ("--image-size", "64", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--devices", 2)
+    process = start("uflow", "train", good, "--product", tmp_path / "product.toml", *options)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    found = uflow.load(tmp_path / "two.uflow", device="cpu")
+    alone = uflow.Detector.fit(
+        good, image_size=64, settings=settings, alpha=0.3, roi=left, device="cpu", progress=False
+    )
+    assert left.is_same(found.predictor.roi)
+    for name in ("train_nll", "held_out_nll"):
+        expected = [epoch[name] for epoch in alone.history]
+        assert [epoch[name] for epoch in found.history] == pytest.approx(expected, rel=1e-5)
+    assert found.threshold.minima == pytest.approx(alone.threshold.minima, abs=1e-3)
+    ours, theirs = (each.network.memory.state_dict().values() for each in (found, alone))
+    for vectors, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(vectors, expected)
     parts = sorted((good.parent.parent / "test").rglob("*.png"))
     for one, two in zip(alone.predict(parts), found.predict(parts), strict=True):
         assert two.score == pytest.approx(one.score, abs=1e-4)

@@ -17,8 +17,10 @@ from uflow import cli, segmentation
 from uflow.evaluate.datasets import Dataset, Sample, read_mvtec
 from uflow.evaluate.evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor
 from uflow.evaluate.protocols import Protocol, parse_oracle, published_truth
+from uflow.evaluate.study import measure
 from uflow.images import image_size, resize_mask
 from uflow.predictor import Predictor
+from uflow.roi import RegionOfInterest
 from uflow.scoring import Evidence
 
 SIZES = [(40, 56), (64, 48), (40, 56), (33, 70), (50, 50), (40, 56), (64, 48), (40, 40)]
@@ -362,6 +364,46 @@ def category(tmp_path: Path) -> Path:
             Image.fromarray((image[..., 0] == 250).astype(np.uint8) * 255).save(mask)
         Image.fromarray(image).save(path)
     return tmp_path / "nut"
+
+
+def test_pixels_outside_the_region_of_interest_do_not_count(samples: list[Sample]) -> None:
+    """As if images, maps and truth had been cut off at its border."""
+    chosen = [sample for sample, size in zip(samples, SIZES, strict=True) if size == SIZES[0]]
+    roi = RegionOfInterest(SIZES[0], polygons=(((0, 0), (14, 0), (14, 40), (0, 40)),))
+    outputs = make_outputs(chosen)
+    found = evaluate(chosen, outputs, "native", [one.anomaly_map - 0.1 for one in outputs], roi=roi)
+    truth = [truth_of(sample)[:, :14] for sample in chosen]
+    maps, log_nfa = [one.anomaly_map[:, :14] for one in outputs], [one.log_nfa[:, :14] for one in outputs]
+    assert 0 < sum(each.sum() for each in truth) < sum(truth_of(sample).sum() for sample in chosen)
+    flat, flat_truth = np.concatenate([m.ravel() for m in maps]), np.concatenate([t.ravel() for t in truth])
+    assert found.pixel_auroc == pytest.approx(reference.auroc(flat, flat_truth), abs=1e-12)
+    assert found.aupro == pytest.approx(reference.aupro(maps, truth), abs=1e-12)
+    assert found.miou == reference.mean_iou([m < 0 for m in log_nfa], truth)
+    assert found.miou_fair == reference.mean_iou([m >= np.float32(found.fair_threshold) for m in maps], truth)
+    assert found.miou_best == pytest.approx(reference.best_iou([-m for m in log_nfa], truth), abs=1e-12)
+    assert found != evaluate(chosen, outputs, "native", [one.anomaly_map - 0.1 for one in outputs])
+
+
+def test_an_image_whose_defects_all_lie_outside_is_left_out(category: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Images of `category` are red in columns 16 to 48; one more is red to the right of the region alone."""
+    image, mask = np.full((40, 64, 3), 80, np.uint8), np.zeros((40, 64), np.uint8)
+    image[10:30, 52:, 0] = mask[10:30, 52:] = 255
+    Image.fromarray(image).save(category / "test/red/2.png")
+    Image.fromarray(mask).save(category / "ground_truth/red/2_mask.png")
+    dataset = read_mvtec(category)
+    roi = RegionOfInterest((40, 64), polygons=(((0, 0), (40, 0), (40, 40), (0, 40)),))
+    for predictor, count in ((Predictor(Reddish(), roi=roi), 2), (Predictor(Reddish()), 3)):
+        caplog.clear()
+        record = measure(dataset, predictor, Path("nut"), "native")
+        found = record["evaluation"]
+        left_out = "nut: 1 of 5 test images are left out: their defects lie wholly outside the region of interest"
+        assert (left_out in caplog.text) == (count == 2)
+        red = [Path(each["path"]).name for each in found["images"] if each["defect"] == "red"]
+        assert red == ["0.png", "1.png", "2.png"][:count]
+        assert record["counts"]["test"] == len(found["images"]) == 2 + count
+        assert found["flagged"] == {"good": {"images": 2, "share": 0.0}, "red": {"images": count, "share": 1.0}}
+    unknown = Dataset("nut", [], [replace(sample, masks=()) for sample in dataset.test])
+    assert unknown.within(roi) == unknown, "where no mask tells, an image counts"
 
 
 @pytest.mark.parametrize("protocol", ["paper", "native"])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from conftest import one_line
-from uflow import images
+from uflow import grey_levels, images
 from uflow.features import image_tensor
 from uflow.images import (
     as_source,
@@ -37,7 +37,7 @@ GREY = RGB[..., 0].copy()
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_said", set())
+    monkeypatch.setattr(grey_levels, "_said", set())
 
 
 def save(path: Path, image: np.ndarray | Image.Image, **options: object) -> Path:

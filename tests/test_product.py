@@ -22,7 +22,8 @@ from conftest import call_command
 from test_fuzz import JUNK, QUICK, changed, survives
 from test_predictor import brightness, noise_pictures
 from uflow.connections import Mqtt, Secret, WatchedFolder, Webhook
-from uflow.detector import Detector
+from uflow.detector import Detector, load
+from uflow.images import read_image
 from uflow.predictor import Predictor
 from uflow.product import Pictures, Product, read_product
 from uflow.recipe import Recipe
@@ -37,6 +38,7 @@ look_alpha = 0.1
 min_area = 12
 tile = true
 bit_depth = 12
+gain = 1.3
 
 [roi]
 size = [60, 80]
@@ -93,6 +95,7 @@ def test_a_file_says_all_of_a_product(tmp_path: Path) -> None:
         min_area=12,
         tile=True,
         bit_depth=12,
+        gain=1.3,
         pictures=Pictures(keep_flagged=False, keep_every=100, days=30),
         watch=WatchedFolder(tmp_path / "incoming", tmp_path / "judged", tmp_path / "judged/failed", 2.0, results=True),
         sinks=(
@@ -165,6 +168,12 @@ def test_the_region_of_interest_may_be_a_picture(tmp_path: Path) -> None:
         (LEAST + "alpha = 0.1\nlook_alpha = 0.05", "look_alpha is a probability between alpha 0.1 and 1, got 0.05"),
         (LEAST + "tile = 1", "tile should be true or false, found 1"),
         (LEAST + "bit_depth = 7", "bit_depth is a number of bits from 8 to 16, got 7"),
+        (
+            LEAST + "gain = 0",
+            "gain is how many times brighter pictures are than a model expects, from 0.25",
+        ),
+        (LEAST + "gain = 4.5", "from 0.25 to 4, got 4.5"),
+        (LEAST + "gain = '2'", "gain should be a number, found '2'"),
         (LEAST + "min_area = -1", "min_area is a number of pixels, got -1"),
         (LEAST + "min_area = 1.5", "min_area should be a whole number, found 1.5"),
         (LEAST.replace('"a"', '" "'), "name is a text of one line, got ' '"),
@@ -233,6 +242,7 @@ ENTRIES = (
     "min_area",
     "tile",
     "bit_depth",
+    "gain",
     "roi",
     "pictures",
     "watch",
@@ -311,12 +321,14 @@ def product(**asked: Any) -> Product:
 def test_a_predictor_judges_as_the_product_asks() -> None:
     predictor = brightness()
     predictor.calibrate(noise_pictures(30), alpha=0.1)
-    found = product(alpha=0.2, look_alpha=0.4, min_area=9, tile=True, bit_depth=12).apply(predictor)
+    found = product(alpha=0.2, look_alpha=0.4, min_area=9, tile=True, bit_depth=12, gain=2).apply(predictor)
     assert (found.threshold.alpha, found.threshold.look_alpha) == (0.2, 0.4)
-    assert (found.min_area, found.tile, found.bit_depth) == (9, True, 12)
+    assert (found.min_area, found.tile, found.bit_depth, found.gain) == (9, True, 12, 2)
     assert (predictor.threshold.alpha, predictor.min_area, predictor.tile, predictor.bit_depth) == (0.1, 0, False, 16)
+    assert predictor.gain == 1
     unchanged = product().apply(predictor)
     assert (unchanged.threshold, unchanged.tile, unchanged.bit_depth) == (predictor.threshold, False, 16)
+    assert product().apply(found).gain == 2, "as the model has it"
 
 
 def test_an_alpha_needs_a_calibration() -> None:
@@ -375,15 +387,15 @@ def test_train_asks_for_what_the_file_says_and_the_command_line_wins(
         return SimpleNamespace(history=[], save=lambda path: Path(path).touch())
 
     monkeypatch.setattr(Detector, "fit_recipe", fit)
-    text = LEAST + "alpha = 0.02\nlook_alpha = 0.1\ntile = true\nbit_depth = 12\n" + ROI
+    text = LEAST + "alpha = 0.02\nlook_alpha = 0.1\ntile = true\nbit_depth = 12\ngain = 2\n" + ROI
     code, _, err = run("train", "parts", "--product", write(tmp_path, text), "--alpha", 0.03)
     assert code == 0, err
     roi = read_product(tmp_path / "product.toml").roi
-    assert asked["recipe"] == Recipe(alpha=0.03, look_alpha=0.1, tile=True, bit_depth=12, roi=roi)
+    assert asked["recipe"] == Recipe(alpha=0.03, look_alpha=0.1, tile=True, bit_depth=12, roi=roi, gain=2)
     assert (tmp_path / "a.uflow").exists()
     code, _, err = run("train", "parts", "--product", "product.toml", "--no-tile", "--output", "b.uflow")
     assert code == 0, err
-    assert asked["recipe"] == Recipe(alpha=0.02, look_alpha=0.1, bit_depth=12, roi=roi)
+    assert asked["recipe"] == Recipe(alpha=0.02, look_alpha=0.1, bit_depth=12, roi=roi, gain=2)
     assert (tmp_path / "b.uflow").exists()
     (tmp_path / "options.toml").write_text("[train]\nalpha = 0.04\n")
     files = (("--product", "product.toml"), ("--config", "options.toml"))
@@ -423,9 +435,64 @@ def test_predict_and_calibrate_take_the_products_model(
     assert json.loads(out)["alpha"] == 0.25
 
 
+def test_good_parts_that_were_flagged_join_the_products_model(
+    run: Run, detector: Detector, dataset: Path, tmp_path: Path
+) -> None:
+    """As the service's page teaches them: read as the product's images are, into the same file."""
+    teaching = pytest.importorskip("uflow.serve.teaching", reason="needs the extra serve")
+    detector.save(tmp_path / "a.uflow")
+    detector.save(tmp_path / "b.uflow")
+    write(tmp_path, LEAST + "alpha = 0.3\ngain = 0.5\n")
+    parts = [dataset / "test/square/00.png", dataset / "test/square/01.png"]
+    code, out, err = run("add-good", "--product", "product.toml", *parts)
+    assert code == 0, err
+    assert "Wrote a.uflow: 2 good images joined its memory and its calibration" in out
+    taught = replace(read_product(tmp_path / "product.toml"), model=tmp_path / "b.uflow")
+    teaching.teach(taught, parts, "cpu")
+    (found, wanted) = (load(tmp_path / name, device="cpu") for name in ("a.uflow", "b.uflow"))
+    assert found.predictor.gain == wanted.predictor.gain == 0.5
+    assert found.threshold == wanted.threshold
+    assert [each.name for each in found.threshold.added] == ["00.png", "01.png"]
+    code, _, err = run("add-good", "--product", "product.toml", parts[0], "--output", "c.uflow")
+    assert code == 0, err
+    assert (tmp_path / "c.uflow").exists()
+    assert (tmp_path / "a.uflow").stat().st_mtime < (tmp_path / "c.uflow").stat().st_mtime
+
+
+def test_pictures_of_another_gain_are_judged_and_calibrated_on_as_before(
+    run: Run, detector: Detector, dataset: Path, tmp_path: Path
+) -> None:
+    for name in ("good", "square"):
+        (tmp_path / name).mkdir()
+        for path in (dataset / "test" / name).iterdir():
+            darker = read_image(path) // 4 * 2  # even, so that twice as much is itself half as much again
+            Image.fromarray(darker).save(tmp_path / name / path.name)
+            (tmp_path / f"{name}_dark").mkdir(exist_ok=True)
+            Image.fromarray(darker // 2).save(tmp_path / f"{name}_dark" / path.name)
+    detector.save(tmp_path / "a.uflow")
+    write(tmp_path, LEAST)
+
+    def scores(folder: str) -> list[float]:
+        code, out, err = run("predict", "--product", "product.toml", folder)
+        assert code == 0, err
+        return [json.loads(line)["score"] for line in out.splitlines()]
+
+    wanted, dark = scores("square"), scores("square_dark")
+    assert wanted != dark
+    write(tmp_path, LEAST + "gain = 0.5\n")
+    assert scores("square_dark") == wanted
+    code, _, err = run("calibrate", "--product", "product.toml", "good_dark", "--alpha", 0.25)
+    assert code == 0, err
+    assert load(tmp_path / "a.uflow", device="cpu").predictor.gain == 0.5
+    detector.save(tmp_path / "b.uflow")
+    run("calibrate", "b.uflow", "good", "--alpha", 0.25, "--output", "b.uflow")
+    found, same = (load(tmp_path / name, device="cpu").threshold for name in ("a.uflow", "b.uflow"))
+    assert found == same
+
+
 def test_what_is_wrong_with_a_product_is_one_line_of_the_command(run: Run, tmp_path: Path) -> None:
     write(tmp_path, LEAST + "alpah = 0.1\n")
-    for command in ("train", "predict", "calibrate"):
+    for command in ("train", "predict", "calibrate", "add-good"):
         code, out, err = run(command, "--product", "product.toml", "parts")
         assert (code, out, err) == (1, "", "uflow: error: product.toml has an unknown entry 'alpah'\n")
     code, _, err = run("predict", "--product", "none.toml", "parts")

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import wait_for
-from serving import defective_part, good_part, result, serve_here, write_product
+from serving import defective_part, good_part, png, result, serve_here, write_product
 from uflow import load
 from uflow.deploy.exported import save_threshold
+from uflow.images import read_image
+from uflow.roi import RegionOfInterest
 from uflow.serve.pictures import PictureFolder
 from uflow.serve.playback import Playback
 from uflow.serve.service import Limits, Service
@@ -273,6 +277,77 @@ def test_a_product_that_changes_serves_at_once(make: Make, tmp_path: Path) -> No
         (product,) = client.get("/v1/products").json()
         assert product["monitor"]["parts"] >= 1
         assert product["monitor"]["parts"] < len(service.store.parts("tile")), "a new watch for other p-values"
+
+
+def test_another_gain_is_taken_over(make: Make, tmp_path: Path) -> None:
+    service = make()
+    part = read_image(good_part()) // 4 * 2
+    with serve_here(service) as client:
+        wanted = result(post(client, png(part)))["score"]
+        assert result(post(client, png(2 * part)))["score"] != wanted
+        write_product(tmp_path / "products", "tile", tmp_path / "model", "gain = 2.0\n")
+        wait_for(lambda: result(post(client, png(2 * part)))["score"] == wanted, 10)
+
+
+def test_a_mask_that_changes_is_read_again_with_its_product(
+    make: Make, tmp_path: Path, dataset: Path, served_model: Path
+) -> None:
+    """A model calibrated in another region waits for the mask, as a region waits for its model; a broken one too."""
+    mask = np.zeros((80, 96), bool)
+    mask[:, :60] = True
+    Image.fromarray(mask).save(tmp_path / "products/roi.png")
+    calibrate(tmp_path / "model", dataset, mask)
+    write_product(tmp_path / "products", "tile", tmp_path / "model", "[roi]\nmask = 'roi.png'\n")
+    service = make()
+    judge = service.judges["tile"]
+    with serve_here(service) as client:
+        assert judge.live.trouble is None
+        mask[:, 50:] = False
+        Image.fromarray(mask).save(tmp_path / "products/roi.png")
+        wait_for(lambda: "has not learnt the region" in (judge.live.trouble or ""), 10)
+        assert client.get("/health").json()["troubles"] == ["model tile"]
+        assert judge.live.predictor.roi.pixels((80, 96))[:, 50:60].all(), "the old one serves on"
+        calibrate(tmp_path / "model", dataset, mask)
+        wait_for(lambda: judge.live.trouble is None, 10)
+        assert judge.serving[0].roi.is_same(RegionOfInterest.from_mask(mask))
+
+        (tmp_path / "products/roi.png").write_bytes(b"no picture")
+        wait_for(lambda: "roi.png" in (judge.live.trouble or ""), 10)
+        assert result(post(client, good_part()))
+        Image.fromarray(mask).save(tmp_path / "products/roi.png")
+        wait_for(lambda: client.get("/health").json()["status"] == "ok", 10)
+
+
+def calibrate(model: Path, dataset: Path, mask: np.ndarray) -> None:
+    predictor = load(model)
+    predictor.calibrate(dataset / "train/good", alpha=0.2, roi=mask)
+    save_threshold(predictor)  # type: ignore[arg-type]
+
+
+def test_a_model_that_the_product_names_before_it_is_there_is_waited_for(make: Make, tmp_path: Path) -> None:
+    service = make()
+    with serve_here(service) as client:
+        write_product(tmp_path / "products", "tile", tmp_path / "later")
+        wait_for(lambda: client.get("/health").json()["troubles"] == ["model tile"], 10)
+        assert result(post(client, good_part()))["model"] == "model"
+        shutil.copytree(tmp_path / "model", tmp_path / "new")
+        (tmp_path / "new").rename(tmp_path / "later")
+        wait_for(lambda: result(post(client, good_part()))["model"] == "later", 10)
+        assert client.get("/health").json()["status"] == "ok"
+
+
+def test_a_product_that_comes_later_is_said(make: Make, tmp_path: Path) -> None:
+    make().store.close()
+    service = Service(tmp_path / "products", tmp_path / "data", poll_s=0.05)
+    with serve_here(service) as client:
+        write_product(tmp_path / "products", ".uflow-written", tmp_path / "model")
+        (tmp_path / "products/tile.toml.before").touch()
+        assert client.get("/health").json()["troubles"] == []
+        write_product(tmp_path / "products", "lamp", tmp_path / "model")
+        assert client.get("/health").json()["troubles"] == ["products"]
+        assert "lamp.toml is new: start the service again" in service.troubles()["products"]
+        (tmp_path / "products/lamp.toml").unlink()
+        assert client.get("/health").json()["status"] == "ok"
 
 
 def test_models_change_under_load_and_each_part_is_of_one_of_them(make: Make, tmp_path: Path, dataset: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from .images import ImageLike, check_bit_depth, highest_value
+from .images import ImageLike, highest_value
 
-__all__ = ["BIT_DEPTHS", "check_bit_depth", "find_bit_depth"]
+__all__ = ["BIT_DEPTHS", "find_bit_depth"]
 
 log = logging.getLogger("uflow")
 

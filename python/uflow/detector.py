@@ -109,9 +109,9 @@ class Detector:
                 on (those that only calibrate). What it raises ends the training.
             bgr: whether arrays and tensors hold blue first, as OpenCV's do; without it they hold red first.
             **recipe: `image_size`, `quality`, `strides`, `flow_steps`, `settings`, `held_out`, `alpha`, `tile`,
-                `hold_out`, `look_alpha`, `bit_depth`: see `recipe.Recipe`, which says what each means and what it is by
-                default. And `roi`, where in the images parts are judged: an (H, W) bool mask, the path of a picture
-                that is white there, or a `roi.RegionOfInterest` with polygons.
+                `hold_out`, `look_alpha`, `bit_depth`, `gain`: see `recipe.Recipe`, which says what each means and what
+                it is by default. And `roi`, where in the images parts are judged: an (H, W) bool mask, the path of a
+                picture that is white there, or a `roi.RegionOfInterest` with polygons.
 
         Raises:
             TypeError: an argument that no recipe has.
@@ -162,6 +162,7 @@ class Detector:
             tile=recipe.tile,
             selected_on_test=selection is not None,
             bit_depth=parts.bit_depth,
+            gain=recipe.gain,
             roi=recipe.roi,
         )
         return cls(parts.network, predictor, history=parts.training.history, record=parts.record)

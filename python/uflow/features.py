@@ -233,11 +233,12 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         exact: bool = False,
         bit_depth: int = 16,
         roi: RegionOfInterest | None = None,
+        gain: float = 1,
     ) -> ImageFeatures:
         """Run the backbone over images; with `copies` also over `turned_copies`, where there are few enough tiles.
 
-        `exact` keeps the features as float32; `bit_depth` is what `images.read_image` takes; of what lies outside `roi`
-        the backbone sees nothing.
+        `exact` keeps the features as float32; `bit_depth` and `gain` are what `images.read_image` takes; of what lies
+        outside `roi` the backbone sees nothing.
         """
         sizes = [image_size(source) for source in sources]
         if roi is not None:
@@ -251,7 +252,7 @@ class ImageFeatures(AbstractContextManager["ImageFeatures"]):
         count, copies_each = sum(map(len, tilings)), 1
         if copies and count <= MAX_COPIED_TILES:
             copies_each = len(turned_copies(np.empty((*size, 3), np.uint8)))
-        read = TileReader(sources, tilings, copies_each, bit_depth, roi)
+        read = TileReader(sources, tilings, copies_each, bit_depth, roi, gain)
         count *= copies_each
         if distributed.from_first(lambda: fits_somewhere(count, feature_shapes(backbone), exact=exact)):
             images = map(read, distributed.own_range(count))

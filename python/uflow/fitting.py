@@ -115,7 +115,7 @@ def fit_parts(
     exact = recipe.settings.precision == "float32"
     bit_depth = find_bit_depth(sources) if recipe.bit_depth == "auto" else recipe.bit_depth
     roi, tile = effective_roi(recipe.roi), recipe.tile
-    found = ImageFeatures.compute(backbone, sources, tile, watcher.progress, copies, exact, bit_depth, roi)
+    found = ImageFeatures.compute(backbone, sources, tile, watcher.progress, copies, exact, bit_depth, roi, recipe.gain)
     with found as features:
         # 1. Folds, before anything is learnt: the images that judge must not have been seen.
         folds = choose_hold_out(features, sources, recipe)

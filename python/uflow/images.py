@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .files import BoundedReader, PathLike, one_line, sha256
+from .grey_levels import check_bit_depth, check_gain, divide_by_gain, say_once, to_8_bits
 from .listing import IMAGE_SUFFIXES, check_regular, list_good_images, list_images
 from .sources import ImageLike, as_source, is_one_image
 
@@ -26,7 +26,6 @@ __all__ = [
     "ImageLike",
     "as_source",
     "batches",
-    "check_bit_depth",
     "digest",
     "highest_value",
     "image_size",
@@ -50,17 +49,8 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 178_956_970  # of an image: 512 MiB as RGB; a file of some kilobytes can ask for any number
 MAX_MASK_COLOUR = 32  # difference of a pixel's channels in a grey mask: JPEG's rounding makes some
 
-_log = logging.getLogger("uflow")
-_said: set[str] = set()
 _max_pixels = MAX_PIXELS
 _opening = threading.Lock()
-
-
-def _say_once(kind: str, message: str) -> None:
-    """Log a warning the first time this process converts an image in this way: a line per image would hide the rest."""
-    if kind not in _said:
-        _said.add(kind)
-        _log.warning("%s (said once)", message)
 
 
 def list_sources(images: PathLike | Sequence[ImageLike], bgr: bool = False) -> list[ImageLike]:
@@ -80,11 +70,12 @@ def list_good_sources(images: PathLike | Sequence[ImageLike], bgr: bool = False)
 # ---- reading images
 
 
-def read_image(image: ImageLike, bit_depth: int = 16) -> NDArray[np.uint8]:
+def read_image(image: ImageLike, bit_depth: int = 16, gain: float = 1) -> NDArray[np.uint8]:
     """Read an image as 8-bit RGB: (H, W, 3) uint8, from a file, its bytes, a PIL image, an array or a tensor.
 
     Files and PIL images: grey, palette, 1-bit and CMYK are converted, alpha is dropped, of several frames the first
     counts. 16 bits become 8 by /257 or, where only `bit_depth` of them are used, by the largest value that these hold.
+    Values are divided by `gain`, those of 16 bits before they are rounded; what passes white then is white.
     A 32-bit integer image (mode "I") holds 16-bit values in practice and is scaled as such, whatever its content;
     values outside 0..65535 are an error, and so is a float image, because nothing says what its white is. EXIF
     orientation is ignored: masks are drawn on the pixels as they are stored. Arrays: (H, W, 3), (H, W), (H, W, 1) or
@@ -94,21 +85,16 @@ def read_image(image: ImageLike, bit_depth: int = 16) -> NDArray[np.uint8]:
 
     Raises FileNotFoundError for a file that is not there, ValueError (one line that names the file) for one that
     cannot be read to its end or that uses more bits, ValueError for an array of another shape or dtype, or a
-    `bit_depth` that is not 8 to 16, TypeError for anything else.
+    `bit_depth` that is not 8 to 16 or a `gain` that is not 1/4 to 4, TypeError for anything else.
     """
     check_bit_depth(bit_depth)
+    check_gain(gain)
     source: Any = as_source(image)
     if isinstance(source, np.ndarray):
-        return _read_array(source, bit_depth)
+        return _read_array(source, bit_depth, gain)
     if isinstance(source, Image.Image):
-        return _read_pil(source, getattr(source, "filename", "") or "the PIL image", bit_depth)
-    return _read_file(source if isinstance(source, bytes) else Path(source).expanduser(), bit_depth)
-
-
-def check_bit_depth(bit_depth: object) -> None:
-    """Raise ValueError for what is no bit depth of images in 16-bit files."""
-    if not isinstance(bit_depth, int) or isinstance(bit_depth, bool) or not 8 <= bit_depth <= 16:
-        raise ValueError(f"bit_depth is a number of bits from 8 to 16, got {bit_depth!r}")
+        return _read_pil(source, getattr(source, "filename", "") or "the PIL image", bit_depth, gain)
+    return _read_file(source if isinstance(source, bytes) else Path(source).expanduser(), bit_depth, gain)
 
 
 def set_max_pixels(count: int) -> None:
@@ -159,16 +145,16 @@ def _name_of(file: Path | bytes) -> str:
     return f"the image of {len(file)} bytes" if isinstance(file, bytes) else str(file)
 
 
-def _read_file(file: Path | bytes, bit_depth: int) -> NDArray[np.uint8]:
+def _read_file(file: Path | bytes, bit_depth: int, gain: float) -> NDArray[np.uint8]:
     name = _name_of(file)
     with open_image(file) as image:
-        pixels = _read_pil(image, name, bit_depth)
+        pixels = _read_pil(image, name, bit_depth, gain)
         if getattr(image, "is_animated", False):
-            _say_once("frames", f"{name} has several frames: the first is used")
+            say_once("frames", f"{name} has several frames: the first is used")
         return pixels
 
 
-def _read_pil(image: Image.Image, name: str, bit_depth: int) -> NDArray[np.uint8]:
+def _read_pil(image: Image.Image, name: str, bit_depth: int, gain: float = 1) -> NDArray[np.uint8]:
     _check_size(image, name)
     if isinstance(image, ImageFile.ImageFile) and image.format not in (*IMAGE_FORMATS, "MPO"):  # MPO: JPEGs
         raise ValueError(
@@ -186,12 +172,12 @@ def _read_pil(image: Image.Image, name: str, bit_depth: int) -> NDArray[np.uint8
             f"cannot read {name}: it holds 32-bit floats; convert it to 8 or 16 bits, which say where white is"
         )
     if _is_grey_16_bit(image):
-        image = _shrink_integers(image, name, bit_depth)
+        image, gain = _shrink_integers(image, name, bit_depth, gain), 1
     elif sixteen_bit:
         _check_upper_bits(name, bit_depth)
     image = _without_alpha(_without_palette(image, name), name)
     try:
-        return np.array(image.convert("RGB"))
+        return divide_by_gain(np.array(image.convert("RGB")), gain)
     except ValueError as error:
         raise ValueError(f"cannot read {name}: {one_line(error)}; convert it to RGB") from error
 
@@ -219,7 +205,7 @@ def _check_upper_bits(name: str, bit_depth: int) -> None:
             f"cannot read {name}: of 16-bit colours the upper 8 bits are read, and {bit_depth} lower ones are used; "
             "convert it to 8 bits"
         )
-    _say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits")
+    say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits")
 
 
 def highest_value(image: ImageLike) -> int | None:
@@ -246,7 +232,7 @@ def highest_value(image: ImageLike) -> int | None:
         raise ValueError(f"cannot read {name}: {one_line(error)}") from error
 
 
-def _shrink_integers(image: Image.Image, name: str, bit_depth: int) -> Image.Image:
+def _shrink_integers(image: Image.Image, name: str, bit_depth: int, gain: float) -> Image.Image:
     """A grey image of 16 bits, or of 32 that hold 16, as one of 8."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
@@ -254,26 +240,26 @@ def _shrink_integers(image: Image.Image, name: str, bit_depth: int) -> Image.Ima
         raise ValueError(
             f"cannot read {name}: its 32-bit integers ({seen}) do not fit 16 bits; convert it to 8 or 16 bits"
         )
-    return Image.fromarray(_to_8_bits(values, name, bit_depth))
+    return Image.fromarray(to_8_bits(values, name, bit_depth, gain))
 
 
 def _without_palette(image: Image.Image, name: str) -> Image.Image:
     """A palette image with its colours, and a word on every other mode that conversion to RGB changes."""
     mode = image.mode
     if mode in ("P", "PA"):
-        _say_once("palette", f"{name} is a palette image: converted to RGB")
+        say_once("palette", f"{name} is a palette image: converted to RGB")
         return image.convert("RGBA") if mode == "PA" or "transparency" in image.info else image
     if mode == "1":
-        _say_once("1-bit", f"{name} is a 1-bit image: converted to black and white RGB")
+        say_once("1-bit", f"{name} is a 1-bit image: converted to black and white RGB")
     elif mode not in ("L", "RGB", "RGBA", "LA", "RGBa", "La"):
-        _say_once(mode, f"{name} is a {mode} image: converted to RGB without a colour profile")
+        say_once(mode, f"{name} is a {mode} image: converted to RGB without a colour profile")
     return image
 
 
 def _without_alpha(image: Image.Image, name: str) -> Image.Image:
     """Colours that were premultiplied by alpha are divided; that alpha is dropped later is said."""
     if image.mode in ("RGBA", "LA", "RGBa", "La"):
-        _say_once("alpha", f"{name} has an alpha channel: dropped")
+        say_once("alpha", f"{name} has an alpha channel: dropped")
         if image.mode.endswith("a"):
             return image.convert(image.mode[:-1] + "A")
     return image
@@ -289,7 +275,7 @@ def _decodes_16_bit(image: Image.Image) -> bool:
     )  # BGR;16 is 5+6+5 bits
 
 
-def _read_array(image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
+def _read_array(image: NDArray[Any], bit_depth: int, gain: float) -> NDArray[np.uint8]:
     shape, dtype = image.shape, image.dtype
     if image.size == 0:
         raise ValueError(f"the image array is empty: its shape is {shape}")
@@ -302,29 +288,13 @@ def _read_array(image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
     if dtype.kind != "u" or dtype.itemsize > 2:
         raise ValueError(f"the image array is {dtype}; pass uint8, 0 to 255")
     if dtype.itemsize == 2:
-        image = _to_8_bits(image, f"an image array of shape {shape}", bit_depth)
+        image, gain = to_8_bits(image, f"an image array of shape {shape}", bit_depth, gain), 1
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] == 4:
-        _say_once("alpha", f"an image array of shape {shape} has an alpha channel: dropped")
+        say_once("alpha", f"an image array of shape {shape} has an alpha channel: dropped")
         image = image[:, :, :3]
-    return np.ascontiguousarray(np.broadcast_to(image, (*shape[:2], 3)))
-
-
-def _to_8_bits(values: NDArray[Any], name: str, bit_depth: int) -> NDArray[np.uint8]:
-    """round(255 v / white): 0 stays 0 and white, the largest value of so many bits, becomes 255."""
-    white, highest = 2**bit_depth - 1, int(values.max())
-    if highest > white:
-        raise ValueError(
-            f"cannot read {name}: its values reach {highest}, and white is {white} ({bit_depth} bits) for this model; "
-            "give images as the camera gave those trained on, or train with another bit_depth (--bit-depth)"
-        )
-    _say_once("16-bit", f"{name} is a 16-bit image: scaled to 8 bits, {white} is white")
-    if highest < (white + 1) // 4:
-        used = max(highest.bit_length(), 8)
-        _say_once("dark", f"{name} uses {used} of {bit_depth} bits: if all images do, learn by bit_depth={used}")
-    scaled: NDArray[np.uint32] = (values.astype(np.uint32) * 255 + white // 2) // white
-    return scaled.astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(divide_by_gain(image, gain), (*shape[:2], 3)))
 
 
 def image_size(image: ImageLike) -> tuple[int, int]:

@@ -75,12 +75,13 @@ class FlowEntry:
             raise ValueError(f"steps and clamp must be positive, got {self.steps} and {self.clamp}")
 
 
-class _Roi(TypedDict, total=False):
+class _Sometimes(TypedDict, total=False):
     roi: RegionOfInterest
+    gain: float
 
 
-class PredictorEntry(_Roi):
-    """What a file says of its predictor, all but the network; `roi` only where there is one."""
+class PredictorEntry(_Sometimes):
+    """What a file says of its predictor, all but the network; `roi` and `gain` only where they change anything."""
 
     threshold: dict[str, Any]
     blend: dict[str, Any] | None

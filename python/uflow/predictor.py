@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation, tiling
-from .bit_depth import check_bit_depth
 from .calibration_log import UNCALIBRATED, log_added, log_calibration, warn_of_few_images, warn_of_learnt_images
 from .conformal import AddedImage, check_alpha, check_look_alpha
 from .files import FileStamp, PathLike
+from .grey_levels import check_bit_depth, check_gain
 from .images import (
     ImageLike,
     as_source,
@@ -37,6 +37,7 @@ from .recipe import check_whole_number
 from .roi import RegionOfInterest, Roi, as_roi, effective_roi
 from .schema import parse
 from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
+from .sources import as_source_or_itself, name_of
 from .stream import Steps, ordered_stream
 from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
 
@@ -82,13 +83,14 @@ class Predictor:
         blend: the anomaly map of all evidence; None is the paper's, of the latents alone.
         tile: whether images are cut into tiles of the network's size, not shrunk to it.
         bit_depth: of the 16-bit images that it takes: by how many bits these are scaled to 8, see `bit_depth`.
+        gain: how many times brighter the images that it takes are than those that were learnt from.
         roi: where images are judged; None is everywhere.
         min_area: pixels of the image: a region that is smaller is not detected. It is no part of a model's file.
         selected_on_test: whether the epoch was chosen on the test set: then no figure measured on it is fair.
         origin: the file that the model is in, as predictions tell; None where it is in none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keywords with defaults)
         self,
         network: Network,
         threshold: DecisionRule | None = None,
@@ -97,6 +99,7 @@ class Predictor:
         tile: bool = False,
         selected_on_test: bool = False,
         bit_depth: int = 16,
+        gain: float = 1,
         roi: RegionOfInterest | None = None,
     ) -> None:
         self.network = network
@@ -105,7 +108,8 @@ class Predictor:
         self.tile = tile
         self.selected_on_test = selected_on_test
         check_bit_depth(bit_depth)
-        self.bit_depth = bit_depth
+        check_gain(gain)
+        self.bit_depth, self.gain = bit_depth, gain
         self.roi = effective_roi(roi)
         self.min_area = 0
         self.origin: ModelOrigin | None = None
@@ -118,7 +122,7 @@ class Predictor:
             "tile": self.tile,
             "selected_on_test": self.selected_on_test,
             "bit_depth": self.bit_depth,
-        }
+        } | ({} if self.gain == 1 else {"gain": self.gain})
         return content if self.roi is None else content | {"roi": self.roi.to_dict()}
 
     @classmethod
@@ -194,7 +198,7 @@ class Predictor:
     ) -> Generator[Prediction | FailedImage, None, None]:
         """`stream` that goes on: an image that cannot be used gives a `FailedImage` in its place."""
         images = _images_of(source)
-        return self.run(map(_as_source_if_it_is, images), self.judge, batch_size, on_tiles, recover=FailedImage.of)
+        return self.run(map(as_source_or_itself, images), self.judge, batch_size, on_tiles, recover=FailedImage.of)
 
     def run(
         self,
@@ -222,9 +226,9 @@ class Predictor:
 
     def read(self, image: ImageLike) -> Pixels:
         """An image as 8-bit RGB, 16 bits scaled as those of the images learnt from."""
-        pixels = read_image(image, self.bit_depth)
+        pixels = read_image(image, self.bit_depth, self.gain)
         if self.roi is not None:
-            self.roi.check_size((pixels.shape[0], pixels.shape[1]), _name_of(image))
+            self.roi.check_size((pixels.shape[0], pixels.shape[1]), name_of(image))
         return pixels
 
     def seen(self, image: Pixels) -> Pixels:
@@ -257,7 +261,7 @@ class Predictor:
         anomaly_map, log_nfa = self.anomaly_map(evidence, size), self.log_nfa(evidence, size)
         if not (np.isfinite(anomaly_map).all() and np.isfinite(log_nfa).all()):  # NaN would count as normal
             raise ValueError(
-                f"{_name_of(source)} cannot be judged: its maps hold values that are not finite; is the model damaged?"
+                f"{name_of(source)} cannot be judged: its maps hold values that are not finite; is the model damaged?"
             )
         mask = log_nfa < 0
         if self.min_area > 1 and mask.any():
@@ -422,18 +426,6 @@ def _bytes_held(source: ImageLike) -> int:
     except (OSError, ValueError, TypeError):
         return 0
     return height * width * BYTES_A_PIXEL
-
-
-def _as_source_if_it_is(image: ImageLike) -> ImageLike:
-    """What is no image stays as it is: reading it says what is wrong."""
-    try:
-        return as_source(image)
-    except (TypeError, ValueError):
-        return image
-
-
-def _name_of(source: ImageLike) -> str:
-    return str(source) if isinstance(source, str | os.PathLike) else "the image"
 
 
 def _images_of(source: PathLike | Iterable[ImageLike]) -> Iterable[ImageLike]:

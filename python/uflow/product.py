@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha
 from .connections import Entries as Connections
 from .connections import SinkSettings, WatchedFolder, read_sinks, read_watched_folder, write_connections
 from .files import PathLike, read_toml
+from .grey_levels import check_bit_depth, check_gain
 from .images import read_mask
 from .predictor import Predictor
 from .roi import Polygon, RegionOfInterest
 from .schema import parse, write_json
 
-__all__ = ["Pictures", "Product", "read_product"]
+__all__ = ["Pictures", "Product", "files_of", "read_product"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Product:
         min_area: pixels of the image: a detected region that is smaller does not count.
         tile: whether images are cut into tiles.
         bit_depth: bits that the camera's 16-bit images use.
+        gain: how many times brighter its images are than those that were learnt from.
         pictures: which are kept.
         watch: a folder whose images a service judges.
         sinks: whom a service tells of parts.
@@ -74,6 +75,7 @@ class Product:
     min_area: int = 0
     tile: bool | None = None
     bit_depth: int | None = None
+    gain: float | None = None
     pictures: Pictures = field(default_factory=Pictures)
     watch: WatchedFolder | None = None
     sinks: tuple[SinkSettings, ...] = ()
@@ -90,6 +92,8 @@ class Product:
             raise ValueError(f"min_area is a number of pixels, got {self.min_area}")
         if self.bit_depth is not None:
             check_bit_depth(self.bit_depth)
+        if self.gain is not None:
+            check_gain(self.gain)
 
     def load(
         self,
@@ -130,6 +134,7 @@ class Product:
         """Let a predictor take images as this product's are, before it is calibrated on them."""
         predictor.tile = predictor.tile if self.tile is None else self.tile
         predictor.bit_depth = predictor.bit_depth if self.bit_depth is None else self.bit_depth
+        predictor.gain = predictor.gain if self.gain is None else self.gain
 
     def to_toml(self, folder: Path) -> str:
         """The text of a `product.toml` in a folder, that `read_product` reads back; a mask's picture becomes runs."""
@@ -144,7 +149,7 @@ class Product:
         return "\n".join(lines) + "\n"
 
 
-_PLAIN = ("alpha", "look_alpha", "min_area", "tile", "bit_depth")
+_PLAIN = ("alpha", "look_alpha", "min_area", "tile", "bit_depth", "gain")
 
 
 class _Pictures(TypedDict, total=False):
@@ -172,6 +177,7 @@ class _Entries(_Names, Connections, total=False):
     min_area: int
     tile: bool
     bit_depth: int
+    gain: float
     roi: _Roi
     pictures: _Pictures
 
@@ -188,7 +194,7 @@ def read_product(path: PathLike) -> Product:
     if not path.is_file():
         raise FileNotFoundError(f"there is no product file {path}")
     content: dict[str, Any] = dict(parse(_Entries, read_toml(path), where))
-    content["model"] = path.parent / Path(content["model"]).expanduser()
+    content["model"] = _below(path.parent, content["model"])
     try:
         if "roi" in content:
             content["roi"] = _roi(content["roi"], path.parent)
@@ -204,6 +210,28 @@ def read_product(path: PathLike) -> Product:
         raise kind(f"{where}: {error}") from None
 
 
+def files_of(path: PathLike) -> list[Path]:
+    """The files that a `product.toml` names and that judging depends on: the model, and the mask where there is one.
+
+    They need not be there. Of a file that cannot be read it is none: `read_product` says why.
+    """
+    path = Path(path)
+    try:
+        content = parse(_Entries, read_toml(path), str(path))
+        named = [content["model"], content.get("roi", {}).get("mask")]
+        return [_below(path.parent, name) for name in named if name is not None]
+    except (OSError, ValueError):
+        return []
+
+
+def _below(folder: Path, name: str) -> Path:
+    """A path that is relative to a folder; ValueError for one in the home of nobody."""
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _roi(entries: dict[str, Any], folder: Path) -> RegionOfInterest:
     """The region of interest of the table [roi]."""
     if "mask" not in entries:
@@ -212,7 +240,7 @@ def _roi(entries: dict[str, Any], folder: Path) -> RegionOfInterest:
         return RegionOfInterest(**entries)
     if extra := sorted(entries.keys() - {"mask", "ignore", "size"}):
         raise ValueError(f"[roi] has a mask and {extra[0]!r}: one of them")
-    mask = read_mask(folder / Path(entries["mask"]).expanduser(), entries.get("size"))
+    mask = read_mask(_below(folder, entries["mask"]), entries.get("size"))
     return RegionOfInterest.from_mask(mask, entries.get("ignore", ()))
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .bit_depth import check_bit_depth
 from .conformal import check_alpha, check_look_alpha
+from .grey_levels import check_bit_depth, check_gain
 from .model_header import MAX_SIDE
 from .roi import RegionOfInterest, as_roi
 from .schema import parse
@@ -122,6 +122,8 @@ class Recipe:
         alpha: wished probability that a good image is flagged; None is the paper's test, uncalibrated.
         tile: cut images into overlapping tiles of the network's size instead of shrinking them to it.
         bit_depth: how many bits 16-bit images use, 8 to 16; "auto" sees it in the images: `bit_depth.find_bit_depth`.
+        gain: how many times brighter the images are than what is to be learnt: their values are divided by it, see
+            `images.read_image`. It is kept with the model: images to be predicted are divided by it too.
         roi: where in the images parts are judged, see `roi.RegionOfInterest`; None is everywhere.
         hold_out: which images are kept out, "auto", "random", "last" or "groups": see `holdout.choose_folds`.
         look_alpha: wished probability that a good image is not called good, larger than `alpha`: where the looser limit
@@ -147,6 +149,7 @@ class Recipe:
     tail: TailOfEnergy = "chernoff"
     bit_depth: int | Literal["auto"] = "auto"
     roi: RegionOfInterest | None = None
+    gain: float = 1
 
     def __post_init__(self) -> None:
         check_whole_number("flow_steps", self.flow_steps, least=1)
@@ -160,6 +163,7 @@ class Recipe:
             raise ValueError("held_out=0 leaves no good images to calibrate by: alpha must be None (--paper-test)")
         if self.bit_depth != "auto":
             check_bit_depth(self.bit_depth)
+        check_gain(self.gain)
         if self.tail not in get_args(TailOfEnergy):
             raise ValueError(f"tail must be one of {', '.join(get_args(TailOfEnergy))}, got {self.tail!r}")
         if self.alpha is not None and self.tail != PaperThreshold.tail:
@@ -229,8 +233,8 @@ class Recipe:
         return replace(self, image_size=backbone.image_size, strides=backbone.strides)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; `from_dict` reads it. `roi` is there only where there is one."""
-        return {name: value for name, value in asdict(self).items() if name != "roi" or value is not None}
+        """Ready for JSON; `from_dict` reads it. `roi` and `gain` are there only where they change anything."""
+        return {name: value for name, value in asdict(self).items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
@@ -239,8 +243,11 @@ class Recipe:
         Raises:
             ValueError: unknown entries, or values out of range.
         """
-        entries = {"roi": None, **content} if isinstance(content, Mapping) else content
+        entries = {**_NEUTRAL, **content} if isinstance(content, Mapping) else content
         return parse(cls, entries, "the recipe is damaged: it")
+
+
+_NEUTRAL = {"roi": None, "gain": 1}  # what a recipe holds that does not mention them
 
 
 def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> None:

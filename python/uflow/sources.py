@@ -13,7 +13,7 @@ from PIL import Image
 from .arrays import is_tensor, to_numpy
 from .files import PathLike
 
-__all__ = ["ImageLike", "as_source", "is_one_image"]
+__all__ = ["ImageLike", "as_source", "as_source_or_itself", "is_one_image", "name_of"]
 
 ImageLike = PathLike | Image.Image | NDArray[Any] | bytes | IO[bytes]  # and torch's tensors: `as_source`
 
@@ -62,6 +62,19 @@ def as_source(image: ImageLike, bgr: bool = False) -> ImageLike:
         f"an image must be a path, a PIL image, a numpy array, bytes, an open file or a tensor, not "
         f"{type(image).__name__}"
     )
+
+
+def as_source_or_itself(image: ImageLike) -> ImageLike:
+    """What is no image stays as it is: reading it says what is wrong."""
+    try:
+        return as_source(image)
+    except (TypeError, ValueError):
+        return image
+
+
+def name_of(source: ImageLike) -> str:
+    """What messages call an image: its path, or "the image"."""
+    return str(source) if isinstance(source, str | os.PathLike) else "the image"
 
 
 def _array_of_tensor(tensor: Any) -> NDArray[Any]:

@@ -27,9 +27,10 @@ class TileReader:
         copies: int,
         bit_depth: int = 16,
         roi: RegionOfInterest | None = None,
+        gain: float = 1,
     ) -> None:
         self.sources, self.tilings, self.copies = sources, tilings, copies
-        self.bit_depth, self.roi = bit_depth, roi
+        self.bit_depth, self.roi, self.gain = bit_depth, roi, gain
         self.ends = np.cumsum([len(t) for t in tilings])
         self.image, self.tiles = -1, list[NDArray[np.uint8]]()
 
@@ -37,7 +38,7 @@ class TileReader:
         tile, copy = divmod(number, self.copies)
         image = int(np.searchsorted(self.ends, tile, side="right"))
         if image != self.image:
-            pixels = read_image(self.sources[image], self.bit_depth)
+            pixels = read_image(self.sources[image], self.bit_depth, self.gain)
             self.tiles = list(self.tilings[image].cut(pixels if self.roi is None else self.roi.paint(pixels)))
             self.image = image
         pixels = self.tiles[tile - int(self.ends[image]) + len(self.tilings[image])]

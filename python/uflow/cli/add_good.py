@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import check_new_file, note
-from .options import DeviceOption, ModelArgument, WeightsOption
+from .common import check_new_file, note, split_arguments
+from .options import DeviceOption, ModelArgument, ProductOption, WeightsOption
 
 
 @app.command(epilog="Example: uflow add-good tile.uflow false_alarms/ --output tile_new.uflow")
@@ -19,9 +19,12 @@ def add_good(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="model file to write (default: MODEL_added.uflow; a folder takes it itself)"
+            "--output",
+            "-o",
+            help="model file to write (default: MODEL_added.uflow; a folder and a product take it themselves)",
         ),
     ] = None,
+    product: ProductOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -35,13 +38,16 @@ def add_good(
     from ..images import list_good_images
     from ..predictor import Predictor
 
+    asked, model, images = split_arguments(product, model, images)
     if model.is_dir() and output is not None:
         raise ValueError(f"{model} is an exported folder, which takes its new threshold itself: leave --output out")
-    output = model if model.is_dir() else output or Path(f"{model.stem}_added.uflow")
+    output = output or (model if model.is_dir() or asked is not None else Path(f"{model.stem}_added.uflow"))
     if not model.is_dir():
         check_new_file(output)
     paths = list_good_images(images)
     loaded = load(model, device, weights)
+    if asked is not None:
+        asked.prepare(loaded if isinstance(loaded, Predictor) else loaded.predictor)
     loaded.add_good(paths)
     if isinstance(loaded, Predictor):
         save_threshold(loaded)

@@ -79,7 +79,7 @@ def write_evaluation_report(
     for dataset in shown:
         model = models.load(dataset.name)
         predictor = _predictor_of(model)
-        cards += _test_cards(dataset, predictor, limits)
+        cards += _test_cards(dataset.within(predictor.roi), predictor, limits)
         promises[dataset.name] = Promise.from_threshold(predictor.threshold)
         facts += _facts(str(models.path(dataset.name)), model, predictor, dataset.name if len(shown) > 1 else "")
     summary = summarise(results)

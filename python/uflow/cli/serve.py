@@ -49,26 +49,30 @@ def serve(
     limits = Limits(queue, time_limit, upload, pixels=max_pixels, pictures_bytes=pictures)
     set_max_pixels(limits.pixels)
     known = None if tokens is None else Tokens(tokens)
-    files = _find(products, demo)
+    _check_products(products, demo)
     with listen(host, port) as bound:
         if known is None and not is_local(bound):
             raise ValueError(f"--host {host} can be reached from other machines: name a file of tokens by --tokens")
         check_output_folder(data, "--data")
         with only_one(data / "lock", f"uflow serve --data {data}"):
-            service = _make_demo(data, limits, device) if demo else Service(files, data, limits, device=device)
+            if products is None:
+                service = _make_demo(data, limits, device)
+            else:
+                service = Service(products, data, limits, device=device)
             _say_where(service, bound.getsockname())
             web = Web(service, known)
             run(make_app(web, page_routes(web)), bound, limits.request_s)
     note("Ended: all that was accepted is judged and stored", err=True)
 
 
-def _find(products: Path | None, demo: bool) -> list[Path]:
-    """The product files; none where the demo makes its own."""
+def _check_products(products: Path | None, demo: bool) -> None:
+    """Raise ValueError, or FileNotFoundError, where there is no product file; the demo makes its own."""
     from ..serve.service import find_products
 
     if demo == (products is not None):
         raise ValueError("name a folder of product files, or --demo, which makes its own")
-    return [] if products is None else find_products(products)
+    if products is not None:
+        find_products(products)
 
 
 def _make_demo(data: Path, limits: Limits, device: str) -> Service:
@@ -76,10 +80,10 @@ def _make_demo(data: Path, limits: Limits, device: str) -> Service:
     require("demo", "torch", "skimage")
     from ..demo import make_line
     from ..serve.playback import Playback
-    from ..serve.service import Service, find_products
+    from ..serve.service import Service
 
     tests = make_line(data / "demo", device=device, progress=shows_bars())
-    service = Service(find_products(data / "demo/products"), data, limits, device=device)
+    service = Service(data / "demo/products", data, limits, device=device)
     service.companions.append(Playback(service, tests, DEMO_EVERY_S))
     return service
 

@@ -48,7 +48,7 @@ def train(
     asked = recipe(category)
     if product is not None:
         found = read_product(product)
-        asked, output = replace(asked, roi=found.roi), output or found.model
+        asked, output = replace(asked, roi=found.roi, gain=found.gain or 1), output or found.model
     output = output or Path(f"{category}.uflow")
     check_new_file(output)
     state_file = output.with_name(output.name + ".state")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..images import ImageLike, image_size
 from ..predictor import Predictor
 from ..progress import track
+from ..roi import RegionOfInterest
 from ..scoring import Evidence
 from . import metrics
 from .histogram import BINS, next_above
@@ -25,6 +27,8 @@ if TYPE_CHECKING:  # an exported model needs neither
     from ..detector import Detector
 
 __all__ = ["Evaluation", "ImageOutput", "evaluate", "evaluate_predictor", "outputs_of"]
+
+log = logging.getLogger("uflow")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def evaluate(
     protocol: str | Protocol = "paper",
     normal_maps: Iterable[np.ndarray] | None = None,
     input_size: tuple[int, int] | None = None,
+    roi: RegionOfInterest | None = None,
 ) -> Evaluation:
     """Compare what a method says of the images of a test set with the truth.
 
@@ -126,6 +131,7 @@ def evaluate(
             before `outputs`.
         input_size: (height, width) of the network's input, by which the published truth goes on its way; None where
             there is none, as with tiles.
+        roi: pixels outside of it do not count, see also `Dataset.within`; None counts all.
 
     Raises:
         ValueError: another protocol, a map of another size, NaN, or not as many outputs as samples.
@@ -133,7 +139,7 @@ def evaluate(
     """
     rules = as_protocol(protocol)
     fair_threshold = None if normal_maps is None else _fair_threshold(normal_maps, rules)
-    comparison = _Comparison(rules, input_size, fair_threshold)
+    comparison = _Comparison(rules, input_size, fair_threshold, roi)
     for sample, output in _pairs(samples, outputs):
         comparison.add(sample, output)
     return comparison.evaluation()
@@ -150,6 +156,9 @@ def evaluate_predictor(
 ) -> Evaluation:
     """Measure a detector, or an exported one, on a test set with truth.
 
+    With a region of interest the pixels outside do not count, and images are left out whose defects all lie there: one
+    line says how many.
+
     Args:
         predictor: what `uflow.load` or `Detector.fit` gave.
         dataset: one category, as `datasets.find_categories` found it.
@@ -162,7 +171,13 @@ def evaluate_predictor(
         ValueError, FileNotFoundError: an image or a mask cannot be used.
     """
     inner = predictor if isinstance(predictor, Predictor) else predictor.predictor
-    rules = as_protocol(protocol)
+    rules, all_images = as_protocol(protocol), len(dataset.test)
+    dataset = dataset.within(inner.roi)
+    if left_out := all_images - len(dataset.test):
+        log.warning(
+            "%s: %d of %d test images are left out: their defects lie wholly outside the region of interest",
+            *(dataset.name, left_out, all_images),
+        )
     compared = _ComparedSize(inner, rules.map_size)
     input_size = None if inner.tile else inner.network.image_size
     with ExitStack() as streams:  # an error leaves no thread behind
@@ -170,11 +185,11 @@ def evaluate_predictor(
         streams.callback(outputs.close)
         outputs_shown = track(outputs, "Evaluating", len(dataset.test), progress)
         if not fair:
-            return evaluate(dataset.test, outputs_shown, rules, input_size=input_size)
+            return evaluate(dataset.test, outputs_shown, rules, input_size=input_size, roi=inner.roi)
         normal_maps = inner.run(dataset.train, compared.anomaly_map, batch_size)
         streams.callback(normal_maps.close)
         normal_maps_shown = track(normal_maps, "Normal images", len(dataset.train), progress)
-        return evaluate(dataset.test, outputs_shown, rules, normal_maps_shown, input_size)
+        return evaluate(dataset.test, outputs_shown, rules, normal_maps_shown, input_size, inner.roi)
 
 
 def outputs_of(
@@ -211,8 +226,14 @@ class _ComparedSize:
 class _Comparison:
     """The sums over a test set, and the figures they give."""
 
-    def __init__(self, protocol: Protocol, input_size: tuple[int, int] | None, fair_threshold: float | None) -> None:
-        self.protocol, self.input_size, self.fair_threshold = protocol, input_size, fair_threshold
+    def __init__(
+        self,
+        protocol: Protocol,
+        input_size: tuple[int, int] | None,
+        fair_threshold: float | None,
+        roi: RegionOfInterest | None,
+    ) -> None:
+        self.protocol, self.input_size, self.fair_threshold, self.roi = protocol, input_size, fair_threshold, roi
         self.pixels, self.best = metrics.PixelMetrics(), metrics.BestIoU()
         self.masks, self.fair_masks = metrics.MaskMetrics(), metrics.MaskMetrics()
         self.images: list[dict[str, Any]] = []
@@ -238,14 +259,19 @@ class _Comparison:
 
     def _add_truth(self, output: ImageOutput, truth: NDArray[np.bool_]) -> float | None:
         """Compare the pixels; the IoU of the automatic mask, if there is one."""
-        self.pixels.update(output.anomaly_map, truth)
+        anomaly_map, log_nfa = output.anomaly_map, output.log_nfa
+        inside = None if self.roi is None else self.roi.pixels((truth.shape[0], truth.shape[1]))
+        self.pixels.update(anomaly_map, truth, inside)
+        if inside is not None:  # the figures below ask for no neighbours
+            truth, anomaly_map = truth[inside][None], anomaly_map[inside][None]
+            log_nfa = None if log_nfa is None else log_nfa[inside][None]
         if self.fair_threshold is not None:
-            self.fair_masks.update(output.anomaly_map >= self.fair_threshold, truth)
-        if output.log_nfa is None:
-            self.best.update(output.anomaly_map, truth)
+            self.fair_masks.update(anomaly_map >= self.fair_threshold, truth)
+        if log_nfa is None:
+            self.best.update(anomaly_map, truth)
             return None
-        self.best.update(-output.log_nfa, truth)
-        return self.masks.update(output.log_nfa < 0, truth)
+        self.best.update(-log_nfa, truth)
+        return self.masks.update(log_nfa < 0, truth)
 
     def _check(self, sample: Sample, output: ImageOutput, size: tuple[int, int]) -> None:
         """Here, where the image's name is known."""

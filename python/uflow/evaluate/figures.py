@@ -105,7 +105,7 @@ def write_category(
 
     Args:
         predictor: what `evaluation` was made with.
-        dataset: the category; `evaluation.images` are its test images, in order.
+        dataset: the category; `evaluation.images` are its test images, in order, see `Dataset.within`.
         evaluation: what `evaluation.evaluate` found on it.
         folder: made if it is not there.
 

@@ -56,23 +56,30 @@ class PixelMetrics:
         self._defects = ScoreHistogram(2, bins)  # pixels, and pixels over the area of their component
         self._largest = -np.inf
 
-    def update(self, anomaly_map: ArrayLike, truth: ArrayLike) -> None:
+    def update(self, anomaly_map: ArrayLike, truth: ArrayLike, inside: NDArray[np.bool_] | None = None) -> None:
         """Add an image: (H, W) scores, and the defective pixels as bool or 0/1.
+
+        Args:
+            anomaly_map, truth: of all pixels.
+            inside: which of them count; None is all. Of a defect the part that is inside counts.
 
         Raises:
             ValueError: the shapes differ or a score is NaN.
         """
         scores, defective = _pair(anomaly_map, truth)
-        keys = to_keys(scores)
+        if inside is not None:
+            defective = defective & inside
+        keys, normal = to_keys(scores), inside
         self._largest = max(self._largest, float(scores.max()))
         if defective.any():
             labels, count = connected_components(defective, connectivity=8)
-            inside = labels[defective]
-            weights = 1.0 / np.bincount(inside)[inside]
+            owners = labels[defective]
+            weights = 1.0 / np.bincount(owners)[owners]
             self._defects.add(keys[defective], np.stack([np.ones_like(weights), weights]))
             self.components += count
-            keys = keys[~defective]
-            self.defective += inside.size
+            normal = ~defective if inside is None else inside & ~defective
+            self.defective += owners.size
+        keys = keys if normal is None else keys[normal]
         self._normal.count(keys.ravel())
         self.normal += keys.size
 

@@ -282,8 +282,10 @@ class TestSelection:
 
         paths = [sample.path for sample in self.dataset.test]
         tile, exact = self.recipe.tile, self.recipe.settings.precision == "float32"
-        roi = effective_roi(self.recipe.roi)
-        self._features = ImageFeatures.compute(network.backbone, paths, tile, self.progress, exact=exact, roi=roi)
+        roi, gain = effective_roi(self.recipe.roi), self.recipe.gain
+        self._features = ImageFeatures.compute(
+            network.backbone, paths, tile, self.progress, exact=exact, roi=roi, gain=gain
+        )
         input_size = None if tile else network.image_size
         self._truths: list[NDArray[np.bool_] | None] = []
         for sample, size in zip(self.dataset.test, self._features.sizes, strict=True):

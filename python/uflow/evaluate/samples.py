@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images import read_mask
+from ..images import image_size, read_mask
+from ..roi import RegionOfInterest
 
 __all__ = ["Dataset", "Sample", "open_array"]
 
@@ -65,6 +66,25 @@ class Dataset:
     def test_files(self) -> list[Path]:
         """The test images and their masks, each once."""
         return list(dict.fromkeys(path for sample in self.test for path in (sample.path, *sample.masks)))
+
+    def within(self, roi: RegionOfInterest | None) -> Dataset:
+        """Without the test images whose defects all lie outside a region of interest; None leaves out none.
+
+        Neither good nor defective is right for them: what is wrong with such a part, the region is not to see.
+
+        Raises:
+            What `Sample.truth` and `images.image_size` raise.
+        """
+        if roi is None:
+            return self
+        return replace(self, test=[sample for sample in self.test if not _is_outside(sample, roi)])
+
+
+def _is_outside(sample: Sample, roi: RegionOfInterest) -> bool:
+    """Whether an image has defects, and is known to have them outside of a region only."""
+    size = image_size(sample.path)
+    truth = sample.truth(size) if sample.is_anomalous else None
+    return truth is not None and bool(truth.any()) and not bool((truth & roi.pixels(size)).any())
 
 
 def open_array(path: Path, owner: Path | None = None) -> NDArray[Any]:

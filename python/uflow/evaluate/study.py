@@ -205,7 +205,7 @@ def measure(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "category": dataset.name,
         "layout": dataset.layout,
-        "counts": {"train": len(dataset.train), "test": len(dataset.test)},
+        "counts": {"train": len(dataset.train), "test": len(evaluation.images)},  # those that count, see within
         "model": str(path),
         "selected_on_test": predictor.selected_on_test,
         "selected_by": getattr(model, "record", {}).get("selected_by"),
@@ -251,9 +251,10 @@ def _draw(dataset: Dataset, output: Path, result: Result, models: Models, model:
         return
     from . import figures  # matplotlib
 
-    figures.write_category(
-        model or models.load(dataset.name), dataset, Evaluation(**result.record["evaluation"]), folder
-    )
+    model = model or models.load(dataset.name)
+    predictor = model if isinstance(model, Predictor) else model.predictor
+    evaluation = Evaluation(**result.record["evaluation"])
+    figures.write_category(model, dataset.within(predictor.roi), evaluation, folder)
 
 
 def _file(output: Path, category: str) -> Path:

@@ -1,4 +1,4 @@
-"""A product's model while the service runs: read again when its file changes, whole or not at all."""
+"""A product's model while the service runs: read again when one of its files changes, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..files import FileStamp, one_line
 from ..predictor import Predictor
-from ..product import read_product
+from ..product import files_of, read_product
 
 __all__ = ["LiveModel"]
 
 log = logging.getLogger("uflow")
 
-Stamps = tuple[FileStamp | None, FileStamp | None]
+Stamps = tuple[FileStamp | None, ...]
 
 
 class LiveModel:
@@ -36,17 +36,17 @@ class LiveModel:
 
     def __init__(self, file: Path, device: str = "auto") -> None:
         self.file, self.device = file, device
-        self.product = read_product(file)
         self.predictor: Predictor | None = None
         self.trouble: str | None = None
         self._read = self._seen = self._stamps()
+        self.product = read_product(file)
         try:
             self.predictor = self.product.load(device)
         except Exception as error:  # whatever is wrong with a file
             self._refuse(error)
 
     def check(self) -> None:
-        """Read product and model again where one has changed, and stands still since the last check.
+        """Read product, mask and model again where one has changed, and all stand still since the last check.
 
         What is served changes at once, when all of it is there; where it cannot be read, the old one serves on.
         """
@@ -64,7 +64,6 @@ class LiveModel:
             self._refuse(error)
             return
         self.product, self.predictor, self.trouble = product, predictor, None
-        self._read = self._seen = self._stamps()  # it may name another model now
         log.info("%s: a new model serves, %s", product.name, product.model)
 
     def _refuse(self, error: Exception) -> None:
@@ -73,6 +72,9 @@ class LiveModel:
         log.error("%s: the model cannot be read, %s: %s", self.product.name, serves, self.trouble)
 
     def _stamps(self) -> Stamps:
-        model = self.product.model
-        inner = model / "model.json"  # of an exported folder: it holds the digests of all other files
-        return FileStamp.now(self.file), FileStamp.now(inner if model.is_dir() else model)
+        """Of the product's file, and of all that it names now, whether or not that is what serves."""
+        found = [FileStamp.now(self.file)]
+        for path in files_of(self.file):
+            inner = path / "model.json"  # of an exported folder: it holds the digests of all other files
+            found.append(FileStamp.now(inner if path.is_dir() else path))
+        return tuple(found)

@@ -217,10 +217,11 @@ def _live(web: Web, judge: Judge, clock: tuple[int, int]) -> dict[str, Any]:
 
 
 def _as_jpeg(judge: Judge, content: bytes, side: int) -> bytes:
-    """A picture of an image as it is judged, such as one of 12 bits, no larger than `side`."""
+    """A picture of an image as it is judged, such as one of 12 bits or of another gain, no larger than `side`."""
     predictor = judge.live.predictor
     try:
-        image = Image.fromarray(read_image(content, *([] if predictor is None else [predictor.bit_depth])))
+        bit_depth, gain = (16, 1.0) if predictor is None else (predictor.bit_depth, predictor.gain)
+        image = Image.fromarray(read_image(content, bit_depth, gain))
     except ValueError as error:
         raise HTTPException(404, f"the image cannot be shown: {one_line(error)}") from None
     image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)

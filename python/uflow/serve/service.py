@@ -81,7 +81,8 @@ class Service:
         companions: what is started and stopped with it; add them before `start`.
 
     Args:
-        products: ``product.toml`` files.
+        products: ``product.toml`` files, or the folder where they lie, see `find_products`: of one that comes later
+            `troubles` says that it is read at the next start.
         folder: where all is kept.
         limits: see `Limits`.
         device: see `uflow.load`.
@@ -94,7 +95,7 @@ class Service:
 
     def __init__(
         self,
-        products: list[Path],
+        products: Path | list[Path],
         folder: Path,
         limits: Limits | None = None,
         *,
@@ -102,7 +103,9 @@ class Service:
         poll_s: float = 2,
     ) -> None:
         self.limits, self.poll_s, self.metrics = limits or Limits(), poll_s, Metrics()
-        models = [LiveModel(file, device) for file in products]
+        self._products = products if isinstance(products, Path) else None
+        files = find_products(products) if isinstance(products, Path) else products
+        models = [LiveModel(file, device) for file in files]
         names = [model.product.name for model in models]
         for model in models:
             if names.count(model.product.name) > 1 or "/" in model.product.name:
@@ -157,6 +160,7 @@ class Service:
             found[f"model {name}"] = judge.live.trouble
             found[f"judge {name}"] = judge.stuck(STUCK_AFTER * self.limits.request_s)
             found[f"product {name}"] = self._changed(judge)
+        found["products"] = self._new_product()
         found["store"] = next((judge.store_trouble for judge in self.judges.values() if judge.store_trouble), None)
         return {what: trouble for what, trouble in found.items() if trouble is not None}
 
@@ -166,6 +170,13 @@ class Service:
         if (product.watch, product.sinks) == self._began_with[judge.name]:
             return None
         return "its watched folder or its sinks have changed: start the service again"
+
+    def _new_product(self) -> str | None:
+        """Whether a product's file has come since the start."""
+        known = {judge.live.file for judge in self.judges.values()}
+        files = [] if self._products is None else _product_files(self._products)
+        new = next((file for file in files if file not in known), None)
+        return None if new is None else f"{new} is new: start the service again"
 
     def is_ready(self) -> bool:
         """Whether a model of each product serves."""
@@ -240,7 +251,12 @@ def find_products(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = sorted([*folder.glob("*.toml"), *folder.glob("*/product.toml")])
+    found = _product_files(folder)
     if not found:
         raise ValueError(f"{folder} holds no product: no .toml file, and no folder with a product.toml")
     return found
+
+
+def _product_files(folder: Path) -> list[Path]:
+    found = [*folder.glob("*.toml"), *folder.glob("*/product.toml")]
+    return sorted(file for file in found if not file.name.startswith("."))  # hidden: one that is being written

@@ -94,6 +94,7 @@ def teach(product: Product, images: Sequence[Path], device: str = "auto") -> str
 
     model = load(product.model, device)
     own = model if isinstance(model, Predictor) else model.predictor
+    product.prepare(own)
     before = _flagged(product.apply(own), images)
     model.add_good(images)
     after = _flagged(product.apply(own), images)
