@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import one_line
+from conftest import call_command, one_line
 from made_nets import weights_file
 from uflow import backbones, cli, model_file
 from uflow.deploy import exported
@@ -23,6 +23,7 @@ from uflow.files import sha256
 from uflow.flow import UFlow
 from uflow.model_header import read_header
 from uflow.network import TorchNetwork
+from uflow.pages.facts import model_facts
 from uflow.published_weights import PUBLISHED, describe_licence
 from uflow.recipe import Recipe
 from uflow.scoring import Evidence
@@ -71,6 +72,7 @@ COMMON = {
     "image_size": [64, 96],
     "strides": [4, 8],
     "tile": False,
+    "gain": 1,
     "images": IMAGES,
     "hold_out": "groups",
     "held_out": 0.15,
@@ -141,6 +143,16 @@ def test_the_name_of_an_entry_does_not_break_the_line(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"backbone: a\\nb should be a text, found 3") as error:
         describe_model(folder)
     one_line(error)
+
+
+def test_another_gain_is_said(
+    made: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made.predictor, "gain", 1.3)
+    made.save(tmp_path / "m.uflow")
+    assert describe_model(tmp_path / "m.uflow")["gain"] == 1.3
+    assert "1.3: pixel values are divided by it" in call_command(monkeypatch, capsys, "info", tmp_path / "m.uflow")[1]
+    assert ("Gain", "1.3: pixel values are divided by it") in model_facts("m", made.predictor, made.record)[0].entries
 
 
 def test_of_the_papers_test(made: Detector, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def _lines(about: dict[str, Any]) -> dict[str, str]:
     if about["roi"] is not None:
         (height, width), share = about["roi"]["size"], about["roi"]["share"]
         lines["judged in"] = f"{share:.0%} of images of the shape of {height} x {width}: its region of interest"
+    if about["gain"] != 1:
+        lines["gain"] = f"{about['gain']:g}: pixel values are divided by it"
     if about["look_alpha"] is not None:
         lines["alpha"] += f", to look at: {about['look_alpha']:g}"
     if calibration is not None:

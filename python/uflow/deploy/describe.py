@@ -27,10 +27,11 @@ def describe_model(path: Path) -> dict[str, Any]:
     Returns:
         `backbone`, `weights_source`, `weights_licence`, `image_size` (height, width), `strides`, `tile`; `roi`: the
         `size` of the images that its region of interest was drawn on, and the `share` of them that is inside, None for
-        all; `images`: how many it learnt from; `hold_out`, `held_out`: which of them were kept out, and the share asked
-        for; `alpha`, `look_alpha` and `calibration` (how many images, the least alpha that they support, and the name
-        and SHA-256 of flagged images that were added as good), None for the paper's test; `selected_on_test`; `bytes`
-        and `sha256`: of the file, or of the folder's `model.json`, which holds those of all other files.
+        all; `gain`, that images are divided by; `images`: how many it learnt from; `hold_out`, `held_out`: which of
+        them were kept out, and the share asked for; `alpha`, `look_alpha` and `calibration` (how many images, the least
+        alpha that they support, and the name and SHA-256 of flagged images that were added as good), None for the
+        paper's test; `selected_on_test`; `bytes` and `sha256`: of the file, or of the folder's `model.json`, which
+        holds those of all other files.
 
     Raises:
         FileNotFoundError, ValueError: no such file, no model of ours, cut short or changed.
@@ -86,6 +87,7 @@ def _describe(
         "strides": strides,
         "tile": predictor["tile"],
         "roi": _describe_roi(predictor),
+        "gain": predictor.get("gain", 1),
         "images": int(record["images"].split()[0]) if "images" in record else None,
         "hold_out": record.get("hold_out"),
         "held_out": record.get("held_out"),

@@ -12,7 +12,18 @@ from .report import Facts
 
 __all__ = ["model_facts"]
 
-ELSEWHERE = ("settings", "images", "alpha", "backbone", "image_size", "tile", "strides", "weights_sha256", "roi")
+ELSEWHERE = (
+    "settings",
+    "images",
+    "alpha",
+    "backbone",
+    "image_size",
+    "tile",
+    "strides",
+    "weights_sha256",
+    "roi",
+    "gain",
+)
 
 
 def model_facts(
@@ -36,6 +47,8 @@ def model_facts(
     if predictor.roi is not None:
         share = predictor.roi.pixels(predictor.roi.size).mean()
         entries.append(("Region of interest", f"{share:.0%} of the image"))
+    if predictor.gain != 1:
+        entries.append(("Gain", f"{predictor.gain:g}: pixel values are divided by it"))
     if predictor.origin is not None:
         entries.append(("SHA-256", predictor.origin.sha256[:16]))
     if runtime := getattr(network, "runtime", None):
