@@ -38,6 +38,7 @@ class LiveModel:
         self.file, self.device = file, device
         self.predictor: Predictor | None = None
         self.trouble: str | None = None
+        self._named: tuple[FileStamp | None, list[Path]] = (None, [])  # what the file names, as it was then
         self._read = self._seen = self._stamps()
         self.product = read_product(file)
         try:
@@ -73,8 +74,11 @@ class LiveModel:
 
     def _stamps(self) -> Stamps:
         """Of the product's file, and of all that it names now, whether or not that is what serves."""
-        found = [FileStamp.now(self.file)]
-        for path in files_of(self.file):
+        own = FileStamp.now(self.file)
+        if own != self._named[0]:
+            self._named = own, files_of(self.file)
+        found = [own]
+        for path in self._named[1]:
             inner = path / "model.json"  # of an exported folder: it holds the digests of all other files
             found.append(FileStamp.now(inner if path.is_dir() else path))
         return tuple(found)
