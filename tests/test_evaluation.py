@@ -16,8 +16,9 @@ import reference
 from uflow import cli, segmentation
 from uflow.evaluate.datasets import Dataset, Sample, read_mvtec
 from uflow.evaluate.evaluation import Evaluation, ImageOutput, evaluate, evaluate_predictor
+from uflow.evaluate.models import Given
 from uflow.evaluate.protocols import Protocol, parse_oracle, published_truth
-from uflow.evaluate.study import measure
+from uflow.evaluate.study import measure, run
 from uflow.images import image_size, resize_mask
 from uflow.predictor import Predictor
 from uflow.roi import RegionOfInterest
@@ -384,7 +385,9 @@ def test_pixels_outside_the_region_of_interest_do_not_count(samples: list[Sample
     assert found != evaluate(chosen, outputs, "native", [one.anomaly_map - 0.1 for one in outputs])
 
 
-def test_an_image_whose_defects_all_lie_outside_is_left_out(category: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_whose_defects_all_lie_outside_is_left_out(
+    category: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     """Images of `category` are red in columns 16 to 48; one more is red to the right of the region alone."""
     image, mask = np.full((40, 64, 3), 80, np.uint8), np.zeros((40, 64), np.uint8)
     image[10:30, 52:, 0] = mask[10:30, 52:] = 255
@@ -402,6 +405,11 @@ def test_an_image_whose_defects_all_lie_outside_is_left_out(category: Path, capl
         assert red == ["0.png", "1.png", "2.png"][:count]
         assert record["counts"]["test"] == len(found["images"]) == 2 + count
         assert found["flagged"] == {"good": {"images": 2, "share": 0.0}, "red": {"images": count, "share": 1.0}}
+    given = Given(category / "test/red/0.png", Predictor(Reddish(), roi=roi))  # a file that stands for the model's
+    for done in ("evaluated", "already evaluated"):
+        (result,) = run([dataset], tmp_path / "out", given, Protocol("native"), figures=True)
+        assert (result.error, result.done) == ("", done)
+        assert (tmp_path / "out/figures/nut/misses.png").is_file()
     unknown = Dataset("nut", [], [replace(sample, masks=()) for sample in dataset.test])
     assert unknown.within(roi) == unknown, "where no mask tells, an image counts"
 
