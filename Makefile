@@ -41,7 +41,7 @@ test: setup
 	$(BIN)/cmake --build --preset sanitize
 	$(BIN)/ctest --preset sanitize
 	@echo "== Python tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: setup
 	@echo "== Long trainings on real images"

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -24,6 +25,7 @@ from serving import defective_part, good_part, png, result, serve_here, write_pr
 from uflow import load
 from uflow.deploy.exported import save_threshold
 from uflow.images import read_image
+from uflow.prediction import Prediction
 from uflow.roi import RegionOfInterest
 from uflow.serve.pictures import PictureFolder
 from uflow.serve.playback import Playback
@@ -447,3 +449,26 @@ def test_a_playback_sends_parts_as_a_camera_would(make: Make, dataset: Path) -> 
     with serve_here(service):
         wait_for(lambda: service.store.counts("tile", 0).reject > 0, 20)
     assert service.store.folder.is_dir()
+
+
+def test_maps_of_large_images_do_not_wait_to_be_drawn(make: Make) -> None:
+    """A prediction takes two dozen bytes a pixel: however many are asked for with a picture, one is held at a time."""
+    service = make()
+    service.start()
+    judge = service.judges["tile"]
+    predictions: list[weakref.ref[Prediction]] = []
+    threads: list[str] = []
+
+    def draw(prediction: Prediction) -> bytes:
+        predictions.append(weakref.ref(prediction))
+        threads.append(threading.current_thread().name)
+        return b"picture"
+
+    content, jobs = defective_part(), []
+    for _ in range(5):
+        judge.enter()
+        jobs.append(judge.submit("a", content, ".png", draw))
+    service.stop()
+    assert [job.done.result(0).picture for job in jobs] == [b"picture"] * 5
+    assert set(threads) == {"uflow-judge-tile"}
+    assert [reference() for reference in predictions] == [None] * 5

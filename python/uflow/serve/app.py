@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -19,7 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
-from .judge import Busy, Job, Judge, Judged
+from .drawing import draw_overlay
+from .judge import Busy, Draw, Job, Judge, Judged
 from .openapi import describe
 from .security import HEADERS, SESSION_S, Caller, Role, Sessions, Tokens, check_origin, is_loopback, may
 from .service import Service
@@ -137,7 +137,7 @@ async def _predict(web: Web, request: Request, caller: Caller) -> Response:
     except HTTPException as error:
         web.service.metrics.refused.labels(judge.name, str(error.status_code)).inc()
         raise
-    return await _answer(request, judged, None if job.part is None else job.part.id)
+    return _answer(judged, None if job.part is None else job.part.id)
 
 
 async def _accept(web: Web, request: Request, judge: Judge) -> Job:
@@ -156,7 +156,8 @@ async def _accept(web: Web, request: Request, judge: Judge) -> Job:
             content, name = await asyncio.wait_for(read_upload(request, limits.upload_bytes), limits.request_s)
         except asyncio.TimeoutError:
             raise HTTPException(408, f"the image did not arrive within {limits.request_s:g} s") from None
-        job = await run_in_threadpool(_submit, judge, name, content)
+        wants_overlay = request.query_params.get("overlay", "0") not in ("", "0")
+        job = await run_in_threadpool(_submit, judge, name, content, draw_overlay if wants_overlay else None)
         undone.pop_all()
     if job.part is None:  # its image is held in memory until it is judged
         job.done.add_done_callback(lambda _: web.room.give(size))
@@ -165,30 +166,22 @@ async def _accept(web: Web, request: Request, judge: Judge) -> Job:
     return job
 
 
-def _submit(judge: Judge, name: str | None, content: bytes) -> Job:
-    return judge.submit(name, content, check_image(content))
+def _submit(judge: Judge, name: str | None, content: bytes, draw: Draw | None) -> Job:
+    return judge.submit(name, content, check_image(content), draw)
 
 
-async def _answer(request: Request, judged: Judged, part: int | None) -> Response:
+def _answer(judged: Judged, part: int | None) -> Response:
     headers = {"uflow-stored": "yes" if judged.stored else "no"}
     if part is not None:
         headers |= {"uflow-part": str(part), "location": f"/v1/parts/{part}"}
-    if judged.prediction is None:
+    if judged.verdict is None:
         if isinstance(judged.error, ValueError):
             return JSONResponse(judged.line, 422, headers)
         return JSONResponse({"image": judged.line["image"], "error": "it could not be judged"}, 500, headers)
-    headers |= {"uflow-verdict": judged.prediction.verdict}
-    if request.query_params.get("overlay", "0") not in ("", "0"):
-        picture = await run_in_threadpool(_overlay, judged)
-        return Response(picture, media_type="image/png", headers=headers)
+    headers |= {"uflow-verdict": judged.verdict}
+    if judged.picture is not None:
+        return Response(judged.picture, media_type="image/png", headers=headers)
     return JSONResponse(judged.line, headers=headers)
-
-
-def _overlay(judged: Judged) -> bytes:
-    assert judged.prediction is not None
-    file = io.BytesIO()
-    judged.prediction.overlay().save(file, "png", compress_level=1)
-    return file.getvalue()
 
 
 async def _part(web: Web, request: Request, caller: Caller) -> Response:

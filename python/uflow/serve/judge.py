@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..conformal import Verdict
 from ..files import one_line
 from ..monitor import Alarm
 from ..prediction import FailedImage, Prediction
@@ -30,6 +31,7 @@ __all__ = ["Busy", "Job", "Judge", "Judged", "Messages"]
 
 log = logging.getLogger("uflow")
 
+Draw = Callable[[Prediction], bytes]
 Messages = Callable[[Part, dict[str, Any], Alarm | None], tuple[Message, ...]]
 
 MAX_UNSETTLED = 1000  # verdicts that wait for room on the disk; a restart judges those parts anew
@@ -46,15 +48,17 @@ class Judged:
 
     Attributes:
         line: as `uflow predict` writes it, ready for JSON.
-        prediction: None where the part could not be judged.
+        verdict: None where the part could not be judged.
         error: why it could not be; None where it was.
         stored: whether part and verdict are on the disk.
+        picture: the file of it that was asked for; None where none was, or the part could not be judged.
     """
 
     line: dict[str, Any]
-    prediction: Prediction | None
+    verdict: Verdict | None
     error: Exception | None
     stored: bool
+    picture: bytes | None
 
 
 @dataclass(eq=False)
@@ -67,6 +71,7 @@ class Job:
         content: its image; None where it is read from the disk.
         counts: whether it is a part of the line, which is stored, counted and watched.
         refused: why it cannot be judged, where that is known already.
+        draw: makes the file of a picture of it; None where none is asked for.
         began: when it was accepted, of `time.monotonic`.
         done: what became of it.
     """
@@ -76,6 +81,7 @@ class Job:
     content: bytes | None
     counts: bool = True
     refused: Exception | None = None
+    draw: Draw | None = None
     began: float = field(default_factory=time.monotonic)
     done: Future[Judged] = field(default_factory=Future)
 
@@ -160,10 +166,11 @@ class Judge:
         with suppress(ValueError):  # twice, where the service ends in a hurry
             self._room.release()
 
-    def submit(self, name: str | None, content: bytes, suffix: str) -> Job:
+    def submit(self, name: str | None, content: bytes, suffix: str, draw: Draw | None = None) -> Job:
         """Accept a part, for which there is room: it is on the disk when this returns, and will be judged.
 
-        Where the disk does not take it, it is judged all the same, and `Judged.stored` says so.
+        Where the disk does not take it, it is judged all the same, and `Judged.stored` says so. What `draw` makes of
+        the prediction is `Judged.picture`.
         """
         part = None
         try:
@@ -171,7 +178,7 @@ class Judge:
             self.store_trouble = None
         except STORE_ERRORS as error:
             self._say_trouble(error)
-        job = Job(name, part, None if part is not None else content)
+        job = Job(name, part, None if part is not None else content, draw=draw)
         self._jobs.put(job)
         return job
 
@@ -193,9 +200,9 @@ class Judge:
         self._jobs.put(job)
         return job
 
-    def look(self, name: str | None, content: bytes) -> Job:
-        """Judge an image, for which there is room, that is no part of the line: nothing is stored or counted."""
-        job = Job(name, None, content, counts=False)
+    def look(self, name: str | None, content: bytes, draw: Draw) -> Job:
+        """Draw an image, for which there is room, that is no part of the line: nothing is stored or counted."""
+        job = Job(name, None, content, counts=False, draw=draw)
         self._jobs.put(job)
         return job
 
@@ -269,8 +276,17 @@ class Judge:
             log.warning("%s: %r could not be judged: %s", self.name, job.name, one_line(raised))
         finally:
             self._busy_since = None
-        if not job.counts:
-            return Judged(line, prediction, error, stored=False)
+        stored = job.counts and self._take_note(job, began, line, prediction, watch)
+        if prediction is None:
+            return Judged(line, None, error, stored, None)
+        # Drawn here, one after another: maps of large images that wait to be drawn would fill the memory.
+        picture = None if job.draw is None else job.draw(prediction)
+        return Judged(line, prediction.verdict, None, stored, picture)
+
+    def _take_note(
+        self, job: Job, began: float, line: dict[str, Any], prediction: Prediction | None, watch: Watch
+    ) -> bool:
+        """Store and count what became of a part; False where the disk did not take it."""
         stored = job.part is not None and self._settle(job.part, line, prediction, watch)
         verdict = "failed" if prediction is None else prediction.verdict
         self.metrics.parts.labels(self.name, verdict).inc()
@@ -278,7 +294,7 @@ class Judge:
         self.metrics.latency.labels(self.name).observe(time.monotonic() - job.began)
         if not stored:
             self.metrics.not_stored.labels(self.name).inc()
-        return Judged(line, prediction, error, stored)
+        return stored
 
     def _predict(self, job: Job, predictor: Predictor) -> Prediction:
         if job.refused is not None:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -21,10 +19,10 @@ from starlette.routing import Route
 
 from ..files import one_line
 from ..images import read_image
-from ..pages.pictures import coloured_map
 from ..schema import parse, read_json
 from .app import Web
 from .database import STORE_ERRORS
+from .drawing import draw_map
 from .judge import Busy, Judge
 from .parts import Answer, Part
 from .security import Caller
@@ -122,14 +120,14 @@ class _Data:
             judge.enter()
         except Busy:
             raise HTTPException(503, "the line needs the model now: try again", {"retry-after": "1"}) from None
-        done = asyncio.wrap_future(judge.look(part.name, content).done)
+        done = asyncio.wrap_future(judge.look(part.name, content, draw_map).done)
         await asyncio.wait([done], timeout=self.limits.request_s)
         if not done.done():
             raise HTTPException(504, f"not judged within {self.limits.request_s:g} s")
-        prediction = done.result().prediction
-        if prediction is None:
+        picture = done.result().picture
+        if picture is None:
             raise HTTPException(409, "the model that serves now cannot judge this image")
-        return Response(await run_in_threadpool(_as_png, coloured_map(prediction)), media_type="image/png")
+        return Response(picture, media_type="image/png")
 
     async def _image(self, judge: Judge, part: Part) -> bytes:
         content = await threaded(find_image, judge, part)
@@ -227,12 +225,6 @@ def _as_jpeg(judge: Judge, content: bytes, side: int) -> bytes:
     image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
     file = io.BytesIO()
     image.save(file, "jpeg", quality=QUALITY)
-    return file.getvalue()
-
-
-def _as_png(colours: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(colours).save(file, "png", compress_level=1)
     return file.getvalue()
 
 
