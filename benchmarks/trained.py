@@ -34,14 +34,17 @@ def category(root: Path) -> Dataset:
     return dataset
 
 
-def fit(dataset: Dataset, arguments: argparse.Namespace, seed: int = 0, **recipe: Any) -> Detector:
-    """Today's default, but for what the recipe says; tiny where the options say quick."""
+def fit(
+    dataset: Dataset, arguments: argparse.Namespace, seed: int = 0, epochs: int | None = None, **recipe: Any
+) -> Detector:
+    """Today's default, but for the epochs and what the recipe says; tiny where the options say quick."""
     torch.set_num_threads(len(race.CORES) or 1)
     logging.getLogger("uflow").setLevel(logging.ERROR)
-    quick = QUICK_SETTINGS if arguments.quick else {}
+    quick: dict[str, Any] = QUICK_SETTINGS if arguments.quick else {}
     if arguments.quick:
         recipe = {"image_size": 64, "alpha": 0.2, **recipe}
-    settings = TrainingSettings(seed=seed, **quick)
+    shorter: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    settings = TrainingSettings(seed=seed, **{**shorter, **quick})
     return Detector.fit(dataset.train, device=arguments.device, settings=settings, **recipe)
 
 

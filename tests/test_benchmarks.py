@@ -227,6 +227,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("accuracy", (), "| parts |", ("categories", "races")),
         ("threshold", ("--seeds", 0), "| parts, alpha |", ("promises", "seeds")),
+        ("region", ("--seeds", 0), "| parts, alpha |", ("promises", "seeds")),
         ("monitor", (), "| gain 0.8", ("promises", "delays")),
         ("mask", ("--seeds", "0"), "| parts | automatic |", ("categories", "alpha")),
         ("anomalib_maps", (), "| parts | padim | anomalib's F1", ("categories", "seeds")),
