@@ -480,14 +480,17 @@ def test_pictures_of_another_gain_are_judged_and_calibrated_on_as_before(
     wanted, dark = scores("square"), scores("square_dark")
     assert wanted != dark
     write(tmp_path, LEAST + "gain = 0.5\n")
-    assert scores("square_dark") == wanted
+    # Maps do not depend on which images pass through the network together, but for float32 rounding.
+    assert scores("square_dark") == pytest.approx(wanted, rel=1e-5)
     code, _, err = run("calibrate", "--product", "product.toml", "good_dark", "--alpha", 0.25)
     assert code == 0, err
     assert load(tmp_path / "a.uflow", device="cpu").predictor.gain == 0.5
     detector.save(tmp_path / "b.uflow")
     run("calibrate", "b.uflow", "good", "--alpha", 0.25, "--output", "b.uflow")
     found, same = (load(tmp_path / name, device="cpu").threshold for name in ("a.uflow", "b.uflow"))
-    assert found == same
+    assert found.minima == pytest.approx(same.minima, abs=1e-4)
+    assert found.map_maxima == pytest.approx(same.map_maxima, rel=1e-5)
+    assert found.weights.latents == pytest.approx(same.weights.latents, rel=1e-5)
 
 
 def test_what_is_wrong_with_a_product_is_one_line_of_the_command(run: Run, tmp_path: Path) -> None:
