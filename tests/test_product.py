@@ -176,7 +176,7 @@ def test_the_region_of_interest_may_be_a_picture(tmp_path: Path) -> None:
         (LEAST + "gain = '2'", "gain should be a number, found '2'"),
         (LEAST + "min_area = -1", "min_area is a number of pixels, got -1"),
         (LEAST + "min_area = 1.5", "min_area should be a whole number, found 1.5"),
-        (LEAST.replace('"a"', '" "'), "name is a text of one line, got ' '"),
+        (LEAST.replace('"a"', '" "'), "name is a text of one line, at most 100 characters, got ' '"),
         (LEAST + "pictures = 3", "pictures should be an object, found 3"),
         (LEAST + "[pictures]\nkeep = 3", "pictures has an unknown entry 'keep'"),
         (LEAST + "[pictures]\nkeep_every = -3", "keep_every is a number of parts, or 0 for none, got -3"),
@@ -206,7 +206,9 @@ def test_the_region_of_interest_may_be_a_picture(tmp_path: Path) -> None:
         (LEAST + "[[webhook]]\nurl = 'http://a'\nheaders = { Host = 'b' }", "headers cannot have 'Host'"),
         (LEAST + "[[webhook]]\nurl = 'http://a'\nheaders = { a = \"b\\nc\" }", "header 'a' is not one line"),
         (LEAST + "[[webhook]]\nurl = 'http://a'\nonly = 'bad'", "only should be one of 'all', 'flagged', found 'bad'"),
-        (LEAST + "[[webhook]]\nurl = 'http://a'\ntoken = 'b'", "token should be an object, found 'b'"),
+        (LEAST.replace('"a"', '".."'), "name is a text of one line, at most 100 characters, got '..'"),
+        (LEAST + "[[webhook]]\nurl = 'http://a'\ntoken = 'b'", "the token of [[webhook]] stands in no product file"),
+        (LEAST + "[mqtt]\npassword = 'hunter2'", "the password of [[mqtt]] stands in no product file"),
         (LEAST + "[[webhook]]\nurl = 'http://a'\ntoken = {}", "a secret is { env ="),
         (LEAST + "[[webhook]]\nurl = 'http://a'\n[[webhook]]\nurl = 'http://b'", "two sinks are called 'webhook'"),
         (LEAST + "[[webhook]]\nurl = 'http://a'\nname = 'b/c'", "name is a text of one line without /, got 'b/c'"),
@@ -503,3 +505,16 @@ def test_what_is_wrong_with_a_product_is_one_line_of_the_command(run: Run, tmp_p
     write(tmp_path, LEAST)
     code, _, err = run("predict", "--product", "product.toml")
     assert (code, err) == (2, "uflow: error: the model is that of product.toml, and there are no images: name them\n")
+
+
+def test_a_password_in_the_file_is_not_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, LEAST + '[[mqtt]]\nhost = "a"\ntopic = "b"\nuser = "c"\npassword = "hunter2"\n')
+    with pytest.raises(ValueError, match="password") as error:
+        read_product(path)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_file_of_an_editor_of_windows_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, LEAST)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_product(path).model == tmp_path / "a.uflow"

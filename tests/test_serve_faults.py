@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import shutil
 import socket
 import subprocess
@@ -85,28 +86,33 @@ def test_beyond_the_queue_is_503_and_what_was_accepted_is_judged(make: Make) -> 
 
 
 def test_memory_for_what_is_received_is_bounded(make: Make) -> None:
-    """Room for two of the largest images: a third is refused before it is read, and a small one is not."""
+    """Room for two of the largest images: a third is refused before all of it is read, and a small one is not."""
     service = make(upload_bytes=100_000, held_bytes=1)
     with serve_here(service) as client, ExitStack() as slow:
-        wait_for(
-            lambda: slow.enter_context(send_head_only(client)) and of_unknown_length(client).status_code == 503, 10
-        )
+        for _ in range(2):
+            slow.enter_context(send_part_of_an_image(client, 99_000))
+        wait_for(lambda: post(client, bytes(99_000)).status_code == 503, 10)
         assert result(post(client, good_part()))
         slow.close()
-        wait_for(lambda: of_unknown_length(client).status_code == 415, 10)
+        wait_for(lambda: post(client, bytes(99_000)).status_code == 415, 10)
 
 
-def send_head_only(client: httpx2.Client) -> socket.socket:
-    """A sender that says how long its image is, and then nothing."""
+def test_who_sends_slowly_takes_no_place_of_the_line(make: Make) -> None:
+    """Neither a place in the queue nor memory for what has not come."""
+    service = make(queue=2, upload_bytes=100_000, held_bytes=1)
+    with serve_here(service) as client, ExitStack() as slow:
+        for _ in range(5):
+            slow.enter_context(send_part_of_an_image(client, 10))
+        time.sleep(0.2)
+        assert [post(client, good_part()).status_code for _ in range(3)] == [200] * 3
+
+
+def send_part_of_an_image(client: httpx2.Client, size: int) -> socket.socket:
+    """A sender that says that its image is 100,000 bytes, and sends some of them."""
     connection = socket.create_connection(("127.0.0.1", client.base_url.port or 0))
     head = b"POST /v1/products/tile/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
-    connection.sendall(head)
+    connection.sendall(head + bytes(size))
     return connection
-
-
-def of_unknown_length(client: httpx2.Client) -> httpx2.Response:
-    """The answer to what is no image; nothing says before how long it is."""
-    return client.post("/v1/products/tile/predict", content=iter([bytes(100)]))
 
 
 def test_a_part_that_takes_too_long_is_judged_and_stored_all_the_same(make: Make) -> None:
@@ -472,3 +478,41 @@ def test_maps_of_large_images_do_not_wait_to_be_drawn(make: Make) -> None:
     assert [job.done.result(0).picture for job in jobs] == [b"picture"] * 5
     assert set(threads) == {"uflow-judge-tile"}
     assert [reference() for reference in predictions] == [None] * 5
+
+
+def test_a_product_that_cannot_be_read_keeps_no_other_from_starting(make: Make, tmp_path: Path) -> None:
+    service = make()
+    folder = tmp_path / "products"
+    (folder / "lid.toml").write_text('name = "lid"\nmodel = "../model"\nalhpa = 0.1\n')
+    (folder / "box.toml").write_text(
+        'name = "box"\nmodel = "../model"\n[[mqtt]]\nhost = "a"\ntopic = "a"\nuser = "b"\n'
+    )
+    with (folder / "box.toml").open("a") as file:
+        file.write('password = { env = "UFLOW_NOT_SET" }\n')
+    service = Service(folder, tmp_path / "other", poll_s=60)
+    with serve_here(service) as client:
+        assert result(post(client, good_part()))
+        assert client.get("/health").json()["troubles"] == ["file box.toml", "file lid.toml"]
+        assert client.get("/ready").status_code == 503
+    assert "unknown entry 'alhpa'" in service.troubles()["file lid.toml"]
+    assert "UFLOW_NOT_SET is not set" in service.troubles()["file box.toml"]
+    (folder / "tile.toml").unlink()
+    with pytest.raises(ValueError, match="UFLOW_NOT_SET is not set"):
+        Service(folder, tmp_path / "none", poll_s=60)
+
+
+@pytest.mark.parametrize("form", [{"line": "2", "operator": "anna"}, {}])
+def test_a_form_may_say_more_than_the_image(make: Make, form: dict[str, str]) -> None:
+    with serve_here(make()) as client:
+        path, files = "/v1/products/tile/predict", {"image": ("a.png", good_part(), "image/png")}
+        assert result(client.post(path, data=form, files=files))["image"] == "a.png"
+
+
+def test_what_is_out_of_range_is_no_mistake_of_the_service(make: Make) -> None:
+    with serve_here(make()) as client:
+        assert client.get(f"/v1/parts/{10**25}").status_code == 404
+        assert post(client, good_part(), overlay="2").status_code == 400
+        tall = io.BytesIO()
+        Image.new("1", (1, 300_000)).save(tall, "png")
+        answer = post(client, tall.getvalue())
+        assert (answer.status_code, "a side has 262144 at most" in answer.text) == (413, True)

@@ -28,7 +28,7 @@ from uflow.serve import sinks as sinks_module
 from uflow.serve.metrics import Metrics
 from uflow.serve.parts import Outcome
 from uflow.serve.service import Service
-from uflow.serve.sinks import Sinks
+from uflow.serve.sinks import Sinks, check_sinks
 from uflow.serve.store import Store
 
 SOON_S = 15
@@ -47,7 +47,7 @@ class Telling:
     def __init__(self, folder: Path, *settings: SinkSettings) -> None:
         self.store, self.metrics = Store(folder), Metrics()
         product = Product("tile", Path("tile.uflow"), sinks=settings)
-        self.sinks = Sinks({Path("product.toml"): product}, self.store.outbox, self.metrics)
+        self.sinks = Sinks([product], self.store.outbox, self.metrics)
 
     def tell(self, name: str, verdict: str = "reject", alarm: Alarm | None = None) -> None:
         part = self.store.accept("tile", name, b"an image", ".png")
@@ -271,14 +271,17 @@ def test_a_broker_with_tls_and_a_password(
 
 
 def test_a_secret_that_is_not_there_is_said_before_the_service_starts(tmp_path: Path) -> None:
-    webhook = Webhook("http://localhost:1/", token=Secret(file=tmp_path / "none"))
+    file = Path("product.toml")
+
+    def check(sink: SinkSettings) -> None:
+        check_sinks(file, Product("tile", Path("a"), sinks=(sink,)))
+
     with pytest.raises(ValueError, match=r"product\.toml: webhook: a secret cannot be read: .*none: No such file"):
-        Telling(tmp_path / "a", webhook)
-    mqtt = Mqtt("localhost", "a", user="a", password=Secret(env="UFLOW_NOT_SET"))
+        check(Webhook("http://localhost:1/", token=Secret(file=tmp_path / "none")))
     with pytest.raises(ValueError, match="mqtt: a secret cannot be read: the environment variable UFLOW_NOT_SET is"):
-        Telling(tmp_path / "b", mqtt)
+        check(Mqtt("localhost", "a", user="a", password=Secret(env="UFLOW_NOT_SET")))
     with pytest.raises(ValueError, match="ca: cannot read the certificates in"):
-        Telling(tmp_path / "c", Webhook("https://localhost:1/", ca=tmp_path / "none"))
+        check(Webhook("https://localhost:1/", ca=tmp_path / "none"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")

@@ -21,6 +21,7 @@ __all__ = [
     "SinkSettings",
     "WatchedFolder",
     "Webhook",
+    "check_secrets",
     "read_sinks",
     "read_watched_folder",
     "write_connections",
@@ -197,6 +198,19 @@ class Mqtt:
 
 
 SinkSettings = Webhook | Mqtt
+
+
+def check_secrets(content: Mapping[str, Any], where: str) -> None:
+    """ValueError, which does not show it, for a password that stands in a product's file itself."""
+    for table in ("webhook", "mqtt"):
+        sinks = content.get(table)
+        for entries in sinks if isinstance(sinks, list) else [sinks]:
+            for name in ("token", "password"):
+                if isinstance(entries, dict) and not isinstance(entries.get(name, {}), dict):
+                    raise ValueError(
+                        f"{where}: the {name} of [[{table}]] stands in no product file: write "
+                        f'{name} = {{ env = "VARIABLE" }}, or {{ file = "path" }}'
+                    )
 
 
 def _check_sink(name: str, timeout_s: float) -> None:

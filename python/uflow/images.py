@@ -47,6 +47,7 @@ T = TypeVar("T")
 # Pillow knows many more, and tells them by content, not by name: one of them starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 178_956_970  # of an image: 512 MiB as RGB; a file of some kilobytes can ask for any number
+MAX_SIDE = 1 << 18  # pixels: work is kept for each row and column, gigabytes for an image of one row
 MAX_MASK_COLOUR = 32  # difference of a pixel's channels in a grey mask: JPEG's rounding makes some
 
 _max_pixels = MAX_PIXELS
@@ -187,6 +188,8 @@ def _check_size(image: Image.Image, name: str) -> None:
     height, width = image.height, image.width
     if height < 1 or width < 1:
         raise ValueError(f"cannot read {name}: it is empty, {height}x{width} pixels")
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(f"cannot read {name}: {height}x{width} pixels, and a side has {MAX_SIDE} at most")
     if height * width > _max_pixels:
         raise ValueError(
             f"cannot read {name}: {height}x{width} are {height * width} pixels, more than the limit of {_max_pixels}; "

@@ -10,7 +10,14 @@ from typing import Any, TypedDict
 
 from .conformal import check_alpha, check_look_alpha
 from .connections import Entries as Connections
-from .connections import SinkSettings, WatchedFolder, read_sinks, read_watched_folder, write_connections
+from .connections import (
+    SinkSettings,
+    WatchedFolder,
+    check_secrets,
+    read_sinks,
+    read_watched_folder,
+    write_connections,
+)
 from .files import PathLike, read_toml
 from .grey_levels import check_bit_depth, check_gain
 from .images import read_mask
@@ -19,6 +26,9 @@ from .roi import Polygon, RegionOfInterest
 from .schema import parse, write_json
 
 __all__ = ["Pictures", "Product", "files_of", "read_product"]
+
+
+MAX_NAME = 100  # characters
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,8 @@ class Product:
     sinks: tuple[SinkSettings, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or not self.name.isprintable():
-            raise ValueError(f"name is a text of one line, got {self.name!r:.60}")
+        if not self.name.strip(" .") or not self.name.isprintable() or len(self.name) > MAX_NAME:
+            raise ValueError(f"name is a text of one line, at most {MAX_NAME} characters, got {self.name!r:.60}")
         if self.alpha is not None:
             check_alpha(self.alpha)
             check_look_alpha(self.alpha, self.look_alpha)
@@ -193,7 +203,9 @@ def read_product(path: PathLike) -> Product:
     where = str(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no product file {path}")
-    content: dict[str, Any] = dict(parse(_Entries, read_toml(path), where))
+    written = read_toml(path)
+    check_secrets(written, where)
+    content: dict[str, Any] = dict(parse(_Entries, written, where))
     content["model"] = _below(path.parent, content["model"])
     try:
         if "roi" in content:

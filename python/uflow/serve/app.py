@@ -143,27 +143,41 @@ async def _predict(web: Web, request: Request, caller: Caller) -> Response:
 async def _accept(web: Web, request: Request, judge: Judge) -> Job:
     """Read an image and put it on the disk; the job that judges it."""
     limits = web.service.limits
-    size = declared_length(request, limits.upload_bytes)
-    try:
-        judge.enter()
-    except Busy:
-        raise HTTPException(503, "too many parts are waiting", {"retry-after": RETRY_S}) from None
+    draw = draw_overlay if _asks_for_overlay(request) else None
+    declared_length(request, limits.upload_bytes)
+    if judge.is_full:  # before anything of it is received
+        raise _busy()
     with ExitStack() as undone:
-        undone.callback(judge.leave)
-        web.room.take(size)
-        undone.callback(web.room.give, size)
+        held = web.room.hold()
+        undone.callback(held.give)
         try:
-            content, name = await asyncio.wait_for(read_upload(request, limits.upload_bytes), limits.request_s)
+            content, name = await asyncio.wait_for(read_upload(request, limits.upload_bytes, held), limits.request_s)
         except asyncio.TimeoutError:
             raise HTTPException(408, f"the image did not arrive within {limits.request_s:g} s") from None
-        wants_overlay = request.query_params.get("overlay", "0") not in ("", "0")
-        job = await run_in_threadpool(_submit, judge, name, content, draw_overlay if wants_overlay else None)
+        try:
+            judge.enter()  # only now: whoever sends slowly takes no place of the line's
+        except Busy:
+            raise _busy() from None
+        undone.callback(judge.leave)
+        job = await run_in_threadpool(_submit, judge, name, content, draw)
         undone.pop_all()
     if job.part is None:  # its image is held in memory until it is judged
-        job.done.add_done_callback(lambda _: web.room.give(size))
+        job.done.add_done_callback(lambda _: held.give())
     else:
-        web.room.give(size)
+        held.give()
     return job
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "too many parts are waiting", {"retry-after": RETRY_S})
+
+
+def _asks_for_overlay(request: Request) -> bool:
+    """What ``?overlay=`` says; HTTPException for anything but 0 and 1."""
+    asked = request.query_params.get("overlay", "0")
+    if asked not in ("0", "1"):
+        raise HTTPException(400, "overlay is 0 or 1")
+    return asked == "1"
 
 
 def _submit(judge: Judge, name: str | None, content: bytes, draw: Draw | None) -> Job:

@@ -152,8 +152,16 @@ class Judge:
         """The monitor of its p-values; None where no model serves."""
         return None if self.serving is None else self.serving[1]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for one more part now."""
+        if self._room.acquire(blocking=False):
+            self._room.release()
+            return False
+        return True
+
     def enter(self, wait_s: float = 0) -> None:
-        """Take room for one part: before its image is read from wherever it comes. `submit` or `leave` follows.
+        """Take room for one part; `submit` or `leave` follows.
 
         Raises:
             Busy: there is none for so long.

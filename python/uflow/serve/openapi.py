@@ -52,7 +52,7 @@ def describe() -> dict[str, Any]:
     image = {"schema": {"type": "string", "format": "binary"}}
     form = {"schema": {"type": "object", "properties": {"image": image["schema"]}, "required": ["image"]}}
     judged = {
-        "description": "what uflow says of the image; with overlay=1 the image under its map",
+        "description": "what uflow says of the image; with overlay=1 the image under its map, regions outlined",
         "headers": {
             "Uflow-Part": {"schema": {"type": "integer"}, "description": "the part's number"},
             "Uflow-Stored": {"schema": {"enum": ["yes", "no"]}, "description": "whether part and verdict are kept"},

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from .folders import FolderWatcher
 from .judge import Judge
 from .metrics import Metrics
 from .model import LiveModel
-from .sinks import Sinks
+from .sinks import Sinks, check_sinks
 from .store import Store
 
 __all__ = ["Companion", "Limits", "Service", "find_products"]
@@ -74,6 +75,7 @@ class Service:
     Attributes:
         store: parts, verdicts, answers, outbox.
         judges: the worker of each product, by its name.
+        refused: product files that could not be read, and why: others are served.
         watchers: of the products that have a watched folder, by the product's name.
         sinks: who is told of parts.
         metrics: figures.
@@ -89,8 +91,8 @@ class Service:
         poll_s: seconds between looks at models that may have changed.
 
     Raises:
-        FileNotFoundError, ValueError: a product file that cannot be read, two of one name, watched folders that lie in
-            one another, or a sink's secret that cannot be read.
+        FileNotFoundError, ValueError: no product file that can be read, with the secrets of its sinks; two of one name;
+            or watched folders that lie in one another.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class Service:
         self.limits, self.poll_s, self.metrics = limits or Limits(), poll_s, Metrics()
         self._products = products if isinstance(products, Path) else None
         files = find_products(products) if isinstance(products, Path) else products
-        models = [LiveModel(file, device) for file in files]
+        models, self.refused = _read_all(files, device)
         names = [model.product.name for model in models]
         for model in models:
             if names.count(model.product.name) > 1 or "/" in model.product.name:
@@ -113,11 +115,7 @@ class Service:
         by_file = {model.file: model.product for model in models}
         _check_folders(by_file, folder)
         self.store = Store(folder)
-        try:
-            self.sinks = Sinks(by_file, self.store.outbox, self.metrics)
-        except ValueError:
-            self.store.close()
-            raise
+        self.sinks = Sinks(by_file.values(), self.store.outbox, self.metrics)
         self.judges = {
             model.product.name: Judge(model, self.store, self.metrics, self.limits.queue, self.sinks.messages)
             for model in models
@@ -161,6 +159,9 @@ class Service:
             found[f"judge {name}"] = judge.stuck(STUCK_AFTER * self.limits.request_s)
             found[f"product {name}"] = self._changed(judge)
         found["products"] = self._new_product()
+        found |= {
+            f"file {file.name}": f"{why}; mend it, and start the service again" for file, why in self.refused.items()
+        }
         found["store"] = next((judge.store_trouble for judge in self.judges.values() if judge.store_trouble), None)
         return {what: trouble for what, trouble in found.items() if trouble is not None}
 
@@ -173,14 +174,14 @@ class Service:
 
     def _new_product(self) -> str | None:
         """Whether a product's file has come since the start."""
-        known = {judge.live.file for judge in self.judges.values()}
+        known = {judge.live.file for judge in self.judges.values()} | self.refused.keys()
         files = [] if self._products is None else _product_files(self._products)
         new = next((file for file in files if file not in known), None)
         return None if new is None else f"{new} is new: start the service again"
 
     def is_ready(self) -> bool:
         """Whether a model of each product serves."""
-        return all(judge.live.predictor is not None for judge in self.judges.values())
+        return not self.refused and all(judge.live.predictor is not None for judge in self.judges.values())
 
     def metrics_text(self) -> bytes:
         """All figures, as Prometheus reads them."""
@@ -227,6 +228,29 @@ class Service:
                 log.info("%d old pictures removed", count)
         except STORE_ERRORS as error:
             log.error("old pictures cannot be removed: %s", one_line(error))
+
+
+def _read_all(files: Sequence[Path], device: str) -> tuple[list[LiveModel], dict[Path, str]]:
+    """The products of files, and why others cannot be read: these must not keep a line from starting.
+
+    Raises:
+        FileNotFoundError, ValueError: none can be read.
+    """
+    models: list[LiveModel] = []
+    refused: dict[Path, Exception] = {}
+    for file in files:
+        try:
+            model = LiveModel(file, device)
+            check_sinks(file, model.product)
+            models.append(model)
+        except (OSError, ValueError) as error:
+            refused[file] = error
+    if refused and not models:
+        raise next(iter(refused.values()))
+    said = {file: one_line(why) for file, why in refused.items()}
+    for why in said.values():
+        log.error("a product is not served: %s", why)
+    return models, said
 
 
 def _check_folders(products: dict[Path, Product], data: Path) -> None:

@@ -23,7 +23,7 @@ from .outbox import Outbox, Waiting
 from .parts import Message, Part
 from .senders import Refused, Undelivered, make_sender
 
-__all__ = ["Sink", "Sinks"]
+__all__ = ["Sink", "Sinks", "check_sinks"]
 
 log = logging.getLogger("uflow")
 
@@ -175,24 +175,21 @@ class Sinks:
         sinks: by the name of product and sink, as the outbox has it.
 
     Args:
-        products: by their product file.
+        products: see `check_sinks`.
         outbox: where messages wait.
         metrics: counts them.
 
     Raises:
-        ValueError: one line that names the product file: a secret or certificates that cannot be read.
+        ValueError: a secret or certificates that cannot be read.
     """
 
-    def __init__(self, products: dict[Path, Product], outbox: Outbox, metrics: Metrics) -> None:
+    def __init__(self, products: Iterable[Product], outbox: Outbox, metrics: Metrics) -> None:
         self.sinks: dict[str, Sink] = {}
         self._outbox = outbox
-        for file, product in products.items():
+        for product in products:
             for settings in product.sinks:
                 name = f"{product.name}/{settings.name}"
-                try:
-                    self.sinks[name] = Sink(name, settings, outbox, metrics)
-                except ValueError as error:
-                    raise ValueError(f"{file}: {settings.name}: {error}") from None
+                self.sinks[name] = Sink(name, settings, outbox, metrics)
 
     def start(self) -> None:
         """Send what was left over, and what comes."""
@@ -228,6 +225,15 @@ class Sinks:
             *_to_each(of_part, part, "part", {"result": _without_contours(line)}),
             *_to_each(chosen if alarm is not None else (), part, "alarm", {"alarm": alarm and asdict(alarm)}),
         )
+
+
+def check_sinks(file: Path, product: Product) -> None:
+    """ValueError, one line that names the file, where a secret or certificates of its sinks cannot be read."""
+    for settings in product.sinks:
+        try:
+            make_sender(settings)
+        except ValueError as error:
+            raise ValueError(f"{file}: {settings.name}: {error}") from None
 
 
 def _to_each(names: Iterable[str], part: Part, kind: str, content: dict[str, Any]) -> tuple[Message, ...]:

@@ -22,6 +22,7 @@ __all__ = ["Counts", "Store"]
 
 DATABASE = "service.sqlite"
 PICTURES = "pictures"
+MAX_ID = (1 << 63) - 1  # of SQLite
 PRUNED_AT_ONCE = 500  # pictures in one transaction
 TICK_S = 1e-6  # by which parts that come at the same time are told apart
 
@@ -168,6 +169,8 @@ class Store:
 
     def part(self, number: int) -> Part | None:
         """A part by its id; None where there is none."""
+        if number > MAX_ID:
+            return None
         rows = self._database.read(f"{SELECT} WHERE parts.id = ?", (number,))
         return Part.from_row(rows[0]) if rows else None
 

@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from ..files import one_line
 from ..images import image_size, open_image
 
-__all__ = ["Room", "check_image", "declared_length", "read_upload"]
+__all__ = ["Held", "Room", "check_image", "declared_length", "read_upload"]
 
 MAX_NAME = 200  # characters
+MAX_FIELDS = 20  # of a form, beside its image
 FORM_BYTES = 10_000  # what a form may hold beside its image
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
 
@@ -26,6 +27,10 @@ class Room:
     def __init__(self, size: int) -> None:
         self.left = size
         self._lock = threading.Lock()
+
+    def hold(self) -> Held:
+        """What one sender has of it: nothing yet."""
+        return Held(self)
 
     def take(self, size: int) -> None:
         """Take so many bytes; HTTPException 503 where they are not left."""
@@ -38,6 +43,23 @@ class Room:
         """Give bytes back."""
         with self._lock:
             self.left += size
+
+
+class Held:
+    """What one sender has of a room; it grows with what has come, not with what is announced."""
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.size = room, 0
+
+    def grow(self, size: int) -> None:
+        """Take more; HTTPException 503 where it is not left."""
+        self.room.take(size)
+        self.size += size
+
+    def give(self) -> None:
+        """Give all of it back."""
+        self.room.give(self.size)
+        self.size = 0
 
 
 def declared_length(request: Request, limit: int) -> int:
@@ -59,7 +81,7 @@ def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"more than {limit} bytes, which is the limit")
 
 
-async def read_upload(request: Request, limit: int) -> tuple[bytes, str | None]:
+async def read_upload(request: Request, limit: int, held: Held) -> tuple[bytes, str | None]:
     """The image file in a request, and how its sender calls it.
 
     Of a form the file in it, and that file's name; else the whole body, and what ``?name=`` says.
@@ -69,20 +91,22 @@ async def read_upload(request: Request, limit: int) -> tuple[bytes, str | None]:
     """
     name: str | None = request.query_params.get("name")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        content, file_name = await _read_form(request, limit)
+        content, file_name = await _read_form(request, limit, held)
         name = name or file_name
     else:
-        content = b"".join([chunk async for chunk in _bounded(request, limit)])
+        content = b"".join([chunk async for chunk in _bounded(request, limit, held)])
     if not content:
         raise HTTPException(400, "there is no image in the request: send its file as the body, or in a form")
     if name is not None and (len(name) > MAX_NAME or not name.isprintable()):
-        raise HTTPException(400, f"a name is one line of at most {MAX_NAME} characters")
+        raise HTTPException(400, f"a name is at most {MAX_NAME} characters that can be printed")
     return content, name
 
 
-async def _read_form(request: Request, limit: int) -> tuple[bytes, str | None]:
+async def _read_form(request: Request, limit: int, held: Held) -> tuple[bytes, str | None]:
+    """The file of a form and its name; what other fields say is left out."""
+    chunks = _bounded(request, limit + FORM_BYTES, held)
     try:
-        parser = MultiPartParser(request.headers, _bounded(request, limit + FORM_BYTES), max_files=1, max_fields=0)
+        parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=MAX_FIELDS, max_part_size=FORM_BYTES)
         parser.spool_max_size = limit + FORM_BYTES  # never to the disk, which may be full
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
@@ -96,13 +120,14 @@ async def _read_form(request: Request, limit: int) -> tuple[bytes, str | None]:
     return b"", None
 
 
-async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+async def _bounded(request: Request, limit: int, held: Held) -> AsyncGenerator[bytes, None]:
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
+            held.grow(len(chunk))
             yield chunk
     except ClientDisconnect:
         raise HTTPException(400, "the sender went away") from None
