@@ -22,12 +22,13 @@ import pytest
 from PIL import Image
 
 from conftest import wait_for
-from serving import defective_part, good_part, png, result, serve_here, write_product
+from serving import defective_part, good_part, png, result, serve, serve_here, write_product
 from uflow import load
 from uflow.deploy.exported import save_threshold
 from uflow.images import read_image
 from uflow.prediction import Prediction
 from uflow.roi import RegionOfInterest
+from uflow.serve import run
 from uflow.serve.pictures import PictureFolder
 from uflow.serve.playback import Playback
 from uflow.serve.service import Limits, Service
@@ -516,3 +517,105 @@ def test_what_is_out_of_range_is_no_mistake_of_the_service(make: Make) -> None:
         Image.new("1", (1, 300_000)).save(tall, "png")
         answer = post(client, tall.getvalue())
         assert (answer.status_code, "a side has 262144 at most" in answer.text) == (413, True)
+
+
+# Connections ----------------------------------------------------------------------------------------------------------
+
+HALF_HEAD = b"GET /version HTTP/1.1\r\nhost: localhost\r\n"
+
+
+def connect(client: httpx2.Client, content: bytes = HALF_HEAD) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=10)
+    connection.sendall(content)
+    return connection
+
+
+def is_answered(connection: socket.socket) -> bool:
+    """Whether all of an answer to `HALF_HEAD`, which is JSON, comes."""
+    answer = b""
+    while not answer.endswith(b"}") and (content := connection.recv(10_000)):
+        answer += content
+    return answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"}")
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the service has closed it, as far as it can be seen now."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_half_a_head_is_waited_for_no_longer_than_a_while(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is the first of its connection or the second, and however often a byte of it comes."""
+    monkeypatch.setattr(run, "HEAD_S", 0.5)
+    with serve_here(make()) as client, ExitStack() as opened:
+        answered = opened.enter_context(connect(client, HALF_HEAD + b"\r\n"))
+        assert is_answered(answered)
+        answered.sendall(HALF_HEAD)
+        halves = [opened.enter_context(connect(client, content)) for content in (HALF_HEAD, b"")]
+        slow = opened.enter_context(connect(client))
+        with suppress(ConnectionError):
+            for _ in range(20):
+                slow.sendall(b"x")
+                time.sleep(0.1)
+        for connection in (answered, *halves, slow):
+            wait_for(lambda connection=connection: is_closed(connection), 5)
+
+
+def test_a_head_that_comes_slowly_is_answered(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And neither its answer nor the next request is part of the time."""
+    monkeypatch.setattr(run, "HEAD_S", 1.5)
+    service = make()
+    slow_down(service, 2.0)
+    with serve_here(service) as client, connect(client) as connection:
+        time.sleep(0.5)
+        connection.sendall(b"\r\n")
+        assert is_answered(connection)
+        time.sleep(2.0)  # less than KEEP_ALIVE_S
+        assert not is_closed(connection)
+        connection.settimeout(10)
+        connection.sendall(HALF_HEAD + b"\r\n")
+        assert is_answered(connection)
+        assert result(post(client, good_part()))
+
+
+def test_the_number_of_connections_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "MAX_CONNECTIONS", 20)
+    with serve_here(make()) as client:
+        with ExitStack() as opened:
+            halves = [opened.enter_context(connect(client)) for _ in range(15)]
+            assert client.get("/version").status_code == 200
+            beyond = [opened.enter_context(connect(client)) for _ in range(10)]
+            wait_for(lambda: sum(map(is_closed, beyond)) >= 5, 5)
+            assert not any(map(is_closed, halves))
+        wait_for(lambda: client.get("/version").status_code == 200, 5)
+
+
+def test_more_connections_than_files_end_nothing(served_model: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    write_product(tmp_path / "products", "tile", served_model)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        try:
+            served = opened.enter_context(serve(tmp_path / "products", tmp_path / "data"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        with ThreadPoolExecutor(32) as pool:
+            beyond = list(pool.map(lambda _: opened.enter_context(connect(served.client)), range(300)))
+        wait_for(lambda: sum(map(is_closed, beyond)) >= 300 - 256 // 2, 20)
+        for connection in beyond:
+            connection.close()
+        wait_for(lambda: answers(served.client), 10)
+        assert "out of system resource" not in served.log.read_text()
+
+
+def answers(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/version").is_success
+    except httpx2.TransportError:
+        return False

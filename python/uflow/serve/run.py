@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .security import is_loopback
 
 __all__ = ["is_local", "listen", "make_server", "run"]
 
 MAX_CONNECTIONS = 500
-KEEP_ALIVE_S = 30
+HEAD_S = 10  # for the head of a request, from its first byte or from when the connection was made
+KEEP_ALIVE_S = 30  # between an answer and the next request
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -56,18 +59,68 @@ def run(app: ASGIApp, bound: socket.socket, request_s: float) -> None:
 
 def make_server(app: ASGIApp, request_s: float) -> uvicorn.Server:
     """What `run` runs, to be run elsewhere."""
+    connections = _count_connections()
     config = uvicorn.Config(
         app,
+        http=_BoundedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nobody else says from where a request comes
         ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
+        limit_concurrency=connections,
+        backlog=max(8, connections // 8),  # asyncio accepts so many at once, before any of them can be closed
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(request_s) + 1,
     )
     return uvicorn.Server(config)
+
+
+def _count_connections() -> int:
+    """Connections that may be open at once: half of the files that the process may open, and 500 at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return MAX_CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
+
+
+class _BoundedProtocol(H11Protocol):
+    """uvicorn's connection, which waits for a head for `HEAD_S` only; beyond `limit_concurrency` it is closed at once.
+
+    uvicorn itself waits for ever for the rest of a head, and for the rest of a body that is answered already.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        limit = self.config.limit_concurrency
+        if limit is not None and len(self.connections) > limit:
+            transport.abort()
+        else:
+            self._set_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._clear_deadline()
+
+    def _set_deadline(self) -> None:
+        """From the first byte that belongs to no request that is being answered; the bytes after it change nothing."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._clear_deadline()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 @contextmanager
