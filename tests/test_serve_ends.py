@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import random
+import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +24,8 @@ import httpx2
 import pytest
 
 from serving import Served, defective_part, good_part, result, serve, write_product
+from uflow.cli.serve import check_data
+from uflow.serve.database import Database
 from uflow.serve.judge import MAX_ATTEMPTS
 from uflow.serve.parts import Part
 from uflow.serve.store import Store
@@ -147,3 +155,81 @@ def test_an_image_that_ends_the_service_again_and_again_is_given_up(served_model
     assert f"ended {MAX_ATTEMPTS} times" in (parts["trap"].line or "")
     assert parts["other"].id == other.id
     assert parts["other"].state == "judged"
+
+
+# A full disk ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("ab", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(512))
+
+
+def test_a_service_that_was_killed_starts_again_on_a_full_disk(
+    served_model: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    """It judges and says that nothing is stored, until there is room; a first start on a full disk is an error."""
+    products, data, log = tmp_path / "products", tmp_path / "data", tmp_path / "data.log"
+    write_product(products, "tile", served_model)
+    (small_disk / "data").mkdir()
+    data.symlink_to(small_disk / "data")  # whose log lies beside it, on a disk with room
+    fill(small_disk)
+    with pytest.raises(AssertionError, match="data: No space left on device"), serve(products, data):
+        pass
+    assert "Traceback" not in log.read_text()
+    (small_disk / "ballast").unlink()
+    with serve(products, data) as served:
+        assert served.predict(good_part(), name="first").headers["uflow-stored"] == "yes"
+        fill(small_disk)
+        served.end(signal.SIGKILL)
+    fill(small_disk)
+    with serve(products, data) as served:
+        answers = [served.predict(defective_part(), name="x" * 190) for _ in range(20)]
+        assert {result(answer)["verdict"] for answer in answers} == {"reject"}
+        assert answers[-1].headers["uflow-stored"] == "no"
+        assert served.client.get("/health").json()["troubles"] == ["store"]
+        (small_disk / "ballast").unlink()
+        assert served.predict(good_part(), name="last").headers["uflow-stored"] == "yes"
+        assert served.end() == 0, served.log.read_text()
+    assert {"first", "last"} <= kept_parts(data).keys()
+
+
+@pytest.fixture
+def full_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be mounted: the file that tries the disk finds it full."""
+
+    def fail(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+
+
+@pytest.mark.usefixtures("full_probe")
+def test_a_full_disk_is_an_error_before_there_is_a_data_base_only(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        check_data(tmp_path / "data")
+    Store(tmp_path / "data").close()
+    check_data(tmp_path / "data")
+
+
+def test_a_data_base_that_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Database) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Database, "_prepare", fail)
+    with pytest.raises(OSError, match=r"cannot open .*service\.sqlite: disk I/O error; look whether its disk is full"):
+        Store(tmp_path)

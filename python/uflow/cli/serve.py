@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,7 @@ def serve(
     with listen(host, port) as bound:
         if known is None and not is_local(bound):
             raise ValueError(f"--host {host} can be reached from other machines: name a file of tokens by --tokens")
-        check_output_folder(data, "--data")
+        check_data(data)
         with only_one(data / "lock", f"uflow serve --data {data}"):
             if products is None:
                 service = _make_demo(data, limits, device)
@@ -73,6 +74,21 @@ def _check_products(products: Path | None, demo: bool) -> None:
         raise ValueError("name a folder of product files, or --demo, which makes its own")
     if products is not None:
         find_products(products)
+
+
+def check_data(folder: Path) -> None:
+    """OSError, one line, where nothing can be written into a folder; all is well where its disk only became full.
+
+    Then the service judges and says so, as it does where the disk becomes full while it runs.
+    """
+    from ..serve.store import DATABASE
+
+    try:
+        check_output_folder(folder, "--data")
+    except OSError as error:
+        is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC
+        if not (is_full and (folder / DATABASE).is_file()):
+            raise
 
 
 def _make_demo(data: Path, limits: Limits, device: str) -> Service:

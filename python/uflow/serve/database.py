@@ -91,7 +91,7 @@ class Database:
 
     Raises:
         ValueError: a file that is no data base of this service, or of a later version.
-        OSError, sqlite3.Error: it cannot be written.
+        OSError: it cannot be opened, which takes 32 kB of the disk where it was closed before.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +106,7 @@ class Database:
             self.close()
             if "not a database" in str(error):
                 raise ValueError(f"{path} is no data base: move it elsewhere") from None
-            raise
+            raise OSError(f"cannot open {path}: {error}; look whether its disk is full, and make room") from error
         except ValueError:
             self.close()
             raise
