@@ -317,8 +317,8 @@ def test_a_mask_that_changes_is_read_again_with_its_product(
         assert client.get("/health").json()["troubles"] == ["model tile"]
         assert judge.live.predictor.roi.pixels((80, 96))[:, 50:60].all(), "the old one serves on"
         calibrate(tmp_path / "model", dataset, mask)
-        wait_for(lambda: judge.live.trouble is None, 10)
-        assert judge.serving[0].roi.is_same(RegionOfInterest.from_mask(mask))
+        wait_for(lambda: judge.serving[0].roi.is_same(RegionOfInterest.from_mask(mask)), 10)
+        assert judge.live.trouble is None
 
         (tmp_path / "products/roi.png").write_bytes(b"no picture")
         wait_for(lambda: "roi.png" in (judge.live.trouble or ""), 10)
@@ -619,3 +619,18 @@ def answers(client: httpx2.Client) -> bool:
         return client.get("/version").is_success
     except httpx2.TransportError:
         return False
+
+
+def test_what_was_left_over_is_judged_though_the_disk_is_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = make()
+    before.store.accept("tile", "a", good_part(), ".png")
+    before.store.close()
+    service = make()
+
+    def fail(number: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(service.store, "try_again", fail)
+    with serve_here(service):
+        wait_for(lambda: not service.store.waiting("tile"), 10)
+    assert [part.verdict for part in make().store.parts("tile")] == ["good"]

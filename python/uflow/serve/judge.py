@@ -262,13 +262,21 @@ class Judge:
             part = self.store.part(number)
             if part is None:
                 return
-            if self.store.try_again(number) > MAX_ATTEMPTS:
+            if self._count_attempt(number) > MAX_ATTEMPTS:
                 error = RuntimeError(f"the service was ended {MAX_ATTEMPTS} times while it judged this image")
                 self._settle(part, self._line_of(part.name, error), None, None)
             else:
                 self._judge(Job(part.name, part, None))
         except Exception:
             log.exception("%s: part %d was not judged", self.name, number)
+
+    def _count_attempt(self, number: int) -> int:
+        """How often a restart has begun to judge a part; 0 where the disk does not take it, which stops nothing."""
+        try:
+            return self.store.try_again(number)
+        except STORE_ERRORS as error:
+            self._say_trouble(error)
+            return 0
 
     def _judge(self, job: Job) -> Judged:
         assert self.serving is not None
