@@ -236,7 +236,7 @@ def prediction(quick: bool) -> Iterator[Contest]:
 
 def image_to_mask(contestants: dict[str, Function], case: str, threads: int) -> Contest:
     """The paper's method both ways: the same answers; and the default, whose answer is another."""
-    text = "image to mask: times faster than timm + FrEIA + scikit-image"
+    text = "image to mask: times faster than others †"
     claims = [at_least(2, text, "timm")]
     case += ", 2 threads" if threads > 1 else ""
     return Contest("image to mask, Lite0", case, contestants, assert_same_predictions, claims, threads=threads)

@@ -2,7 +2,7 @@
 
     python benchmarks/serve.py MODEL IMAGES [--width 2448] [--parts 200] [--senders 4] [--long 20000] [--many 1000000]
 
-A service on loopback, in a process of its own, and `predict` alone in this process, in turns: the same images, the same
+A service on loopback, in a process of its own, and `predict` alone in this process, in turns, image by image: the same
 threads of the network. Sent one after another (what a part waits), then by several senders at once (parts a second).
 `--width` enlarges the images first, to those of a larger camera, as JPEG files.
 `--long` sends so many parts and prints how much memory the service holds; `--many` fills a store with so many rows, and
@@ -34,7 +34,6 @@ from uflow.serve.parts import Filter
 from uflow.serve.store import Store
 
 START_S = 120
-TURNS = 5  # of `predict` alone, then the service
 PAGE_S = 10_000  # seconds that the parts of --many are apart, all together a thousandth
 
 
@@ -126,13 +125,13 @@ def compare(model: Path, images: Sequence[bytes], parts: int, senders: int, long
         for warm in chosen[:5]:
             predictor.predict(warm)
             send(client, warm)
-        cpu = [0.0, 0.0]
-        for turn in range(TURNS):
-            part, before = chosen[turn::TURNS], (time.process_time(), cpu_s(pid))
-            alone += seconds_each(predictor.predict, part)
-            cpu[0] += time.process_time() - before[0]
-            served += seconds_each(lambda image: send(client, image), part)
-            cpu[1] += cpu_s(pid) - before[1]
+        cpu, before = [0.0, 0.0], cpu_s(pid)
+        for image in chosen:  # in turns, so that both find the processor's caches as a part now and then does
+            began = time.process_time()
+            alone += seconds_each(predictor.predict, [image])
+            cpu[0] += time.process_time() - began
+            served += seconds_each(lambda image: send(client, image), [image])
+        cpu[1] = cpu_s(pid) - before
         together = rate(client, chosen, senders)
         print("| | parts a second | median | 99th percentile | processor |\n| --- | ---: | ---: | ---: | ---: |")
         print(row("`predict` alone", alone, cpu[0]))

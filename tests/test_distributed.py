@@ -60,6 +60,7 @@ def test_features_are_streamed_by_each_process_its_share(good: Path, tmp_path: P
     assert found["all reads"] - found["reads"] < 0.55 * alone["reads"]
 
 
+@pytest.mark.slow  # two trainings of two processes; those that stay here train as well
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="finds the processes in /proc")
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(good: Path, tmp_path: Path) -> None:
     command = ("uflow", "train", good, "-o", tmp_path / "two.uflow", *TINY, "--devices", 2)
@@ -101,6 +102,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(good: Path, tmp_
         assert two.verdict == one.verdict
 
 
+@pytest.mark.slow
 def test_a_region_of_interest_is_learnt_as_by_one_process(good: Path, tmp_path: Path) -> None:
     """Cells outside leave energies, moments, memory and calibration of every process."""
     left = RegionOfInterest((80, 96), polygons=(((0, 0), (50, 0), (44, 80), (0, 80)),))

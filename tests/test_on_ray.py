@@ -101,6 +101,7 @@ def killed(images, settings, seed):
 """
 
 
+@pytest.mark.slow  # the study before it takes the same way
 def test_a_comparison_has_the_tables_of_one_without(data: Path, uflow_command: Any) -> None:
     Path("made.py").write_text(MADE)
     options = ("compare", data, "--categories", "tile", "--backbone", "resnet18")
