@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -105,18 +106,17 @@ def _load_file(
             header.read_header(Path(path))
         raise
     given = [weights] if isinstance(weights, str | os.PathLike) else list(weights or [])
-    apart, read = _import("processes").run_apart, _import("detector").load
-    detector: Detector
     if header.is_foreign(Path(path)):
-        detector = apart(lambda: checkpoint.load_checkpoint(Path(path), device, weights, soft_clamp or "tanh(r)"))
+        read = partial(checkpoint.load_checkpoint, Path(path), device, weights, soft_clamp or "tanh(r)")
     elif soft_clamp is not None:
         raise ValueError(
             f"soft_clamp is for checkpoints made elsewhere, and {path} is a uflow model file: leave it out"
         )
     elif len(given) == 1 and header.is_foreign(Path(given[0])):
-        detector = apart(lambda: checkpoint.load_on_checkpoint(Path(path), Path(given[0]), device))
+        read = partial(checkpoint.load_on_checkpoint, Path(path), Path(given[0]), device)
     else:
-        detector = apart(lambda: read(path, device, weights))
+        read = partial(_import("detector").load, path, device, weights)
+    detector: Detector = _import("processes").run_apart(read)
     return detector
 
 
