@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
+import pytest
 from PIL import Image
 
 from conftest import texture, wait_for
@@ -120,3 +122,22 @@ def result(response: httpx2.Response) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     content: dict[str, Any] = response.json()
     return content
+
+
+@contextmanager
+def mount_small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of 2 MB in a new folder; the test is skipped where none can be mounted."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill_disk(disk: Path) -> None:
+    """Leave no room on a disk: `ballast` in it takes all."""
+    with (disk / "ballast").open("ab", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(512))

@@ -6,24 +6,30 @@ import errno
 import hashlib
 import json
 import random
-import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from serving import Served, defective_part, good_part, result, serve, write_product
+from serving import (
+    Served,
+    defective_part,
+    fill_disk,
+    good_part,
+    mount_small_disk,
+    result,
+    serve,
+    write_product,
+)
 from uflow.cli.serve import check_data
 from uflow.serve.database import Database
 from uflow.serve.judge import MAX_ATTEMPTS
@@ -162,21 +168,8 @@ def test_an_image_that_ends_the_service_again_and_again_is_given_up(served_model
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(disk: Path) -> None:
-    with (disk / "ballast").open("ab", buffering=0) as ballast, suppress(OSError):
-        while True:
-            ballast.write(bytes(512))
+    with mount_small_disk(tmp_path / "small") as folder:
+        yield folder
 
 
 def test_a_service_that_was_killed_starts_again_on_a_full_disk(
@@ -187,16 +180,16 @@ def test_a_service_that_was_killed_starts_again_on_a_full_disk(
     write_product(products, "tile", served_model)
     (small_disk / "data").mkdir()
     data.symlink_to(small_disk / "data")  # whose log lies beside it, on a disk with room
-    fill(small_disk)
+    fill_disk(small_disk)
     with pytest.raises(AssertionError, match="data: No space left on device"), serve(products, data):
         pass
     assert "Traceback" not in log.read_text()
     (small_disk / "ballast").unlink()
     with serve(products, data) as served:
         assert served.predict(good_part(), name="first").headers["uflow-stored"] == "yes"
-        fill(small_disk)
+        fill_disk(small_disk)
         served.end(signal.SIGKILL)
-    fill(small_disk)
+    fill_disk(small_disk)
     with serve(products, data) as served:
         answers = [served.predict(defective_part(), name="x" * 190) for _ in range(20)]
         assert {result(answer)["verdict"] for answer in answers} == {"reject"}

@@ -6,7 +6,6 @@ import errno
 import io
 import shutil
 import socket
-import subprocess
 import threading
 import time
 import weakref
@@ -22,7 +21,17 @@ import pytest
 from PIL import Image
 
 from conftest import wait_for
-from serving import defective_part, good_part, png, result, serve, serve_here, write_product
+from serving import (
+    defective_part,
+    fill_disk,
+    good_part,
+    mount_small_disk,
+    png,
+    result,
+    serve,
+    serve_here,
+    write_product,
+)
 from uflow import load
 from uflow.deploy.exported import save_threshold
 from uflow.images import read_image
@@ -206,24 +215,16 @@ def test_a_full_disk_is_said_and_judging_goes_on(make: Make) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MB where `make` keeps its data."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    """Where `make` keeps its data."""
+    with mount_small_disk(tmp_path / "data") as folder:
+        yield folder
 
 
 def test_a_disk_that_is_really_full(make: Make, small_disk: Path) -> None:
     service = make()
     with serve_here(service) as client:
         assert post(client, good_part()).headers["uflow-stored"] == "yes"
-        with (small_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
-            while True:
-                ballast.write(bytes(512))
+        fill_disk(small_disk)
         answers = [post(client, defective_part(seed)) for seed in range(20)]
         assert {result(answer)["verdict"] for answer in answers} == {"reject"}
         assert answers[-1].headers["uflow-stored"] == "no"
@@ -500,6 +501,18 @@ def test_a_product_that_cannot_be_read_keeps_no_other_from_starting(make: Make, 
     (folder / "tile.toml").unlink()
     with pytest.raises(ValueError, match="UFLOW_NOT_SET is not set"):
         Service(folder, tmp_path / "none", poll_s=60)
+
+
+def test_each_folder_of_a_product_that_cannot_be_read_is_named(make: Make, tmp_path: Path) -> None:
+    make()
+    for name in ("lid", "box"):
+        (tmp_path / "products" / name).mkdir()
+        (tmp_path / "products" / name / "product.toml").write_text("name = ")
+    service = Service(tmp_path / "products", tmp_path / "other", poll_s=60)
+    assert [name for name in service.troubles() if name.startswith("file")] == [
+        "file box/product.toml",
+        "file lid/product.toml",
+    ]
 
 
 @pytest.mark.parametrize("form", [{"line": "2", "operator": "anna"}, {}])

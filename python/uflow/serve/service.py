@@ -160,7 +160,8 @@ class Service:
             found[f"product {name}"] = self._changed(judge)
         found["products"] = self._new_product()
         found |= {
-            f"file {file.name}": f"{why}; mend it, and start the service again" for file, why in self.refused.items()
+            f"file {_short_name(file)}": f"{why}; mend it, and start the service again"
+            for file, why in self.refused.items()
         }
         found["store"] = next((judge.store_trouble for judge in self.judges.values() if judge.store_trouble), None)
         return {what: trouble for what, trouble in found.items() if trouble is not None}
@@ -279,6 +280,11 @@ def find_products(folder: Path) -> list[Path]:
     if not found:
         raise ValueError(f"{folder} holds no product: no .toml file, and no folder with a product.toml")
     return found
+
+
+def _short_name(file: Path) -> str:
+    """What tells a product's file from others of `find_products`, without the path to their folder."""
+    return f"{file.parent.name}/{file.name}" if file.name == "product.toml" else file.name
 
 
 def _product_files(folder: Path) -> list[Path]:
