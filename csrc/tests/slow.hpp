@@ -137,16 +137,14 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
                 largest = std::max(largest, map[std::size_t(other)]);
         around[std::size_t(cell)] = largest;
     }
-    double level = quiet, strongest = quiet;
-    bool any = false;
-    for (const Pixels& region : components(found, height, width, uflow::Connectivity::four)) {
-        double peak = map[std::size_t(region[0])];
-        for (const int cell : region) peak = std::max(peak, map[std::size_t(cell)]);
-        if (peak < quiet) level = std::min(level, usual + (peak - usual) / 2);
-        strongest = any ? std::max(strongest, peak) : peak;
-        any = true;
-    }
-    level = std::max(level, usual + (strongest - usual) / 4);
+    std::vector<double> ground, peaks;
+    for (std::size_t cell = 0; cell < cells; ++cell) (found[cell] ? peaks : ground).push_back(map[cell]);
+    std::sort(ground.begin(), ground.end());
+    const std::size_t count = ground.size();
+    const double background = count ? (ground[(count - 1) / 2] + ground[count / 2]) / 2 : usual;
+    const double height_found =
+        peaks.empty() ? 0.0 : *std::max_element(peaks.begin(), peaks.end()) - background;
+    const double level = background + std::min(std::max(quiet - usual, height_found / 4), height_found / 2);
     const std::vector<double> fine = bilinear(map, height, width, out_height, out_width),
                               most = bilinear(around, height, width, out_height, out_width);
     std::vector<bool> seeds(pixels), bright(pixels), mask(pixels), rest(pixels, true);
@@ -154,7 +152,8 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
         const auto i = std::size_t(pixel);
         const int row = pixel / out_width * height / out_height, col = pixel % out_width * width / out_width;
         seeds[i] = found[std::size_t(row * width + col)];
-        bright[i] = fine[i] >= level && fine[i] >= usual + (std::max(most[i], fine[i]) - usual) / 2;
+        bright[i] = height_found > 0 && fine[i] >= level &&
+                    fine[i] >= background + (std::max(most[i], fine[i]) - background) / 2;
     }
     const auto overlap = [](const Pixels& component, const std::vector<bool>& other) {
         return std::any_of(component.begin(), component.end(), [&](int i) { return other[std::size_t(i)]; });

@@ -20,10 +20,16 @@ Mask drawn(const std::vector<float>& map, const Mask& found, int height, int wid
     return mask;
 }
 
-Mask line(const std::vector<float>& map, const Mask& found, uflow::Drawing drawing) {
+// A line, and behind it as much again of the usual level, so that this is the image's background.
+Mask line(std::vector<float> map, Mask found, uflow::Drawing drawing) {
+    const std::size_t length = map.size();
+    map.resize(2 * length + 5, float(drawing.usual));
+    found.resize(map.size(), 0);
     const int width = int(map.size());
-    const Mask mask = drawn(map, found, 1, width, drawing, 1, width);
+    Mask mask = drawn(map, found, 1, width, drawing, 1, width);
     CHECK(mask == drawn(map, found, width, 1, drawing, width, 1));  // down as along
+    CHECK(std::count(mask.begin() + std::ptrdiff_t(length), mask.end(), 1) == 0);
+    mask.resize(length);
     return mask;
 }
 
@@ -33,8 +39,13 @@ void outlines_by_hand() {
           Mask({0, 0, 1, 1, 1, 0, 0, 0, 0, 0}));
     // A region may reach a brighter one: it is cut where the halo of that begins, two cells before it.
     CHECK(line({0, 3, 3, 3, 3, 8, 3, 0}, {0, 1, 0, 0, 0, 1, 0, 0}, {0, 2}) == Mask({0, 1, 1, 0, 0, 1, 0, 0}));
-    // Nothing below the quiet level; half-way counts from the usual level.
-    CHECK(line({2, 5, 6, 5, 2}, {0, 0, 1, 0, 0}, {2, 6}) == Mask({0, 0, 1, 0, 0}));
+    // The quiet level, where it lies between a quarter and a half of the height; heights count from the
+    // background.
+    const std::vector<float> slope{0, 3, 4, 5, 6, 7, 8, 8, 10};
+    const Mask peak{0, 0, 0, 0, 0, 0, 0, 0, 1};
+    CHECK(line(slope, peak, {2, 5}) == Mask({0, 0, 0, 1, 1, 1, 1, 1, 1}));
+    CHECK(line(slope, peak, {2, 9}) == Mask({0, 0, 0, 0, 1, 1, 1, 1, 1}));  // half of it
+    CHECK(line(slope, peak, {2, 3}) == Mask({0, 0, 1, 1, 1, 1, 1, 1, 1}));  // a quarter
     CHECK(line({2, 3, 4, 6, 2}, {0, 0, 0, 1, 0}, {2, 3}) == Mask({0, 0, 1, 1, 0}));
     // A region weaker than the quiet level: half its own height. Where nothing would be left, the cells stay.
     CHECK(line({0, 1, 3, 4, 2, 1}, {0, 0, 0, 1, 0, 0}, {0, 5}) == Mask({0, 0, 1, 1, 1, 0}));
@@ -45,14 +56,29 @@ void outlines_by_hand() {
     CHECK(line({9, 9, 9}, {0, 0, 0}, {0, 1}) == Mask({0, 0, 0}));
 }
 
+void brighter_images() {
+    // An image that is lifted as a whole has the same outline, and no wider one.
+    const std::vector<float> map{0, 0, 1, 3, 4, 3, 1, 0, 0};
+    std::vector<float> lifted = map;
+    for (float& value : lifted) value += 6;
+    const Mask found{0, 0, 0, 0, 1, 0, 0, 0, 0}, want{0, 0, 0, 1, 1, 1, 0, 0, 0};
+    CHECK(drawn(map, found, 1, 9, {0, 2}, 1, 9) == want);
+    CHECK(drawn(lifted, found, 1, 9, {0, 2}, 1, 9) == want);
+    // Of an even number of cells the background lies in the middle of two: from 3 on.
+    CHECK(drawn({0, 4, 3, 2, 0, 0, 2, 2, 2}, {0, 1, 0, 0, 0, 0, 0, 0, 0}, 1, 9, {0, 9}, 1, 9) ==
+          Mask({0, 1, 1, 0, 0, 0, 0, 0, 0}));
+    // All of it found: heights count from what good images have.
+    CHECK(drawn({4, 3, 1}, {1, 1, 1}, 1, 3, {0, 9}, 1, 3) == Mask({1, 1, 0}));
+}
+
 void holes() {
     const std::vector<float> ring{8, 8, 8, 0, 0,  //
                                   8, 0, 8, 0, 0,  //
                                   8, 8, 8, 8, 8,  //
                                   0, 0, 8, 0, 8,  //
                                   0, 0, 8, 0, 8};
-    Mask found(25, 0);
-    found[0] = 1;
+    Mask found(25);
+    std::transform(ring.begin(), ring.end(), found.begin(), [](float value) { return value > 0; });
     const Mask want{1, 1, 1, 0, 0,  //
                     1, 1, 1, 0, 0,  //
                     1, 1, 1, 1, 1,  //
@@ -64,7 +90,7 @@ void holes() {
 void at_the_size_of_the_image() {
     // 8 and 0 resized to four pixels: 8, 6, 2, 0. A cell that stays covers its pixels.
     CHECK(drawn({8, 0}, {1, 0}, 1, 2, {0, 1}, 1, 4) == Mask({1, 1, 0, 0}));
-    CHECK(drawn({8, 0}, {1, 0}, 1, 2, {0, 7}, 1, 4) == Mask({1, 0, 0, 0}));
+    CHECK(drawn({8, 0}, {1, 0}, 1, 2, {0, 7}, 1, 4) == Mask({1, 1, 0, 0}));
     CHECK(drawn({1, 1}, {0, 1}, 1, 2, {2, 3}, 2, 5) == Mask({0, 0, 0, 1, 1, 0, 0, 0, 1, 1}));
 }
 
@@ -83,11 +109,17 @@ void log_nfa_by_hand() {
                                          -1, 7, 2, -6, -6,  //
                                          3, 2, 1, 2, 3}));
     }
-    // Resized, -2 and 2 would be below 0 on the first two of four pixels; the outline has the first alone.
-    const std::vector<float> pair{-2, 2}, strong{8, 0};
+    // Resized, -4 and 2 would be below 0 on the first two of four pixels, -4 and -2.5: the outline has one
+    // value.
+    const std::vector<float> pair{-4, 2}, strong{8, 0};
     out.resize(4);
     uflow::outline_log_nfa({pair.data(), 1, 2}, strong.data(), {0, 7}, 1, 1, 4, 1, out.data());
-    CHECK(out == std::vector<float>({-2, 0, 1, 2}));
+    CHECK(out == std::vector<float>({-4, -4, 0.5, 2}));
+    // The region that decided is an echo of the other, which takes its value.
+    const std::vector<float> two{-9, 4, 4, 4, 4, -2}, echo{1, 0, 0, 0, 0, 8};
+    out.resize(6);
+    uflow::outline_log_nfa({two.data(), 1, 6}, echo.data(), {0, 7}, 1, 1, 6, 1, out.data());
+    CHECK(out == std::vector<float>({0, 4, 4, 4, 4, -9}));
     // Nothing found: resized to two pixels, the 1 is lost, and comes back.
     const std::vector<float> quiet{4, 1, 4, 4};
     uflow::outline_log_nfa({quiet.data(), 1, 4}, map.data(), {0, 7}, 1, 1, 2, 1, out.data());
@@ -116,6 +148,7 @@ void threading() {
 
 int main() {
     outlines_by_hand();
+    brighter_images();
     holes();
     at_the_size_of_the_image();
     log_nfa_by_hand();

@@ -92,7 +92,7 @@ def judge_fields(
         found = own < 0
         if found.any():
             shape = (log_nfa.shape[0], log_nfa.shape[1])
-            drawn = draw_regions(values, found, rule.drawing, shape)
+            drawn = draw_regions(values, found, rule.drawing, shape, mask)
             if roi is not None:
                 drawn = clip_regions(drawn, found, roi.pixels(shape))
             np.maximum(log_nfa, 0, out=log_nfa)
@@ -141,15 +141,18 @@ def _block_means(field: NDArray[Any], side: int) -> NDArray[np.float64]:
 
 
 def _set_lowest(log_nfa: NDArray[np.float32], mask: NDArray[np.bool_], cells: NDArray[np.float32]) -> None:
-    """Set log NFA inside each region of a mask to the lowest among the cells that the region covers."""
+    """Set log NFA inside each region of a mask to the lowest among the cells that the region covers.
+
+    An outline may leave the cells that decided: then the strongest region takes the image's lowest value, which
+    p-values are made of.
+    """
     labels, count = segmentation.connected_components(mask)
     (height, width), (h, w) = mask.shape, cells.shape
     lowest = np.full(count + 1, np.float32(np.inf))
     for rows in strips(mask.shape):
         y, x = np.nonzero(mask[rows])
         np.minimum.at(lowest, labels[rows][y, x], cells[(y + rows.start) * h // height, x * w // width])
-    # An outline may leave the cells that decided: then the image's lowest counts.
-    lowest[~(lowest < 0)] = cells.min()
+    lowest[~(lowest < 0) | (lowest == lowest.min())] = cells.min()
     for rows in strips(mask.shape):
         inside = mask[rows]
         log_nfa[rows][inside] = lowest[labels[rows][inside]]

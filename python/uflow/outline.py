@@ -22,7 +22,7 @@ from .conformal import ROUNDING_ROOM
 __all__ = ["Drawing", "clip_regions", "draw_regions", "drop_small_regions", "polygon"]
 
 EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
-ECHO_LEVEL = 0.25  # of the height of the strongest region: a defect shifts the features of its whole image a little
+ECHO_LEVEL = 0.25  # of the strongest region's height: half its distance; a defect shifts its whole image a little
 BLUR_CELLS = 2  # how far a cell sees: its own 3 x 3 mean, and half a cell of the next scale
 
 
@@ -32,7 +32,7 @@ class Drawing:
 
     Attributes:
         usual: its median.
-        quiet: its largest value in a typical good image: nothing below that is drawn.
+        quiet: its largest value in a typical good image.
 
     Raises:
         ValueError: levels that are not finite, or a quiet one below the usual.
@@ -54,21 +54,31 @@ class Drawing:
 
 
 def draw_regions(
-    values: NDArray[np.float32], found: NDArray[np.bool_], drawing: Drawing, size: tuple[int, int]
+    values: NDArray[np.float32],
+    found: NDArray[np.bool_],
+    drawing: Drawing,
+    size: tuple[int, int],
+    counted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """The pixels of the regions that were found.
 
-    A pixel belongs to a region if it is connected to its cells through pixels that are above the quiet level of good
-    images, and no halo of something stronger: above `EDGE_LEVEL` of the way from the usual level to the largest value
-    that the blur carries there, and above `ECHO_LEVEL` of the way to the strongest region's. Holes are filled. A region
-    of which nothing is left so is the halo or the echo of a stronger one, and goes with it. Where nothing at all would
-    be left, as where the distances see nothing, the cells are kept.
+    Heights are counted from the image's own background, the median of the cells where nothing was found: light and
+    focus differ from image to image, and lift all distances of one alike. A pixel belongs to a region if it is
+    connected to its cells through pixels that are
+
+    - higher than a typical good image is anywhere, but `EDGE_LEVEL` of the strongest region's height is enough, and
+      `ECHO_LEVEL` of it is needed;
+    - no halo of something stronger: above `EDGE_LEVEL` of the largest height that the blur carries there.
+
+    Holes are filled. A region of which nothing is left so is the halo or the echo of a stronger one, and goes with it.
+    Where nothing at all would be left, as where the distances see nothing, the cells are kept.
 
     Args:
         values: (h, w), the map to draw on.
         found: (h, w), the cells of the regions.
         drawing: what good images say of such maps.
         size: (height, width) of the image.
+        counted: (h, w), the cells that are of the background where nothing was found; None is all.
 
     Returns:
         (height, width) bool.
@@ -81,19 +91,18 @@ def draw_regions(
     cells = _nearest_cells(found, size)
     if not found.any():
         return cells
+    rest = ~found if counted is None else ~found & counted
+    background = np.float32(np.median(values[rest]) if rest.any() else drawing.usual)
+    strongest = values[found].max() - background
+    if strongest <= 0:
+        return _fill_holes(cells)
     fine, edge = (_resized(each, size) for each in (values, _largest_around(values, BLUR_CELLS)))
     np.maximum(edge, fine, out=edge)  # in place: images may have a hundred million pixels
-    edge -= drawing.usual
+    edge -= background
     edge *= EDGE_LEVEL
-    edge += drawing.usual
-    labels, count = segmentation.connected_components(found)
-    peaks = np.array([values[labels == label].max() for label in range(1, count + 1)])
-    # A region that is weaker than the quiet level was found by its latents, or its size: its own half height counts.
-    weak = peaks < drawing.quiet
-    own_level = drawing.usual + EDGE_LEVEL * (peaks - drawing.usual)
-    level = min(drawing.quiet, float(own_level[weak].min())) if weak.any() else drawing.quiet
-    # Half as far from good images as the strongest region, a quarter of its squared distance, is its echo.
-    level = max(level, drawing.usual + ECHO_LEVEL * (float(peaks.max()) - drawing.usual))
+    edge += background
+    quiet = np.float32(drawing.quiet) - np.float32(drawing.usual)
+    level = background + min(max(quiet, strongest * np.float32(ECHO_LEVEL)), strongest * np.float32(EDGE_LEVEL))
     kept = fine >= level
     kept &= fine >= edge
     del fine, edge

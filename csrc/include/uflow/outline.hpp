@@ -15,7 +15,7 @@
 namespace uflow {
 
 // What good images say of the map that outlines are drawn on: its median, and its largest value in a typical
-// good image, below which nothing is drawn.
+// good image.
 struct Drawing {
     double usual, quiet;
 };
@@ -94,36 +94,36 @@ inline void fill_holes(std::uint8_t* mask, std::int32_t height, std::int32_t wid
     });
 }
 
-// From where on a map is drawn: the quiet level; less where a region is weaker, as one that was found by its
-// latents or its size: then its own half height.
-inline float drawing_level(const float* map, const std::uint8_t* found, std::int32_t height,
-                           std::int32_t width, const Drawing& drawing, OutlineWorkspace& work) {
-    const auto usual = float(drawing.usual), quiet = float(drawing.quiet);
-    // The largest value of each region.
-    const std::int32_t count = find_runs(found, height, width, Connectivity::four, work.runs);
-    std::vector<float>& peaks = work.of_region;
-    peaks.assign(std::size_t(count), -std::numeric_limits<float>::infinity());
-    for_each_run(work.runs, width, [&](std::size_t region, std::size_t first, std::size_t end) {
-        peaks[region] = std::max(peaks[region], *std::max_element(map + first, map + end));
-    });
-    // The weakest decides for the image.
-    float level = quiet;
-    for (const float peak : peaks)
-        if (peak < quiet) level = std::min(level, usual + edge_level * (peak - usual));
-    // Half as far from good images as the strongest, a quarter of its squared distance, is its echo.
-    const float strongest = peaks.empty() ? quiet : *std::max_element(peaks.begin(), peaks.end());
-    return std::max(level, usual + echo_level * (strongest - usual));
+// The median of the cells where nothing was found; `otherwise` where there are none.
+inline float median_outside(const float* map, const std::uint8_t* found, std::size_t cells, float otherwise,
+                            std::vector<float>& rest) {
+    rest.clear();
+    for (std::size_t cell = 0; cell < cells; ++cell)
+        if (!found[cell]) rest.push_back(map[cell]);
+    if (rest.empty()) return otherwise;
+    const auto half = rest.begin() + std::ptrdiff_t(rest.size() / 2);
+    std::nth_element(rest.begin(), half, rest.end());
+    return rest.size() % 2 ? *half : (*std::max_element(rest.begin(), half) + *half) / 2;
+}
+
+// The largest value of a region.
+inline float strongest_found(const float* map, const std::uint8_t* found, std::size_t cells) noexcept {
+    float strongest = -std::numeric_limits<float>::infinity();
+    for (std::size_t cell = 0; cell < cells; ++cell)
+        if (found[cell]) strongest = std::max(strongest, map[cell]);
+    return strongest;
 }
 
 }  // namespace detail
 
 // The pixels (out_height, out_width), 0 or 1, of the regions that were found: `found`, 0 or 1, and `map`, to
 // draw on, are (height, width).
-// A pixel belongs to a region if it is connected to its cells through pixels that are above the quiet level,
-// and no halo of something stronger: above half the way from the usual level to the largest value that the
-// blur carries there, and a quarter of the way to the strongest region's. Holes are filled. A region of which
-// nothing is left so is the halo or the echo of a stronger one, and goes with it; where nothing at all would
-// be left, the cells are kept.
+// Heights are counted from the image's own background, the median of the cells where nothing was found. A
+// pixel belongs to a region if it is connected to its cells through pixels that are higher than a typical
+// good image is anywhere, but half the strongest region's height is enough and a quarter is needed, and no
+// halo of something stronger: above half the largest height that the blur carries there. Holes are filled. A
+// region of which nothing is left so is the halo or the echo of a stronger one, and goes with it; where
+// nothing at all would be left, the cells are kept.
 inline void draw_regions(const float* map, const std::uint8_t* found, std::int32_t height, std::int32_t width,
                          const Drawing& drawing, std::int32_t out_height, std::int32_t out_width,
                          OutlineWorkspace& work, std::uint8_t* mask) {
@@ -144,6 +144,14 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
             if (found[std::ptrdiff_t(row) * width + col])
                 work.seeds[std::size_t(detail::centre_of(row, out_height, height)) * std::size_t(out_width) +
                            std::size_t(detail::centre_of(col, out_width, width))] = 1;
+    // Where the map sees nothing, the cells are the outline.
+    const float usual = detail::median_outside(map, found, cells, float(drawing.usual), work.of_region);
+    const float strongest = detail::strongest_found(map, found, cells) - usual;
+    if (!(strongest > 0.0f)) {
+        std::copy(work.seeds.begin(), work.seeds.end(), mask);
+        detail::fill_holes(mask, out_height, out_width, work);
+        return;
+    }
     // The map, and the largest value around each cell, both resized.
     work.across.resize(cells);
     work.around.resize(cells);
@@ -155,8 +163,9 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
     resize_bilinear(map, 1, height, width, out_height, out_width, 1, work.fine.data());
     resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_around.data());
     // What is above the level, and above the edge of what is stronger.
-    const float level = detail::drawing_level(map, found, height, width, drawing, work);
-    const auto usual = float(drawing.usual);
+    const float quiet = float(drawing.quiet) - float(drawing.usual);
+    const float level =
+        usual + std::min(std::max(quiet, detail::echo_level * strongest), detail::edge_level * strongest);
     for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
         const float here = work.fine[pixel], most = std::max(work.fine_around[pixel], here);
         mask[pixel] = here >= level && here >= usual + detail::edge_level * (most - usual);
@@ -204,9 +213,11 @@ inline void outline_log_nfa(const Maps& log_nfa, const float* drawn_on, const Dr
             for (std::int32_t col = run.first; col < run.end; ++col)
                 lowest = std::min(lowest, row[detail::nearest_cell(col, width, out_width)]);
         }
-        // In an image of fewer pixels than cells a region may miss its own: then the image's lowest counts.
+        // In an image of fewer pixels than cells a region may miss its own, and an outline may leave the
+        // cells that decided: then the image's lowest counts.
+        const float deepest = *std::min_element(work.of_region.begin(), work.of_region.end());
         for (float& lowest : work.of_region)
-            if (!(lowest < 0.0f)) lowest = least;
+            if (!(lowest < 0.0f) || lowest == deepest) lowest = least;
         for (std::size_t pixel = 0; pixel < pixels; ++pixel) out[pixel] = std::max(out[pixel], 0.0f);
         detail::for_each_run(work.runs, out_width,
                              [&](std::size_t region, std::size_t first, std::size_t end) {
