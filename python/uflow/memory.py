@@ -50,6 +50,7 @@ class MemoryBank(nn.Module):
         self.scales = len(vectors)
         for scale, kept in enumerate(vectors):
             self.register_buffer(f"vectors_{scale}", kept)
+            self.register_buffer(f"table_{scale}", _table(kept), persistent=False)
 
     @classmethod
     def from_features(cls, features: FeatureSource, tiles: Sequence[int], size: int, seed: int = 0) -> MemoryBank:
@@ -81,7 +82,7 @@ class MemoryBank(nn.Module):
         joined = []
         means = _neighbourhood_means(features[: self.scales])
         for scale, (cells, kept, radius) in enumerate(zip(means, self.vectors, radii, strict=True)):
-            is_new = _nearest(cells, kept) > radius
+            is_new = _nearest(cells, _table(kept)) > radius
             if inside is not None:
                 is_new &= inside[scale].to(is_new.device)
             unknown = cells.permute(0, 2, 3, 1)[is_new]
@@ -98,7 +99,7 @@ class MemoryBank(nn.Module):
         if len(features) < self.scales:
             raise ValueError(f"features of {len(features)} scales, and the vectors of good images are of {self.scales}")
         cells = _neighbourhood_means(features[: self.scales])
-        return [_nearest(x, kept) for x, kept in zip(cells, self.vectors, strict=True)]
+        return [_nearest(x, self.get_buffer(f"table_{scale}")) for scale, x in enumerate(cells)]
 
 
 def _neighbourhood_means(features: Sequence[Tensor]) -> list[Tensor]:
@@ -113,15 +114,25 @@ def _neighbourhood_means(features: Sequence[Tensor]) -> list[Tensor]:
     return [fine, torch.cat([pooled, second[0]], dim=1)]
 
 
-def _nearest(x: Tensor, vectors: Tensor) -> Tensor:
-    """Squared distance (B, H, W) of each cell of (B, C, H, W) to the nearest of (M, C) vectors."""
-    if x.shape[1] != vectors.shape[1]:
-        raise ValueError(f"features of {x.shape[1]} channels, and the vectors of good images have {vectors.shape[1]}")
+def _table(vectors: Tensor) -> Tensor:
+    """What products with cells are made of: (M, C + 1), -2 v and |v|^2 of each of (M, C) vectors v."""
+    return torch.cat([-2 * vectors, vectors.square().sum(dim=1, keepdim=True)], dim=1)
+
+
+def _nearest(x: Tensor, table: Tensor) -> Tensor:
+    """Squared distance (B, H, W) of each cell of (B, C, H, W) to the nearest of the vectors of a `_table`.
+
+    |x - v|^2 is |x|^2 + (x, 1) . (-2 v, |v|^2): one product, as the cells get a channel of ones.
+    """
+    channels = table.shape[1] - 1
+    if x.shape[1] != channels:
+        raise ValueError(f"features of {x.shape[1]} channels, and the vectors of good images have {channels}")
     cells = x.permute(0, 2, 3, 1).flatten(0, 2)
-    squares, others = vectors.square().sum(dim=1), -2 * vectors.T
+    cells_and_one = torch.cat([cells, torch.ones_like(cells[:, :1])], dim=1)
     # The products of more cells do not stay in the processor's cache. An exported net takes all at once.
-    parts = [cells] if torch.compiler.is_compiling() else torch.split(cells, CELLS_AT_A_TIME)
-    nearest = torch.cat([torch.addmm(squares, part, others).amin(dim=1) for part in parts])
+    whole = torch.compiler.is_compiling()
+    parts = [cells_and_one] if whole else torch.split(cells_and_one, CELLS_AT_A_TIME)
+    nearest = torch.cat([torch.mm(part, table.T).amin(dim=1) for part in parts])
     return (nearest + cells.square().sum(dim=1)).clamp(min=0).view(x.shape[0], *x.shape[2:])
 
 
