@@ -23,6 +23,7 @@ from uflow.detector import Detector, load
 from uflow.features import FeatureCache, TrainingFeatures, channel_moments
 from uflow.flow import UFlow
 from uflow.memory import MemoryBank
+from uflow.outline import Drawing, draw_regions
 from uflow.prediction import Prediction
 from uflow.predictor import Predictor
 from uflow.roi import RegionOfInterest, as_roi
@@ -222,6 +223,17 @@ def test_a_defect_on_the_border_is_found_where_any_of_it_is_inside() -> None:
     assert found.is_anomalous
     assert found.mask[:, 32:34].any()
     assert not found.mask[:, 34:].any()
+
+
+def test_outlines_count_from_the_background_inside() -> None:
+    """Cells outside are 0 and many: with them in the background, heights would count from 0, and outlines be wider."""
+    values = np.zeros((8, 8), np.float32)
+    values[:, :3] = 4
+    values[2:5, 1] = (5, 8, 7)
+    found, inside = values == 8, values > 0
+    drawing = Drawing(usual=1.0, quiet=9.0)
+    assert np.flatnonzero(draw_regions(values, found, drawing, (8, 8), inside)).tolist() == [25, 33]
+    assert draw_regions(values, found, drawing, (8, 8)).sum() > 2
 
 
 def test_the_promise_holds_inside_whatever_is_outside() -> None:
