@@ -14,7 +14,7 @@ log = logging.getLogger("uflow")
 
 # Pixels of the network's input; time and memory of training and prediction are proportional to them.
 PIXEL_BUDGETS = {"fast": 256**2, "balanced": 448**2, "fine": 640**2}
-MAX_ENLARGEMENT = 2.0  # of a side: finer cells help small images, and beyond this they show nothing new
+MAX_ENLARGEMENT = 2.0  # of a side, and up to the pixels of "fast": finer cells help small images, beyond little is won
 UNEQUAL_SHAPE = 1.25  # ratio of a picture's aspect to the set's, from which squeezing is worth a line
 WORTH_TILING = 4.0  # side of an image over that of the input, from which small defects vanish
 
@@ -23,7 +23,7 @@ def choose_input_size(sizes: Sequence[tuple[int, int]], budget: int, stride: int
     """Height and width for images of these sizes: multiples of the stride, near the budget and near their shape.
 
     The shape is the median one, where they are unequal: each image is resized to it, and one line says how far the most
-    unequal is squeezed. Small images are enlarged `MAX_ENLARGEMENT` times at most.
+    unequal is squeezed. No image is enlarged beyond the pixels of "fast", nor more than `MAX_ENLARGEMENT` times.
 
     Args:
         sizes: (height, width) of each image.
@@ -34,6 +34,8 @@ def choose_input_size(sizes: Sequence[tuple[int, int]], budget: int, stride: int
     (704, 288)
     >>> choose_input_size([(128, 128)], budget=448 * 448, stride=32)
     (256, 256)
+    >>> choose_input_size([(324, 265)], budget=448 * 448, stride=32)
+    (352, 288)
 
     Raises:
         ValueError: no sizes, or a side below 1.
@@ -43,7 +45,8 @@ def choose_input_size(sizes: Sequence[tuple[int, int]], budget: int, stride: int
     heights, widths = np.array(sizes, np.float64).T
     aspects = heights / widths
     aspect, own_area = float(np.median(aspects)), float(np.median(heights * widths))
-    area = min(float(budget), own_area * MAX_ENLARGEMENT**2)
+    enlarged_area = min(PIXEL_BUDGETS["fast"], own_area * MAX_ENLARGEMENT**2)
+    area = min(float(budget), max(own_area, enlarged_area))
     height, width = _nearest_multiples(math.sqrt(area * aspect), math.sqrt(area / aspect), aspect, stride)
     log.info("input size %d x %d (height x width) for images of about %d x %d", height, width, *_median_size(sizes))
     squeezed = float(np.exp(np.abs(np.log(aspects / aspect)).max()))
@@ -53,12 +56,12 @@ def choose_input_size(sizes: Sequence[tuple[int, int]], budget: int, stride: int
             "tile=True (--tile) cuts them into tiles instead",
             squeezed,
         )
-    enlarged = math.sqrt(own_area / (height * width))
-    if enlarged > WORTH_TILING:
+    shrunk = math.sqrt(own_area / (height * width))
+    if shrunk > WORTH_TILING:
         log.warning(
             "the images are %.0f times as large as the network's input: defects smaller than %.0f of their pixels "
             "may vanish; tile=True (--tile) keeps their resolution",
-            *(enlarged, enlarged * 8),
+            *(shrunk, shrunk * 8),
         )
     return height, width
 
