@@ -4,9 +4,9 @@ python benchmarks/mask.py data/hazelnut_toy data/cookie --seeds 0,1,2 --rivals p
 
 A quarter of the good images is kept out of learning: on them the automatic threshold is calibrated, and on them the
 cuts get their level, so that a good image is flagged with the same promised probability. "Paper" is the published test,
-which nothing is calibrated for. IoU is the mean over the defective images only, with its standard error; a defective
-image that is not flagged has IoU 0. "Best" is the one level that is best on the test images themselves: no fair figure,
-but the mark that a mask without a threshold is measured by.
+which nothing is calibrated for. IoU is the mean over the defective images only, with the standard error of one run; a
+defective image that is not flagged has IoU 0. "Best" is the one level that is best on the test images themselves: no
+fair figure, but the mark that a mask without a threshold is measured by.
 """
 
 from __future__ import annotations
@@ -175,12 +175,14 @@ def measure(dataset: Dataset, seed: int, arguments: Any) -> dict[str, dict[str, 
 def table(found: dict[str, list[dict[str, dict[str, dict[str, float]]]]], kind: str) -> str:
     """A row a category and way, means over the seeds; at the end the means over the categories."""
     rows = [["category", "mask", "IoU", "error", "best IoU", "good flagged", "defective flagged", "image AUROC"]]
-    ways = list(next(iter(found.values()))[0][kind])
     means = {
-        (category, way): _mean([run[kind][way] for run in runs]) for category, runs in found.items() for way in ways
+        (category, way): _mean([run[kind][way] for run in runs])
+        for category, runs in found.items()
+        for way in runs[0][kind]
     }
     if len(found) > 1:
-        means |= {("mean", way): _mean([means[category, way] for category in found]) for way in ways}
+        for way in dict.fromkeys(way for _, way in means):
+            means["mean", way] = _mean([means[category, way] for category in found if (category, way) in means])
     for (category, way), mean in means.items():
         flags = [f"{mean[name]:.1%}" for name in ("good_flagged", "defective_flagged")]
         ious = [f"{mean[name]:.3f}" for name in ("iou_defective", "iou_error", "best_iou")]

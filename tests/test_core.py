@@ -183,6 +183,23 @@ def test_outlines_equal_python(size, quiet):
         assert _core_testing.draw_regions(values, found, 0.25, quiet, *size).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("found", [[1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]])
+def test_outlines_of_odd_maps_equal_python(found):
+    found = np.array([found], bool)
+    for values in ([4, 3, 1, 0, 0, 0], [0, 3, 3, 3, 3, 3], [-4, -3, -1, -1, -1, -9], [2, 2, 2, 2, 2, 2]):
+        values = np.array([values], np.float32)
+        expected = draw_regions(values, found, Drawing(1.5, 9), (2, 12))
+        assert expected.any()
+        assert _core_testing.draw_regions(values, found, 1.5, 9, 2, 12).tobytes() == expected.tobytes()
+
+
+def test_outlines_where_the_map_sees_nothing_are_the_cells_and_where_all_is_found_count_from_good_images():
+    first, every = np.array([[1, 0, 0, 0]], bool), np.ones((1, 4), bool)
+    assert draw_regions(np.float32([[0, 3, 3, 3]]), first, Drawing(1.5, 9), (1, 4)).tolist() == first.tolist()
+    drawn = draw_regions(np.float32([[4, 3, 2.5, 0]]), every, Drawing(1.5, 9), (1, 4))
+    assert drawn.tolist() == [[True, True, False, False]]  # half-way from 1.5 to 4 is 2.75
+
+
 @pytest.mark.parametrize("bad", [np.zeros((3, 3), np.int32), np.zeros((4, 4), np.float32)[:, ::2], [[1.0, 2.0]]])
 def test_nothing_is_converted_silently(bad):
     with pytest.raises(TypeError):

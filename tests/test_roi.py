@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from test_predictor import Brightness, BrightnessAndDistance, brightness, noise_
 from uflow.deploy import exported
 from uflow.detector import Detector, load
 from uflow.features import FeatureCache, TrainingFeatures, channel_moments
+from uflow.fields import judge_fields
 from uflow.flow import UFlow
 from uflow.memory import MemoryBank
 from uflow.outline import Drawing, draw_regions
@@ -28,7 +31,7 @@ from uflow.prediction import Prediction
 from uflow.predictor import Predictor
 from uflow.roi import RegionOfInterest, as_roi
 from uflow.scoring import Blend, Evidence, largest_map_values
-from uflow.segmentation import number_of_tests
+from uflow.segmentation import Background, number_of_tests
 from uflow.threshold import CalibratedThreshold, PaperThreshold
 from uflow.tile_reader import masks_of_tiles, turned_copies
 from uflow.tiling import tiled
@@ -231,9 +234,14 @@ def test_outlines_count_from_the_background_inside() -> None:
     values[:, :3] = 4
     values[2:5, 1] = (5, 8, 7)
     found, inside = values == 8, values > 0
-    drawing = Drawing(usual=1.0, quiet=9.0)
-    assert np.flatnonzero(draw_regions(values, found, drawing, (8, 8), inside)).tolist() == [25, 33]
-    assert draw_regions(values, found, drawing, (8, 8)).sum() > 2
+    roi = RegionOfInterest((8, 8), polygons=(((0, 0), (3, 0), (3, 8), (0, 8)),))
+    rule = SimpleNamespace(cell=Background(1.0, 2.0, 1.0), exponent=0.0, drawing=Drawing(1.0, 9.0), shift=100.0)
+    judge = partial(judge_fields, rule, values[None], values[None], (8, 8), roi)
+    (nothing_found,) = judge()
+    rule.shift -= float(nothing_found[[3, 4], 1].mean())  # between 8 and 7, so that the 8 alone is found
+    assert (judge() < 0).sum() == 2
+    assert draw_regions(values, found, rule.drawing, (8, 8), inside).sum() == 2
+    assert draw_regions(values, found, rule.drawing, (8, 8)).sum() == 24  # as high as half of 8
 
 
 def test_the_promise_holds_inside_whatever_is_outside() -> None:

@@ -23,7 +23,7 @@ from uflow import arrays, segmentation
 from uflow.calibration_log import warn_of_learnt_images
 from uflow.conformal import AddedImage, conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
-from uflow.fields import variance_decay
+from uflow.fields import _set_lowest, variance_decay
 from uflow.images import read_image
 from uflow.input_size import choose_input_size
 from uflow.outline import draw_regions
@@ -412,6 +412,22 @@ def test_calibrated_prediction_takes_at_most_5_percent_more(detector: Detector, 
     whole = fastest(lambda: paper.predict(image), 15)
     calibrated, plain = (fastest(partial(p.log_nfa, evidence, image.shape[:2]), 100) for p in (own, paper))
     assert calibrated - plain <= 0.05 * whole
+
+
+@pytest.mark.parametrize(
+    ("cells", "regions", "wanted"),
+    [
+        ([-9, 4, 4, -2], [0, 0, 0, 1], [1, 1, 1, -9]),  # the outline left the cell that decided
+        ([-2, 4, -3, 4], [1, 0, 0, 1], [-3, 1, 1, -3]),  # the second region covers no cell that was found
+        ([-2, 4, -3, 4], [1, 0, 1, 0], [-2, 1, -3, 1]),
+    ],
+)
+def test_the_lowest_value_of_an_image_stays_in_its_mask(
+    cells: list[int], regions: list[int], wanted: list[int]
+) -> None:
+    log_nfa = np.ones((1, 4), np.float32)
+    _set_lowest(log_nfa, np.array([regions], bool), np.array([cells], np.float32))
+    assert log_nfa.tolist() == [wanted]
 
 
 def test_what_cannot_be_judged_is_one_clear_line() -> None:

@@ -52,6 +52,9 @@ void outlines_by_hand() {
     CHECK(line({1, 1, 1, 1, 1}, {0, 1, 1, 0, 0}, {2, 5}) == Mask({0, 1, 1, 0, 0}));
     // A region that is the halo of another goes.
     CHECK(line({0, 3, 0, 8, 0}, {0, 1, 0, 1, 0}, {0, 2}) == Mask({0, 0, 0, 1, 0}));
+    // So does one that is its echo: below a quarter, however far away.
+    CHECK(line({10, 0, 0, 0, 0, 2, 0}, {1, 0, 0, 0, 0, 1, 0}, {0, 1}) == Mask({1, 0, 0, 0, 0, 0, 0}));
+    CHECK(line({10, 0, 0, 0, 0, 3, 0}, {1, 0, 0, 0, 0, 1, 0}, {0, 1}) == Mask({1, 0, 0, 0, 0, 1, 0}));
     // Nothing found, nothing drawn.
     CHECK(line({9, 9, 9}, {0, 0, 0}, {0, 1}) == Mask({0, 0, 0}));
 }
@@ -115,6 +118,12 @@ void log_nfa_by_hand() {
     out.resize(4);
     uflow::outline_log_nfa({pair.data(), 1, 2}, strong.data(), {0, 7}, 1, 1, 4, 1, out.data());
     CHECK(out == std::vector<float>({-4, -4, 0.5, 2}));
+    // A region that covers no cell that was found has the image's lowest too: three pixels see cells 0, 2
+    // and 4.
+    const std::vector<float> ends{-3, 5, 5, 5, 5, -2}, high{8, 0, 0, 0, 8, 8};
+    out.resize(3);
+    uflow::outline_log_nfa({ends.data(), 1, 6}, high.data(), {0, 7}, 1, 1, 3, 1, out.data());
+    CHECK(out == std::vector<float>({-3, 5, -3}));
     // The region that decided is an echo of the other, which takes its value.
     const std::vector<float> two{-9, 4, 4, 4, 4, -2}, echo{1, 0, 0, 0, 0, 8};
     out.resize(6);

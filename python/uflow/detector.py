@@ -285,7 +285,7 @@ class Detector:
         }
         tensors = network.flow.state_dict()
         if network.memory is not None:
-            tensors |= {f"memory.{name}": tensor for name, tensor in network.memory.state_dict().items()}
+            tensors |= {f"memory.vectors_{scale}": kept for scale, kept in enumerate(network.memory.vectors)}
         model_file.save_model(Path(path), tensors, config)
         predictor.origin = ModelOrigin(Path(path).name, sha256(Path(path)))
 

@@ -143,8 +143,8 @@ def _block_means(field: NDArray[Any], side: int) -> NDArray[np.float64]:
 def _set_lowest(log_nfa: NDArray[np.float32], mask: NDArray[np.bool_], cells: NDArray[np.float32]) -> None:
     """Set log NFA inside each region of a mask to the lowest among the cells that the region covers.
 
-    An outline may leave the cells that decided: then the strongest region takes the image's lowest value, which
-    p-values are made of.
+    An outline may leave the cells that decided. So that the image's lowest value, which p-values are made of, stays in
+    the mask, the region with the lowest of all takes it, and so does a region that covers no cell that was found.
     """
     labels, count = segmentation.connected_components(mask)
     (height, width), (h, w) = mask.shape, cells.shape

@@ -49,8 +49,7 @@ class MemoryBank(nn.Module):
         super().__init__()
         self.scales = len(vectors)
         for scale, kept in enumerate(vectors):
-            self.register_buffer(f"vectors_{scale}", kept)
-            self.register_buffer(f"table_{scale}", _table(kept), persistent=False)
+            self.register_buffer(f"table_{scale}", _table(kept))
 
     @classmethod
     def from_features(cls, features: FeatureSource, tiles: Sequence[int], size: int, seed: int = 0) -> MemoryBank:
@@ -92,14 +91,18 @@ class MemoryBank(nn.Module):
     @property
     def vectors(self) -> list[Tensor]:
         """(M_l, C_l) float32 per scale."""
-        return [self.get_buffer(f"vectors_{scale}") for scale in range(self.scales)]
+        return [table[:, :-1] / -2 for table in self._tables]
+
+    @property
+    def _tables(self) -> list[Tensor]:
+        return [self.get_buffer(f"table_{scale}") for scale in range(self.scales)]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features, a (B, C_l, H_l, W_l) per scale, finest first -> squared distances (B, H_l, W_l) float32 each."""
         if len(features) < self.scales:
             raise ValueError(f"features of {len(features)} scales, and the vectors of good images are of {self.scales}")
         cells = _neighbourhood_means(features[: self.scales])
-        return [_nearest(x, self.get_buffer(f"table_{scale}")) for scale, x in enumerate(cells)]
+        return [_nearest(x, table) for x, table in zip(cells, self._tables, strict=True)]
 
 
 def _neighbourhood_means(features: Sequence[Tensor]) -> list[Tensor]:

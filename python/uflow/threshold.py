@@ -275,8 +275,8 @@ class CalibratedThreshold:
     def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
         """log10 NFA of B images after the shift: (B, height, width) float32.
 
-        Inside the outline of a region that was found (`outline.draw_regions`) it is the region's lowest; outside it is
-        not below 0.
+        Inside the outline of a region that was found (`outline.draw_regions`) it is the lowest of the cells there, and
+        in one region the lowest of the image; outside it is not below 0.
         """
         return judge_fields(self, self.weights.field(evidence), self.weights.drawing(evidence), size, evidence.roi)
 

@@ -23,7 +23,7 @@ struct Drawing {
 // Memory of one thread, for its next image.
 struct OutlineWorkspace {
     std::vector<Run> runs;
-    std::vector<float> across, around, fine, fine_around, of_region;
+    std::vector<float> across, around, fine, fine_around, of_region, background;
     std::vector<std::uint8_t> found, mask, seeds, rest, touched;
 };
 
@@ -145,7 +145,7 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
                 work.seeds[std::size_t(detail::centre_of(row, out_height, height)) * std::size_t(out_width) +
                            std::size_t(detail::centre_of(col, out_width, width))] = 1;
     // Where the map sees nothing, the cells are the outline.
-    const float usual = detail::median_outside(map, found, cells, float(drawing.usual), work.of_region);
+    const float usual = detail::median_outside(map, found, cells, float(drawing.usual), work.background);
     const float strongest = detail::strongest_found(map, found, cells) - usual;
     if (!(strongest > 0.0f)) {
         std::copy(work.seeds.begin(), work.seeds.end(), mask);
@@ -178,8 +178,8 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
 
 // log10 NFA (batch, out_height, out_width) of that of cells, detected where it is below 0: resized
 // bilinearly, and moved so that the lowest value is that of the cells. In an image where a region was found
-// it is, inside an outline, the lowest of the cells there, and outside not below 0. `drawn_on`: the map to
-// draw outlines on, of the same cells.
+// it is, inside an outline, the lowest of the cells there, in one region the lowest of the image, and outside
+// not below 0. `drawn_on`: the map to draw outlines on, of the same cells.
 inline void outline_log_nfa(const Maps& log_nfa, const float* drawn_on, const Drawing& drawing,
                             std::int64_t batch, std::int32_t out_height, std::int32_t out_width, int threads,
                             float* result, OutlineWorkspace* kept = nullptr) {
@@ -202,7 +202,7 @@ inline void outline_log_nfa(const Maps& log_nfa, const float* drawn_on, const Dr
         work.mask.resize(pixels);
         draw_regions(map, work.found.data(), height, width, drawing, out_height, out_width, work,
                      work.mask.data());
-        // The lowest of the cells in each, of which one was found: it is below 0.
+        // The lowest of the cells in each.
         const std::int32_t count =
             find_runs(work.mask.data(), out_height, out_width, Connectivity::four, work.runs);
         work.of_region.assign(std::size_t(count), std::numeric_limits<float>::infinity());
