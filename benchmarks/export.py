@@ -74,12 +74,18 @@ def compare(detector: Detector, dataset: Dataset, folder: Path) -> dict[str, Any
     """A row for each way: its size, its maps beside torch's, its figures on the test set."""
     images = [sample.path for sample in dataset.test]
     wanted = list(detector.stream(images, batch_size=1))
-    rows: dict[str, Any] = {"torch": {"evaluation": evaluate_predictor(detector, dataset).to_dict()}}
+    rows: dict[str, Any] = {"torch": {"evaluation": figures_of(detector, dataset)}}
     for name, predictor in open_exports(folder).items():
         megabytes = sum(part.stat().st_size for part in (folder / WAYS[name][0]).iterdir()) / 1e6
         rows[name] = {"MB": megabytes, **differences(predictor, wanted, images)}
-        rows[name]["evaluation"] = evaluate_predictor(predictor, dataset).to_dict()
+        rows[name]["evaluation"] = figures_of(predictor, dataset)
     return rows
+
+
+def figures_of(predictor: Predictor | Detector, dataset: Dataset) -> dict[str, Any]:
+    """The figures of the whole test set, without its images and curves."""
+    found = evaluate_predictor(predictor, dataset).to_dict()
+    return {name: value for name, value in found.items() if not isinstance(value, (list, dict))}
 
 
 def equality_table(rows: Mapping[str, Any], name: str) -> str:
