@@ -145,15 +145,33 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
     const double height_found =
         peaks.empty() ? 0.0 : *std::max_element(peaks.begin(), peaks.end()) - background;
     const double level = background + std::min(std::max(quiet - usual, height_found / 4), height_found / 2);
+    // Near a 3 x 3 square of cells that are all half-way up (beyond the border as at it), half the height is
+    // enough, else 0.625 of it.
+    const auto half_up = [&](int row, int col) {
+        const auto cell = std::size_t(std::clamp(row, 0, height - 1) * width + std::clamp(col, 0, width - 1));
+        return map[cell] >= level && map[cell] >= background + (around[cell] - background) / 2;
+    };
+    std::vector<double> edges(cells);
+    for (int cell = 0; cell < height * width; ++cell) {
+        bool near = false;
+        for (int row = std::max(cell / width - 3, 0); row <= std::min(cell / width + 3, height - 1); ++row)
+            for (int col = std::max(cell % width - 3, 0); col <= std::min(cell % width + 3, width - 1);
+                 ++col) {
+                bool square = true;
+                for (int i = 0; i < 9; ++i) square = square && half_up(row + i / 3 - 1, col + i % 3 - 1);
+                near = near || square;
+            }
+        const double share = near ? 0.5 : 0.625;
+        edges[std::size_t(cell)] = background + share * (around[std::size_t(cell)] - background);
+    }
     const std::vector<double> fine = bilinear(map, height, width, out_height, out_width),
-                              most = bilinear(around, height, width, out_height, out_width);
+                              most = bilinear(edges, height, width, out_height, out_width);
     std::vector<bool> seeds(pixels), bright(pixels), mask(pixels), rest(pixels, true);
     for (int pixel = 0; pixel < out_height * out_width; ++pixel) {
         const auto i = std::size_t(pixel);
         const int row = pixel / out_width * height / out_height, col = pixel % out_width * width / out_width;
         seeds[i] = found[std::size_t(row * width + col)];
-        bright[i] = height_found > 0 && fine[i] >= level &&
-                    fine[i] >= background + (std::max(most[i], fine[i]) - background) / 2;
+        bright[i] = height_found > 0 && fine[i] >= level && fine[i] >= most[i];
     }
     const auto overlap = [](const Pixels& component, const std::vector<bool>& other) {
         return std::any_of(component.begin(), component.end(), [&](int i) { return other[std::size_t(i)]; });

@@ -46,7 +46,11 @@ void outlines_by_hand() {
     CHECK(line(slope, peak, {2, 5}) == Mask({0, 0, 0, 1, 1, 1, 1, 1, 1}));
     CHECK(line(slope, peak, {2, 9}) == Mask({0, 0, 0, 0, 1, 1, 1, 1, 1}));  // half of it
     CHECK(line(slope, peak, {2, 3}) == Mask({0, 0, 1, 1, 1, 1, 1, 1, 1}));  // a quarter
-    CHECK(line({2, 3, 4, 6, 2}, {0, 0, 0, 1, 0}, {2, 3}) == Mask({0, 0, 1, 1, 0}));
+    // Where no square of three cells is half-way up, five eighths of the height count.
+    CHECK(line({2, 3, 4, 6, 2}, {0, 0, 0, 1, 0}, {2, 3}) == Mask({0, 0, 0, 1, 0}));
+    CHECK(line({0, 4, 8, 0, 0}, {0, 0, 1, 0, 0}, {0, 2}) == Mask({0, 0, 1, 0, 0}));
+    CHECK(line({0, 5, 8, 0, 0}, {0, 0, 1, 0, 0}, {0, 2}) == Mask({0, 1, 1, 0, 0}));
+    CHECK(line({0, 4, 8, 8, 0}, {0, 0, 1, 0, 0}, {0, 2}) == Mask({0, 1, 1, 1, 0}));
     // A region weaker than the quiet level: half its own height. Where nothing would be left, the cells stay.
     CHECK(line({0, 1, 3, 4, 2, 1}, {0, 0, 0, 1, 0, 0}, {0, 5}) == Mask({0, 0, 1, 1, 1, 0}));
     CHECK(line({1, 1, 1, 1, 1}, {0, 1, 1, 0, 0}, {2, 5}) == Mask({0, 1, 1, 0, 0}));
@@ -67,8 +71,8 @@ void brighter_images() {
     const Mask found{0, 0, 0, 0, 1, 0, 0, 0, 0}, want{0, 0, 0, 1, 1, 1, 0, 0, 0};
     CHECK(drawn(map, found, 1, 9, {0, 2}, 1, 9) == want);
     CHECK(drawn(lifted, found, 1, 9, {0, 2}, 1, 9) == want);
-    // Of an even number of cells the background lies in the middle of two: from 3 on.
-    CHECK(drawn({0, 4, 3, 2, 0, 0, 2, 2, 2}, {0, 1, 0, 0, 0, 0, 0, 0, 0}, 1, 9, {0, 9}, 1, 9) ==
+    // Of an even number of cells the background lies in the middle of two, at 1.5: the edge at 3.06.
+    CHECK(drawn({0, 4, 3.1f, 2, 0, 0, 2, 2, 1}, {0, 1, 0, 0, 0, 0, 0, 0, 0}, 1, 9, {0, 9}, 1, 9) ==
           Mask({0, 1, 1, 0, 0, 0, 0, 0, 0}));
     // All of it found: heights count from what good images have.
     CHECK(drawn({4, 3, 1}, {1, 1, 1}, 1, 3, {0, 9}, 1, 3) == Mask({1, 1, 0}));
@@ -120,7 +124,7 @@ void log_nfa_by_hand() {
     CHECK(out == std::vector<float>({-4, -4, 0.5, 2}));
     // A region that covers no cell that was found has the image's lowest too: three pixels see cells 0, 2
     // and 4.
-    const std::vector<float> ends{-3, 5, 5, 5, 5, -2}, high{8, 0, 0, 0, 8, 8};
+    const std::vector<float> ends{-3, 5, 5, 5, 5, -2}, high{8, 8, 0, 0, 8, 8};
     out.resize(3);
     uflow::outline_log_nfa({ends.data(), 1, 6}, high.data(), {0, 7}, 1, 1, 3, 1, out.data());
     CHECK(out == std::vector<float>({-3, 5, -3}));

@@ -22,6 +22,8 @@ from .conformal import ROUNDING_ROOM
 __all__ = ["Drawing", "clip_regions", "draw_regions", "drop_small_regions", "polygon"]
 
 EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
+NARROW_EDGE_LEVEL = 0.625  # where a thing is as wide as the blur: a blurred strip is erf(x) / (2 erf(x / 2)) up there
+NARROW_CELLS = 3  # odd; where no square of them is half-way up, nothing is wider than what the blur makes of a point
 ECHO_LEVEL = 0.25  # of the strongest region's height: half its distance; a defect shifts its whole image a little
 BLUR_CELLS = 2  # how far a cell sees: its own 3 x 3 mean, and half a cell of the next scale
 
@@ -68,7 +70,8 @@ def draw_regions(
 
     - higher than a typical good image is anywhere, but `EDGE_LEVEL` of the strongest region's height is enough, and
       `ECHO_LEVEL` of it is needed;
-    - no halo of something stronger: above `EDGE_LEVEL` of the largest height that the blur carries there.
+    - no halo of something stronger: above `EDGE_LEVEL` of the largest height that the blur carries there, above
+      `NARROW_EDGE_LEVEL` where nothing around is wider than the blur: what is narrower never reaches its own height.
 
     Holes are filled. A region of which nothing is left so is the halo or the echo of a stronger one, and goes with it.
     Where nothing at all would be left, as where the distances see nothing, the cells are kept.
@@ -96,18 +99,25 @@ def draw_regions(
     strongest = values[found].max() - background
     if strongest <= 0:
         return _fill_holes(cells)
-    fine, edge = (_resized(each, size) for each in (values, _largest_around(values, BLUR_CELLS)))
-    np.maximum(edge, fine, out=edge)  # in place: images may have a hundred million pixels
-    edge -= background
-    edge *= EDGE_LEVEL
-    edge += background
     quiet = np.float32(drawing.quiet) - np.float32(drawing.usual)
     level = background + min(max(quiet, strongest * np.float32(ECHO_LEVEL)), strongest * np.float32(EDGE_LEVEL))
+    fine, edge = (_resized(each, size) for each in (values, _edge_levels(values, background, level)))
     kept = fine >= level
     kept &= fine >= edge
     del fine, edge
     kept = _touching(kept, cells)
     return _fill_holes(kept if kept.any() else cells)
+
+
+def _edge_levels(values: NDArray[np.float32], background: np.float32, level: np.float32) -> NDArray[np.float32]:
+    """What each cell must reach not to be the halo of something stronger."""
+    heights = _largest_around(values, BLUR_CELLS) - background
+    half_up = (values >= level) & (values >= background + heights * np.float32(EDGE_LEVEL))
+    middles = ~_largest_around(~half_up, NARROW_CELLS // 2)  # of squares of cells that are all half-way up
+    near = _largest_around(middles, NARROW_CELLS // 2 + BLUR_CELLS)
+    levels: NDArray[np.float32] = heights * np.where(near, np.float32(EDGE_LEVEL), np.float32(NARROW_EDGE_LEVEL))
+    levels += background
+    return levels
 
 
 def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -127,7 +137,7 @@ def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[n
     return nearest
 
 
-def _largest_around(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+def _largest_around(values: NDArray[Any], radius: int) -> NDArray[Any]:
     """The largest value within a square of `radius` cells to each side."""
     for axis in (0, 1):
         padding = [(radius, radius) if each == axis else (0, 0) for each in (0, 1)]

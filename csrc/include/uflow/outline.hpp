@@ -29,9 +29,11 @@ struct OutlineWorkspace {
 
 namespace detail {
 
-inline constexpr float edge_level = 0.5f;      // of the height: a blurred step is half-way up at its edge
-inline constexpr float echo_level = 0.25f;     // of the strongest region's height: below is its echo
-inline constexpr std::int32_t blur_cells = 2;  // how far a cell sees
+inline constexpr float edge_level = 0.5f;   // of the height: a blurred step is half-way up at its edge
+inline constexpr float echo_level = 0.25f;  // of the strongest region's height: below is its echo
+inline constexpr float narrow_edge_level = 0.625f;  // where a thing is as wide as the blur
+inline constexpr std::int32_t narrow_radius = 1;    // of squares of cells: what holds none is that narrow
+inline constexpr std::int32_t blur_cells = 2;       // how far a cell sees
 
 // The largest value among up to `radius` neighbours to each side: of `count` lines of `length` values, which
 // lie `step` apart, the first ones of two lines `line` apart.
@@ -45,6 +47,14 @@ inline void largest_along(const float* map, std::ptrdiff_t count, std::ptrdiff_t
                 largest = std::max(largest, map[l * line + k * step]);
             to[l * line + i * step] = largest;
         }
+}
+
+// The largest value within a square of `radius` cells to each side.
+inline void largest_around(const float* map, std::int32_t height, std::int32_t width, std::ptrdiff_t radius,
+                           std::vector<float>& across, float* to) {
+    across.resize(std::size_t(height) * std::size_t(width));
+    largest_along(map, width, 1, height, width, radius, across.data());
+    largest_along(across.data(), height, width, width, 1, radius, to);
 }
 
 // The cell, of `cells` side by side, that pixel i of `pixels` lies in.
@@ -114,6 +124,29 @@ inline float strongest_found(const float* map, const std::uint8_t* found, std::s
     return strongest;
 }
 
+// What each cell must reach not to be the halo of something stronger, into work.around.
+inline void edge_levels(const float* map, std::int32_t height, std::int32_t width, float background,
+                        float level, OutlineWorkspace& work) {
+    const std::size_t cells = std::size_t(height) * std::size_t(width);
+    work.around.resize(cells);
+    largest_around(map, height, width, blur_cells, work.across, work.around.data());
+    // Squares of cells that are all half-way up, and what lies around them, is wide.
+    std::vector<float>& marks = work.background;
+    marks.resize(cells);
+    for (std::size_t cell = 0; cell < cells; ++cell) {
+        const bool half_up =
+            map[cell] >= level && map[cell] >= background + edge_level * (work.around[cell] - background);
+        marks[cell] = half_up ? 0.0f : 1.0f;
+    }
+    largest_around(marks.data(), height, width, narrow_radius, work.across, marks.data());
+    for (float& mark : marks) mark = 1.0f - mark;  // the squares' middles
+    largest_around(marks.data(), height, width, narrow_radius + blur_cells, work.across, marks.data());
+    for (std::size_t cell = 0; cell < cells; ++cell) {
+        const float share = marks[cell] > 0.0f ? edge_level : narrow_edge_level;
+        work.around[cell] = background + share * (work.around[cell] - background);
+    }
+}
+
 }  // namespace detail
 
 // The pixels (out_height, out_width), 0 or 1, of the regions that were found: `found`, 0 or 1, and `map`, to
@@ -152,24 +185,17 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
         detail::fill_holes(mask, out_height, out_width, work);
         return;
     }
-    // The map, and the largest value around each cell, both resized.
-    work.across.resize(cells);
-    work.around.resize(cells);
-    work.fine.resize(pixels);
-    work.fine_around.resize(pixels);
-    detail::largest_along(map, width, 1, height, width, detail::blur_cells, work.across.data());
-    detail::largest_along(work.across.data(), height, width, width, 1, detail::blur_cells,
-                          work.around.data());
-    resize_bilinear(map, 1, height, width, out_height, out_width, 1, work.fine.data());
-    resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_around.data());
-    // What is above the level, and above the edge of what is stronger.
     const float quiet = float(drawing.quiet) - float(drawing.usual);
     const float level =
         usual + std::min(std::max(quiet, detail::echo_level * strongest), detail::edge_level * strongest);
-    for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
-        const float here = work.fine[pixel], most = std::max(work.fine_around[pixel], here);
-        mask[pixel] = here >= level && here >= usual + detail::edge_level * (most - usual);
-    }
+    // The map, and what it must reach, both resized.
+    detail::edge_levels(map, height, width, usual, level, work);
+    work.fine.resize(pixels);
+    work.fine_around.resize(pixels);
+    resize_bilinear(map, 1, height, width, out_height, out_width, 1, work.fine.data());
+    resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_around.data());
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel)
+        mask[pixel] = work.fine[pixel] >= level && work.fine[pixel] >= work.fine_around[pixel];
     // Of that, what touches the regions; their cells where nothing does.
     if (!detail::keep_touching(mask, work.seeds.data(), out_height, out_width, work))
         std::copy(work.seeds.begin(), work.seeds.end(), mask);
