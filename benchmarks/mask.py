@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from numpy.typing import NDArray
 from uflow.detector import Detector
 from uflow.evaluate import metrics
 from uflow.evaluate.datasets import Dataset
-from uflow.evaluate.rival_methods import Scorer, Settings, find_method
+from uflow.evaluate.rival_methods import Scorer, Settings, check_methods, find_method
 from uflow.images import read_image, resize_image, resize_mask
-from uflow.predictor import Predictor
+from uflow.scoring import Evidence
 from uflow.threshold import PaperThreshold
 
 SIZE = (256, 256)  # masks are compared as in the paper
@@ -131,13 +130,6 @@ def maps_of(name: str, learnt: Sequence[Path], detector: Detector, seed: int) ->
     return values
 
 
-def map_of(predictor: Predictor, image: Image) -> Map:
-    """Our own anomaly map, at `SIZE`."""
-    (evidence,) = predictor.evidence([image], 1)
-    values: Map = predictor.anomaly_map(evidence, SIZE)
-    return values
-
-
 @torch.inference_mode()
 def _scored(scorer: Scorer, image: Image) -> Map:
     maps, _ = scorer(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
@@ -154,20 +146,21 @@ def measure(dataset: Dataset, seed: int, arguments: Any) -> dict[str, dict[str, 
     detector = trained.fit(Dataset(dataset.name, learnt, dataset.test), arguments, seed, alpha=None, **recipe)
     detector.calibrate(kept_out, arguments.alpha)
     own = detector.predictor
-    maps: dict[str, Callable[[Image], Map]] = {"cut": partial(map_of, own)}
-    maps |= {name: maps_of(name, learnt, detector, seed) for name in arguments.rivals}
-    levels = {
-        name: level_of([float(values(read_image(p)).max()) for p in kept_out], arguments.alpha)
-        for name, values in maps.items()
-    }
-    ways = {kind: {name: Figures() for name in ("automatic", "paper", *maps)} for kind in ("real", "made")}
-    for kind, image, truth in test_images(dataset, seed):
+    rivals = {name: maps_of(name, learnt, detector, seed) for name in arguments.rivals}
+
+    def look(image: Image) -> tuple[Evidence, dict[str, Map]]:
         (evidence,) = own.evidence([image], 1)
+        return evidence, {"cut": own.anomaly_map(evidence, SIZE), **{name: f(image) for name, f in rivals.items()}}
+
+    maxima = [{name: float(m.max()) for name, m in look(read_image(p))[1].items()} for p in kept_out]
+    levels = {name: level_of([each[name] for each in maxima], arguments.alpha) for name in maxima[0]}
+    ways = {kind: {name: Figures() for name in ("automatic", "paper", *levels)} for kind in ("real", "made")}
+    for kind, image, truth in test_images(dataset, seed):
+        evidence, maps = look(image)
         for name, rule in (("automatic", own.threshold), ("paper", PaperThreshold())):
             (log_nfa,) = rule.log_nfa(evidence, own.network.latent_channels, SIZE)
             ways[kind][name].add(log_nfa < 0, -log_nfa, -float(log_nfa.min()), truth)
-        for name, values_of in maps.items():
-            values = values_of(image)
+        for name, values in maps.items():
             ways[kind][name].add(values > levels[name], values, float(values.max()), truth)
     return {kind: {name: f.row() for name, f in named.items() if f.ious} for kind, named in ways.items()}
 
@@ -203,6 +196,12 @@ def main() -> None:
     parser.add_argument("--rivals", default="", help="methods of uflow compare whose maps are cut too: patchcore,...")
     arguments = parser.parse_args()
     arguments.rivals = [name for name in arguments.rivals.split(",") if name]
+    if "uflow" in arguments.rivals:
+        parser.error("uflow is the automatic mask itself, no rival")
+    try:
+        check_methods(arguments.rivals)
+    except (ValueError, ImportError) as error:
+        parser.error(str(error))
     found = {}
     for root in arguments.roots:
         dataset = trained.category(root)

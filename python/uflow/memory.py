@@ -80,8 +80,9 @@ class MemoryBank(nn.Module):
         """
         joined = []
         means = _neighbourhood_means(features[: self.scales])
-        for scale, (cells, kept, radius) in enumerate(zip(means, self.vectors, radii, strict=True)):
-            is_new = _nearest(cells, _table(kept)) > radius
+        known = zip(means, self.vectors, self._tables, radii, strict=True)
+        for scale, (cells, kept, table, radius) in enumerate(known):
+            is_new = _nearest(cells, table) > radius
             if inside is not None:
                 is_new &= inside[scale].to(is_new.device)
             unknown = cells.permute(0, 2, 3, 1)[is_new]

@@ -23,7 +23,7 @@ struct Drawing {
 // Memory of one thread, for its next image.
 struct OutlineWorkspace {
     std::vector<Run> runs;
-    std::vector<float> across, around, fine, fine_around, of_region, background;
+    std::vector<float> across, around, fine, fine_edges, of_region, background;
     std::vector<std::uint8_t> found, mask, seeds, rest, touched;
 };
 
@@ -191,11 +191,11 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
     // The map, and what it must reach, both resized.
     detail::edge_levels(map, height, width, usual, level, work);
     work.fine.resize(pixels);
-    work.fine_around.resize(pixels);
+    work.fine_edges.resize(pixels);
     resize_bilinear(map, 1, height, width, out_height, out_width, 1, work.fine.data());
-    resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_around.data());
+    resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_edges.data());
     for (std::size_t pixel = 0; pixel < pixels; ++pixel)
-        mask[pixel] = work.fine[pixel] >= level && work.fine[pixel] >= work.fine_around[pixel];
+        mask[pixel] = work.fine[pixel] >= level && work.fine[pixel] >= work.fine_edges[pixel];
     // Of that, what touches the regions; their cells where nothing does.
     if (!detail::keep_touching(mask, work.seeds.data(), out_height, out_width, work))
         std::copy(work.seeds.begin(), work.seeds.end(), mask);
