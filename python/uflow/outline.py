@@ -140,9 +140,12 @@ def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[n
 def _largest_around(values: NDArray[Any], radius: int) -> NDArray[Any]:
     """The largest value within a square of `radius` cells to each side."""
     for axis in (0, 1):
-        padding = [(radius, radius) if each == axis else (0, 0) for each in (0, 1)]
-        padded = np.pad(values, padding, mode="edge")
-        values = np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1, axis=axis).max(axis=-1)
+        largest = values.copy()
+        near, far = largest.swapaxes(0, axis), values.swapaxes(0, axis)
+        for step in range(1, radius + 1):
+            np.maximum(near[step:], far[:-step], out=near[step:])
+            np.maximum(near[:-step], far[step:], out=near[:-step])
+        values = largest
     return values
 
 
