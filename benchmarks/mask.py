@@ -2,8 +2,9 @@
 
 python benchmarks/mask.py data/hazelnut_toy data/cookie --seeds 0,1,2 --rivals patchcore,neighbours
 
-A quarter of the good images is kept out of learning: on them the automatic threshold is calibrated, and on them the
-cuts get their level, so that a good image is flagged with the same promised probability. "Paper" is the published test,
+The good images in a category's folder `calibration` are kept out of learning, or a quarter of the good images where
+there is none: on them the automatic threshold is calibrated, and on them the cuts get their level, so that a good image
+is flagged with the same promised probability. "Paper" is the published test,
 which nothing is calibrated for. IoU is the mean over the defective images only, with the standard error of one run; a
 defective image that is not flagged has IoU 0. "Best" is the one level that is best on the test images themselves: no
 fair figure, but the mark that a mask without a threshold is measured by.
@@ -28,11 +29,12 @@ from uflow.evaluate import metrics
 from uflow.evaluate.datasets import Dataset
 from uflow.evaluate.rival_methods import Scorer, Settings, check_methods, find_method
 from uflow.images import read_image, resize_image, resize_mask
+from uflow.listing import list_images
 from uflow.scoring import Evidence
 from uflow.threshold import PaperThreshold
 
 SIZE = (256, 256)  # masks are compared as in the paper
-SHARE = 0.25  # of the good images, kept out to calibrate on
+SHARE = 0.25  # of the good images, kept out to calibrate on where the category has no others
 
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -137,11 +139,19 @@ def _scored(scorer: Scorer, image: Image) -> Map:
     return np.asarray(resized[0, 0])
 
 
-def measure(dataset: Dataset, seed: int, arguments: Any) -> dict[str, dict[str, dict[str, float]]]:
-    """Figures of each way to make masks, for real and for made defects."""
-    order = np.random.default_rng(seed).permutation(len(dataset.train))
+def split(root: Path, train: Sequence[Path], seed: int) -> tuple[list[Path], list[Path]]:
+    """The good images to learn from, and those to set levels by."""
+    if (root / "calibration").is_dir():
+        return list(train), list_images(root / "calibration")
+    order = np.random.default_rng(seed).permutation(len(train))
     count = max(math.ceil(SHARE * len(order)), 2)
-    kept_out, learnt = ([dataset.train[i] for i in part] for part in (order[:count], order[count:]))
+    return [train[i] for i in order[count:]], [train[i] for i in order[:count]]
+
+
+def measure(root: Path, seed: int, arguments: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures of each way to make masks on a category, for real and for made defects."""
+    dataset = trained.category(root)
+    learnt, kept_out = split(root, dataset.train, seed)
     recipe = {} if arguments.quick else {"quality": arguments.quality}
     detector = trained.fit(Dataset(dataset.name, learnt, dataset.test), arguments, seed, alpha=None, **recipe)
     detector.calibrate(kept_out, arguments.alpha)
@@ -204,9 +214,9 @@ def main() -> None:
         parser.error(str(error))
     found = {}
     for root in arguments.roots:
-        dataset = trained.category(root)
-        found[dataset.name] = [measure(dataset, int(seed), arguments) for seed in arguments.seeds.split(",")]
-        print(f"{dataset.name}: {found[dataset.name]}", flush=True)
+        name = root.resolve().name
+        found[name] = [measure(root, int(seed), arguments) for seed in arguments.seeds.split(",")]
+        print(f"{name}: {found[name]}", flush=True)
     for kind in ("real", "made"):
         print(f"\n{kind} defects, alpha {arguments.alpha:g}, seeds {arguments.seeds}\n\n{table(found, kind)}")
     trained.write(arguments, [], ("torch", "timm"), seeds=arguments.seeds, alpha=arguments.alpha, categories=found)

@@ -283,3 +283,17 @@ def test_promise_of_alpha() -> None:
     assert promised["good"] == pytest.approx(0.09, abs=0.011)
     assert promised["defective"] == 1.0
     assert promised["supported"] == pytest.approx(0.01)
+    for images, share in ((38, 1 / 39), (39, 1 / 20)):  # one image more, and alpha is used in full
+        counted = threshold.by_count([found], images)
+        assert counted["good"] == pytest.approx(share, abs=0.003)
+        assert counted["defective"] == 1.0
+
+
+def test_levels_of_masks_are_set_by_images_that_were_kept_out(parts: Path, tmp_path: Path) -> None:
+    mask, names = importlib.import_module("mask"), [Path(f"{i}.png") for i in range(12)]
+    learnt, kept_out = mask.split(parts, names, 0)
+    assert (len(learnt), len(kept_out)) == (9, 3)
+    assert set(learnt) | set(kept_out) == set(names)
+    (tmp_path / "calibration").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "calibration/a.png")
+    assert mask.split(tmp_path, names, 0) == (names, [tmp_path / "calibration/a.png"])

@@ -383,6 +383,18 @@ def test_images_needed_are_the_fewest_that_support_alpha(alpha: float) -> None:
     assert supported_alpha(needed - 1) > alpha
 
 
+@pytest.mark.parametrize(("alpha", "count", "counting"), [(0.05, 38, 19), (0.05, 39, 39), (0.05, 9, 9), (0.3, 40, 39)])
+def test_as_many_images_count_as_use_alpha_in_full(alpha: float, count: int, counting: int) -> None:
+    learnt = calibrate(np.random.default_rng(0), count, alpha)
+    assert learnt.without_surplus().minima == learnt.minima[:counting]
+
+
+def test_surplus_images_make_the_promise_stricter_than_asked_for() -> None:
+    minima = np.random.default_rng(0).uniform(size=(4000, 38))  # so that -shift is the chance to flag a new image
+    flagged = [-np.mean([conformal_shift(m[:count], 0.05) for m in minima]) for count in (38, 19)]
+    assert flagged == pytest.approx([1 / 39, 1 / 20], abs=0.003)
+
+
 def test_too_few_images_support_a_larger_alpha_only() -> None:
     assert supported_alpha(9) == pytest.approx(0.1)
     assert conformal_shift([2.0, -1.0, 5.0], alpha=0.05) == 1.0  # flags none of the three

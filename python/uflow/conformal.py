@@ -19,6 +19,7 @@ __all__ = [
     "conformal_p_value",
     "conformal_shift",
     "images_needed",
+    "images_that_count",
     "kept_look_alpha",
     "rounded_shift",
     "supported_alpha",
@@ -173,11 +174,26 @@ def supported_alpha(count: int) -> float:
     return 1 / (count + 1)
 
 
-def images_needed(alpha: float) -> int:
-    """How many calibration images `alpha` needs: the least n with 1 / (n + 1) <= alpha.
+def images_needed(alpha: float, flagged: int = 1) -> int:
+    """How many calibration images `alpha` needs for a limit at the `flagged`-th strangest of them.
 
-    >>> images_needed(0.05)
-    19
+    The least n with ``flagged / (n + 1) <= alpha``. Such a number uses alpha in full. With fewer than needed for the
+    next the promise is stricter than asked for, and fewer defects are flagged: 38 images promise 1 / 39, 39 promise
+    2 / 40.
+
+    >>> images_needed(0.05), images_needed(0.05, flagged=2)
+    (19, 39)
     """
     check_alpha(alpha)
-    return math.ceil(1 / alpha - 1 - 1e-9)
+    return math.ceil(flagged / alpha - 1 - 1e-9)
+
+
+def images_that_count(alpha: float, count: int) -> int:
+    """The most of `count` calibration images that use `alpha` in full; all where they are too few for it.
+
+    >>> images_that_count(0.05, 48), images_that_count(0.05, 10)
+    (39, 10)
+    """
+    check_alpha(alpha)
+    flagged = math.floor(alpha * (count + 1) + 1e-9)
+    return images_needed(alpha, flagged) if flagged > 0 else count

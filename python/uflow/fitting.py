@@ -316,7 +316,7 @@ def learn_threshold(
             evidence = evidence_of_features(network, features, fold.judged)
         blend = None if network.memory is None else Blend.from_good_images(evidence)
         found.append(distributed.from_first(partial(_calibrate, evidence, trainer.recipe, network, blend)))
-    return found[0].with_images_of(found[1:])
+    return found[0].with_images_of(found[1:]).without_surplus()
 
 
 def _calibrate(

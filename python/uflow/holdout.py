@@ -24,6 +24,7 @@ from .recipe import HoldOut
 __all__ = ["Fold", "choose_folds", "find_copies", "order_effect"]
 
 MIN_HELD_OUT = 10  # images: with fewer, the choice of the epoch and the threshold are a matter of luck
+MORE_FOLDS_TO = 500  # images that all flows together learn from: minutes; beyond, alpha gets the images that it needs
 COPY_DISTANCE = 0.1  # of the median distance of two images; different images of six sets came no nearer than 0.13
 ORDER_EFFECT = 0.1  # from which order matters: a steady drift of 1.3 standard deviations; six sets have at most 0.08
 TIME_SPAN_NS = 3600 * 10**9  # files whose times lie closer together were copied, and their times say nothing
@@ -54,8 +55,9 @@ def choose_folds(
     """Which images each flow does not see, and why these: one fold for each flow to be trained.
 
     A fold holds a `share` of the images, at least 10 and at most a third; copies of an image count once, and stay
-    together. There are as many folds, without a common image, as `alpha` needs calibration images, or can be made. The
-    first fold is that of the detector; in a sequence it is the latest block. A share of 0 is one fold of no images.
+    together. There are as many folds, without a common image, as `alpha` needs calibration images, or can be made; in a
+    small set as many as it takes that a single odd image does not set the limit. The first fold is that of the
+    detector; in a sequence it is the latest block. A share of 0 is one fold of no images.
 
     Args:
         descriptors: (N, D) a vector of each image, see `features.describe_images`.
@@ -76,8 +78,7 @@ def choose_folds(
     first_of = {unit[0] for unit in copies}
     order, why = _choose_order(descriptors, sources, units, seed, how)
     size = min(max(math.ceil(share * len(copies)), MIN_HELD_OUT), max(len(copies) // 3, 1))
-    needed = 1 if alpha is None else math.ceil(images_needed(alpha) / size)
-    folds = _fill_folds([units[i] for i in order], size, max(1, min(needed, len(copies) // size)), first_of)
+    folds = _fill_folds([units[i] for i in order], size, _count_folds(alpha, size, len(copies)), first_of)
     if len(copies) < len(sources):
         why += f"; {len(sources)} images are {len(copies)} different ones, and copies stay on one side"
     return folds, why
@@ -137,6 +138,15 @@ def _choose_order(
     order = np.random.default_rng(seed).permutation(len(units)).tolist()
     asked = ", as asked for" if how in ("random", "groups") else ": the order of names tells nothing"
     return order, f"held out: {'folders' if how == 'groups' else 'images'} at random{asked}"
+
+
+def _count_folds(alpha: float | None, size: int, different: int) -> int:
+    """How many folds of `size` images to make of some different ones."""
+    if alpha is None:
+        return 1
+    for_one, for_two = (math.ceil(images_needed(alpha, flagged) / size) for flagged in (1, 2))
+    most = max(different // size, 1)
+    return for_two if for_two <= most and for_two * different <= MORE_FOLDS_TO else min(for_one, most)
 
 
 def _fill_folds(units: Sequence[Sequence[int]], size: int, count: int, first_of: set[int]) -> list[Fold]:

@@ -22,6 +22,7 @@ from .conformal import (
     check_look_alpha,
     conformal_p_value,
     conformal_shift,
+    images_that_count,
     kept_look_alpha,
     rounded_shift,
     verdict_of,
@@ -271,6 +272,14 @@ class CalibratedThreshold:
             minima=tuple(m for threshold in every for m in threshold.minima),
             map_maxima=tuple(m for threshold in every for m in threshold.map_maxima),
         )
+
+    def without_surplus(self) -> CalibratedThreshold:
+        """The same rule, promised by as many calibration images as use `alpha` in full (`images_that_count`).
+
+        The first ones: what is left out must not depend on what they look like.
+        """
+        count = images_that_count(self.alpha, len(self.minima))
+        return replace(self, minima=self.minima[:count], map_maxima=self.map_maxima[:count])
 
     def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
         """log10 NFA of B images after the shift: (B, height, width) float32.
