@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import subprocess
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -214,6 +215,16 @@ def test_mistakes_are_one_line(run, dataset: Path, monkeypatch: pytest.MonkeyPat
     code, _, err = run(dataset, "--methods", "uflow,cflow,padim")
     assert (code, err.count("\n")) == (1, 1)
     assert 'cflow, padim need anomalib: pip install "uflow-ad[compare]"' in err
+
+
+def test_a_category_without_masks_is_named_and_the_others_too(run, dataset: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    for name in ("marked", "unmarked"):
+        shutil.copytree(dataset, both / name)
+    shutil.rmtree(both / "unmarked/ground_truth")
+    code, _, err = run(both, "--methods", "fre")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "unmarked has no ground_truth (read as mvtec); compare the others with --categories marked;" in err
 
 
 def test_neighbours(category) -> None:

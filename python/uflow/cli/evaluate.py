@@ -200,7 +200,10 @@ def compare(
         check_seed(number, "--seeds")
     datasets, failed = find_datasets(root, layout, categories)
     if failed:
-        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        others = ",".join(dataset.name for dataset in datasets)
+        hint = f"; compare the others with --categories {others}; a folder without masks can be compared alone"
+        raise ValueError(reasons + (hint if others else ""))
     chosen = list(rivals.METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     if recipe == "paper":
         backbone, image_size = backbone or "mcait", image_size or 448
