@@ -3,8 +3,8 @@
 import csv
 import importlib.util
 import json
-import subprocess
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
