@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .conformal import ROUNDING_ROOM, AddedImage, supported_alpha
+from .conformal import ROUNDING_ROOM, AddedImage, images_needed, images_that_count, supported_alpha
 from .fields import inside
 from .files import some_names
 from .images import ImageLike
@@ -38,6 +39,13 @@ def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]
     at = int(np.argmin(np.abs(np.add(threshold.minima, threshold.shift))))
     name = sources[at] if isinstance(sources[at], str | Path) else f"number {at + 1}"
     log.info("calibrated for alpha %g on %d good images; as unusual as any may be: %s", threshold.alpha, count, name)
+    flagged = math.floor(threshold.alpha * (count + 1) + 1e-9)
+    if flagged > 0 and images_that_count(threshold.alpha, count) < count:
+        more = images_needed(threshold.alpha, flagged + 1)
+        promised = flagged / (count + 1)
+        log.info(
+            "%d images make it %.3g; with %d it is used in full, and more defects are found", *(count, promised, more)
+        )
     warn_of_few_images(threshold)
 
 
