@@ -30,15 +30,26 @@ log = logging.getLogger("uflow")
 UNCALIBRATED = "the paper's test, which keeps its promise for independent standard normal latents only"
 
 KNOWN_CELL = 1e-3  # of an image's median distance: a cell as near is one that the memory holds, but for rounding
+FAR_OUT = 3.0  # interquartile ranges beyond a quartile: Tukey's outer fence, Exploratory Data Analysis, 1977
 CALM_SIGMAS = 3.0  # by which ranks must differ from those of images like the ones that were held out
 
 
 def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]) -> None:
     """Say what a threshold promises, and which of the calibration images `sources` it lies at."""
-    count = len(threshold.minima)
-    at = int(np.argmin(np.abs(np.add(threshold.minima, threshold.shift))))
-    name = sources[at] if isinstance(sources[at], str | Path) else f"number {at + 1}"
-    log.info("calibrated for alpha %g on %d good images; as unusual as any may be: %s", threshold.alpha, count, name)
+    count, minima, limit = len(threshold.minima), np.array(threshold.minima), -threshold.shift
+    at = int(np.argmin(np.abs(minima - limit)))
+    log.info(
+        "calibrated for alpha %g on %d good images; as unusual as any may be: %s",
+        *(threshold.alpha, count, _name(sources, at)),
+    )
+    lower, upper = np.quantile(minima, (0.25, 0.75))
+    if minima[at] < lower - FAR_OUT * (upper - lower):
+        odd = some_names([_name(sources, int(i)) for i in np.flatnonzero(minima <= minima[at])])
+        log.warning(
+            "far stranger than the other good images: %s; they set the limit, and defects pass below it: take out what "
+            "does not belong to the good images, and learn again",
+            odd,
+        )
     flagged = math.floor(threshold.alpha * (count + 1) + 1e-9)
     if flagged > 0 and images_that_count(threshold.alpha, count) < count:
         more = images_needed(threshold.alpha, flagged + 1)
@@ -47,6 +58,11 @@ def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]
             "%d images make it %.3g; with %d it is used in full, and more defects are found", *(count, promised, more)
         )
     warn_of_few_images(threshold)
+
+
+def _name(sources: Sequence[ImageLike], number: int) -> str:
+    source = sources[number]
+    return str(source) if isinstance(source, str | Path) else f"number {number + 1}"
 
 
 def log_added(threshold: CalibratedThreshold, added: Sequence[AddedImage]) -> None:
