@@ -15,7 +15,7 @@ from uflow.features import ImageFeatures
 from uflow.fitting import choose_hold_out
 from uflow.holdout import choose_folds, find_copies
 from uflow.images import list_images
-from uflow.recipe import Recipe
+from uflow.recipe import HoldOut, Recipe
 
 NO_FILES = [np.zeros((2, 2, 3), np.uint8)] * 36  # whose order tells nothing
 
@@ -34,8 +34,21 @@ def test_copies_stay_on_one_side_and_count_once(noise: float, alpha: float | Non
     for fold in folds:
         held_out = set(fold.held_out)
         assert all(held_out.issuperset(group) or held_out.isdisjoint(group) for group in groups)
-        assert fold.judged == [group[0] for group in groups if group[0] in held_out]
+        assert sorted(fold.judged) == [group[0] for group in groups if group[0] in held_out]
         assert len(fold.judged) == 4
+
+
+@pytest.mark.parametrize(("how", "count"), [("auto", 2), ("last", 2), ("random", 4)])
+def test_of_a_sequence_the_latest_images_judge_and_no_older_ones_than_needed(how: HoldOut, count: int) -> None:
+    """Random choices of a small set are held out of more flows: none of its images is nearer to what is to come."""
+    drift = np.linspace(0, 3, 60)[:, None]
+    descriptors = drift + 0.3 * np.random.default_rng(0).standard_normal((60, 8))
+    folds, _ = choose_folds(descriptors, NO_FILES[:1] * 60, 0.15, 0.05, 0, how)
+    assert len(folds) == count
+    if how != "random":
+        assert [i for fold in folds for i in fold.judged] == list(range(59, 39, -1))
+    for fold in folds:
+        assert fold.held_out == sorted(fold.judged)
 
 
 def test_different_images_are_no_copies() -> None:

@@ -37,7 +37,8 @@ class Fold:
 
     Attributes:
         held_out: images that the flow does not see, in ascending order.
-        judged: those among them that it is judged by: of copies of one image, the first.
+        judged: those among them that it is judged by, of copies of one image the first; in the order in which they were
+            held out, the latest of a sequence first.
     """
 
     held_out: list[int]
@@ -56,8 +57,8 @@ def choose_folds(
 
     A fold holds a `share` of the images, at least 10 and at most a third; copies of an image count once, and stay
     together. There are as many folds, without a common image, as `alpha` needs calibration images, or can be made; in a
-    small set as many as it takes that a single odd image does not set the limit. The first fold is that of the
-    detector; in a sequence it is the latest block. A share of 0 is one fold of no images.
+    small set in no order as many as it takes that a single odd image does not set the limit. The first fold is that of
+    the detector; in a sequence it is the latest block. A share of 0 is one fold of no images.
 
     Args:
         descriptors: (N, D) a vector of each image, see `features.describe_images`.
@@ -76,9 +77,10 @@ def choose_folds(
     copies = find_copies(descriptors)
     units = _folders(sources) if how == "groups" else copies
     first_of = {unit[0] for unit in copies}
-    order, why = _choose_order(descriptors, sources, units, seed, how)
+    order, latest_first, why = _choose_order(descriptors, sources, units, seed, how)
     size = min(max(math.ceil(share * len(copies)), MIN_HELD_OUT), max(len(copies) // 3, 1))
-    folds = _fill_folds([units[i] for i in order], size, _count_folds(alpha, size, len(copies)), first_of)
+    count = _count_folds(alpha, size, len(copies), latest_first)
+    folds = _fill_folds([units[i] for i in order], size, count, first_of)
     if len(copies) < len(sources):
         why += f"; {len(sources)} images are {len(copies)} different ones, and copies stay on one side"
     return folds, why
@@ -125,28 +127,33 @@ def _choose_order(
     units: Sequence[Sequence[int]],
     seed: int,
     how: HoldOut,
-) -> tuple[list[int], str]:
-    """The order in which units (copies together, or folders) are held out, and why."""
+) -> tuple[list[int], bool, str]:
+    """The order in which units (copies together, or folders) are held out, whether it is one of time, and why."""
     first = [unit[0] for unit in units]
     by_name = sorted(range(len(units)), key=lambda i: _natural(sources[first[i]], i))
     if how == "last":
-        return by_name[::-1], "held out: the last block of the sequence of names, as asked for"
+        return by_name[::-1], True, "held out: the last block of the sequence of names, as asked for"
     if how == "auto":
         for words, order in (("names", by_name), ("times", _by_time(sources, first))):
             if order and order_effect(descriptors[first], order) > ORDER_EFFECT:
-                return order[::-1], f"held out: the last block of the sequence of {words}, which drifts"
+                return order[::-1], True, f"held out: the last block of the sequence of {words}, which drifts"
     order = np.random.default_rng(seed).permutation(len(units)).tolist()
     asked = ", as asked for" if how in ("random", "groups") else ": the order of names tells nothing"
-    return order, f"held out: {'folders' if how == 'groups' else 'images'} at random{asked}"
+    return order, False, f"held out: {'folders' if how == 'groups' else 'images'} at random{asked}"
 
 
-def _count_folds(alpha: float | None, size: int, different: int) -> int:
-    """How many folds of `size` images to make of some different ones."""
+def _count_folds(alpha: float | None, size: int, different: int, latest_first: bool) -> int:
+    """How many folds of `size` images to make of some different ones.
+
+    Of a sequence as few as alpha needs: each further block is less like what is to come.
+    """
     if alpha is None:
         return 1
     for_one, for_two = (math.ceil(images_needed(alpha, flagged) / size) for flagged in (1, 2))
     most = max(different // size, 1)
-    return for_two if for_two <= most and for_two * different <= MORE_FOLDS_TO else min(for_one, most)
+    if not latest_first and for_two <= most and for_two * different <= MORE_FOLDS_TO:
+        return for_two
+    return min(for_one, most)
 
 
 def _fill_folds(units: Sequence[Sequence[int]], size: int, count: int, first_of: set[int]) -> list[Fold]:
@@ -154,7 +161,7 @@ def _fill_folds(units: Sequence[Sequence[int]], size: int, count: int, first_of:
     folds, held_out = [], list[int]()
     for unit in units:
         held_out += unit
-        judged = sorted(i for i in held_out if i in first_of)
+        judged = [i for i in held_out if i in first_of]
         if len(judged) >= size:
             folds.append(Fold(sorted(held_out), judged))
             held_out = []
