@@ -46,7 +46,7 @@ def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]
     if minima[at] < lower - FAR_OUT * (upper - lower):
         odd = some_names([_name(sources, int(i)) for i in np.flatnonzero(minima <= minima[at])])
         log.warning(
-            "far stranger than the other good images: %s; they set the limit, and defects pass below it: take out what "
+            "far stranger than the other good images: %s; they set the limit, and weaker defects pass: take out what "
             "does not belong to the good images, and learn again",
             odd,
         )
