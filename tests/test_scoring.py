@@ -150,6 +150,16 @@ def test_a_typical_good_image_has_a_score_of_one_half() -> None:
     assert len(set(scores)) == 41
 
 
+@pytest.mark.parametrize(("input_cells", "count"), [(1, 1), (1024, 2), (3136, 6), (10**9, 48)])
+def test_the_score_is_of_the_mean_of_the_largest_cells(input_cells: int, count: int) -> None:
+    energies = [np.random.default_rng(0).chisquare(20, (3, 8, 6)).astype(np.float32)]
+    blend = Blend(EvidenceWeights((20.0,), 1.0), reference=30.0)
+    evidence = Evidence(energies)
+    cells = np.sort(blend.weights.field(evidence).reshape(3, 48), axis=1)
+    means = cells[:, -count:].mean(axis=1)
+    np.testing.assert_allclose(blend.scores(evidence, input_cells), means / (means + 30), rtol=1e-6)
+
+
 def test_order_is_kept_however_large() -> None:
     values = np.array([0, 1, 1e3, 1e4, 1e5], np.float32)
     assert (np.diff(squash(values, 5.0)) > 0).all()

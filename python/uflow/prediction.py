@@ -125,7 +125,8 @@ class Prediction:
     """What the detector says of one image; the maps have the image's own size (H, W).
 
     Attributes:
-        score: how anomalous the image is, the largest value of `anomaly_map`.
+        score: how anomalous the image is, in [0, 1]: the map's value for the mean of its largest cells, see
+            `scoring.Blend.scores`; of the paper's map, its largest value.
         is_anomalous: whether any pixel is detected, that is whether ``log_nfa`` falls below 0 anywhere.
         anomaly_map: (H, W) float32 in [0, 1].
         log_nfa: (H, W) float32, log10 of the Number of False Alarms after calibration: below 0 means detected.

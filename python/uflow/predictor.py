@@ -268,7 +268,7 @@ class Predictor:
             drop_small_regions(mask, log_nfa, self.min_area)
         path = Path(source) if isinstance(source, str | os.PathLike) else None
         return Prediction(
-            score=float(anomaly_map.max()),
+            score=float(anomaly_map.max()) if self.blend is None else self._score(evidence, self.blend),
             is_anomalous=bool(mask.any()),
             anomaly_map=anomaly_map,
             log_nfa=log_nfa,
@@ -285,6 +285,11 @@ class Predictor:
             content=source if isinstance(source, bytes) else None if path is None else FileStamp.now(path),
             roi=evidence.roi,
         )
+
+    def _score(self, evidence: Evidence, blend: Blend) -> float:
+        height, width = self.network.image_size
+        (score,) = blend.scores(evidence, height * width // self.network.strides[0] ** 2)
+        return float(score)
 
     def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
         """The anomaly map of one image: (height, width) float32 in [0, 1]; 0 outside the region of interest."""

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 MAP_ROUNDING = 2.0**-24  # below this, 1 - map is rounding in float32
+SCORED_SHARE = 1 / 512  # of a network's input: 2 cells at 256 x 256, 6 at 448 x 448
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,23 @@ class Blend:
         field = segmentation.weighted_sum([self.weights.field(evidence)], [1.0], size)
         squashed: NDArray[np.float32] = squash(field, self.reference)
         return squashed
+
+    def scores(self, evidence: Evidence, input_cells: int) -> NDArray[np.float32]:
+        """How anomalous each of B images is: (B,) float32 in [0, 1), the map's value for the mean of the largest cells.
+
+        As many cells as are `SCORED_SHARE` of an input: a single largest one is the noisier the more cells there are.
+
+        Args:
+            evidence: of whole images.
+            input_cells: of the finest scale in one input of the network. Of an image in tiles no more cells count: a
+                small defect in a large image is as strange as in a small one.
+        """
+        fields = self.weights.field(evidence)
+        cells = fields.reshape(len(fields), -1)
+        count = min(max(round(SCORED_SHARE * input_cells), 1), cells.shape[1])
+        largest = np.partition(cells, -count, axis=1)[:, -count:]
+        scores: NDArray[np.float32] = squash(largest.mean(axis=1), self.reference)
+        return scores
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; `from_dict` reads it."""
