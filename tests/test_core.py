@@ -196,7 +196,7 @@ def test_outlines_of_odd_maps_equal_python(found):
 def test_outlines_where_the_map_sees_nothing_are_the_cells_and_where_all_is_found_count_from_good_images():
     first, every = np.array([[1, 0, 0, 0]], bool), np.ones((1, 4), bool)
     assert draw_regions(np.float32([[0, 3, 3, 3]]), first, Drawing(1.5, 9), (1, 4)).tolist() == first.tolist()
-    drawn = draw_regions(np.float32([[4, 3, 2.5, 0]]), every, Drawing(1.5, 9), (1, 4))
+    drawn = draw_regions(np.float32([[4, 3.5, 2.5, 0]]), every, Drawing(1.5, 9), (1, 4))
     assert drawn.tolist() == [[True, True, False, False]]  # half-way from 1.5 to 4 is 2.75
 
 

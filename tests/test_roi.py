@@ -427,7 +427,7 @@ def half(fit: Fit) -> Detector:
 
 def squares() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A good part, with a bright square right of the border, and with the same left of it."""
-    part = texture(np.random.default_rng(50))
+    part = texture(np.random.default_rng(52))
     outside, inside = part.copy(), part.copy()
     outside[10:70, 50:96] = 255
     inside[20:50, 10:40] = 255

@@ -129,14 +129,6 @@ inline std::vector<double> bilinear(const std::vector<double>& map, int height, 
 inline std::vector<bool> outlines(const std::vector<double>& map, const std::vector<bool>& found, int height,
                                   int width, double usual, double quiet, int out_height, int out_width) {
     const auto cells = std::size_t(height * width), pixels = std::size_t(out_height * out_width);
-    std::vector<double> around(cells);
-    for (int cell = 0; cell < height * width; ++cell) {
-        double largest = map[std::size_t(cell)];
-        for (int other = 0; other < height * width; ++other)
-            if (std::abs(cell / width - other / width) <= 2 && std::abs(cell % width - other % width) <= 2)
-                largest = std::max(largest, map[std::size_t(other)]);
-        around[std::size_t(cell)] = largest;
-    }
     std::vector<double> ground, peaks;
     for (std::size_t cell = 0; cell < cells; ++cell) (found[cell] ? peaks : ground).push_back(map[cell]);
     std::sort(ground.begin(), ground.end());
@@ -145,24 +137,19 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
     const double height_found =
         peaks.empty() ? 0.0 : *std::max_element(peaks.begin(), peaks.end()) - background;
     const double level = background + std::min(std::max(quiet - usual, height_found / 4), height_found / 2);
-    // Near a 3 x 3 square of cells that are all half-way up (beyond the border as at it), half the height is
-    // enough, else 0.625 of it.
-    const auto half_up = [&](int row, int col) {
-        const auto cell = std::size_t(std::clamp(row, 0, height - 1) * width + std::clamp(col, 0, width - 1));
-        return map[cell] >= level && map[cell] >= background + (around[cell] - background) / 2;
-    };
+    // Four fifths of the root mean square height of what is above the level within two cells.
     std::vector<double> edges(cells);
     for (int cell = 0; cell < height * width; ++cell) {
-        bool near = false;
-        for (int row = std::max(cell / width - 3, 0); row <= std::min(cell / width + 3, height - 1); ++row)
-            for (int col = std::max(cell % width - 3, 0); col <= std::min(cell % width + 3, width - 1);
-                 ++col) {
-                bool square = true;
-                for (int i = 0; i < 9; ++i) square = square && half_up(row + i / 3 - 1, col + i % 3 - 1);
-                near = near || square;
+        double squares = 0, high = 0;
+        for (int other = 0; other < height * width; ++other) {
+            const double value = map[std::size_t(other)];
+            if (std::abs(cell / width - other / width) <= 2 && std::abs(cell % width - other % width) <= 2 &&
+                value >= level) {
+                squares += (value - background) * (value - background);
+                ++high;
             }
-        const double share = near ? 0.5 : 0.625;
-        edges[std::size_t(cell)] = background + share * (around[std::size_t(cell)] - background);
+        }
+        edges[std::size_t(cell)] = background + 0.8 * std::sqrt(squares / std::max(high, 1.0));
     }
     const std::vector<double> fine = bilinear(map, height, width, out_height, out_width),
                               most = bilinear(edges, height, width, out_height, out_width);

@@ -21,9 +21,8 @@ from .conformal import ROUNDING_ROOM
 
 __all__ = ["Drawing", "clip_regions", "draw_regions", "drop_small_regions", "polygon"]
 
-EDGE_LEVEL = 0.5  # of the height: a blurred step is half-way up at the edge (0.44 to 0.6 on strips of known width)
-NARROW_EDGE_LEVEL = 0.625  # where a thing is as wide as the blur: a blurred strip is erf(x) / (2 erf(x / 2)) up there
-NARROW_CELLS = 3  # odd; where no square of them is half-way up, nothing is wider than what the blur makes of a point
+EDGE_SHARE = 0.8  # of the root mean square height around: right for strips 2 or 3 cells wide, see docs/theory.md
+HALF_UP = 0.5  # of the strongest region's height: a blurred step is half-way up at its edge
 ECHO_LEVEL = 0.25  # of the strongest region's height: half its distance; a defect shifts its whole image a little
 BLUR_CELLS = 2  # how far a cell sees: its own 3 x 3 mean, and half a cell of the next scale
 
@@ -68,10 +67,10 @@ def draw_regions(
     focus differ from image to image, and lift all distances of one alike. A pixel belongs to a region if it is
     connected to its cells through pixels that are
 
-    - higher than a typical good image is anywhere, but `EDGE_LEVEL` of the strongest region's height is enough, and
+    - higher than a typical good image is anywhere, but `HALF_UP` of the strongest region's height is enough, and
       `ECHO_LEVEL` of it is needed;
-    - no halo of something stronger: above `EDGE_LEVEL` of the largest height that the blur carries there, above
-      `NARROW_EDGE_LEVEL` where nothing around is wider than the blur: what is narrower never reaches its own height.
+    - no halo of something stronger: above `EDGE_SHARE` of the height of what is so high within the blur's reach, the
+      root of its mean square.
 
     Holes are filled. A region of which nothing is left so is the halo or the echo of a stronger one, and goes with it.
     Where nothing at all would be left, as where the distances see nothing, the cells are kept.
@@ -100,7 +99,7 @@ def draw_regions(
     if strongest <= 0:
         return _fill_holes(cells)
     quiet = np.float32(drawing.quiet) - np.float32(drawing.usual)
-    level = background + min(max(quiet, strongest * np.float32(ECHO_LEVEL)), strongest * np.float32(EDGE_LEVEL))
+    level = background + min(max(quiet, strongest * np.float32(ECHO_LEVEL)), strongest * np.float32(HALF_UP))
     fine, edge = (_resized(each, size) for each in (values, _edge_levels(values, background, level)))
     kept = fine >= level
     kept &= fine >= edge
@@ -111,12 +110,10 @@ def draw_regions(
 
 def _edge_levels(values: NDArray[np.float32], background: np.float32, level: np.float32) -> NDArray[np.float32]:
     """What each cell must reach not to be the halo of something stronger."""
-    heights = _largest_around(values, BLUR_CELLS) - background
-    half_up = (values >= level) & (values >= background + heights * np.float32(EDGE_LEVEL))
-    middles = ~_largest_around(~half_up, NARROW_CELLS // 2)  # of squares of cells that are all half-way up
-    near = _largest_around(middles, NARROW_CELLS // 2 + BLUR_CELLS)
-    levels: NDArray[np.float32] = heights * np.where(near, np.float32(EDGE_LEVEL), np.float32(NARROW_EDGE_LEVEL))
-    levels += background
+    high = values >= level
+    squares = np.where(high, np.square(values - background), np.float32(0))
+    count = np.maximum(_sum_around(high.astype(np.float32)), np.float32(1))
+    levels: NDArray[np.float32] = np.sqrt(_sum_around(squares) / count) * np.float32(EDGE_SHARE) + background
     return levels
 
 
@@ -137,15 +134,15 @@ def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[n
     return nearest
 
 
-def _largest_around(values: NDArray[Any], radius: int) -> NDArray[Any]:
-    """The largest value within a square of `radius` cells to each side."""
+def _sum_around(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sum over a square of `BLUR_CELLS` to each side."""
     for axis in (0, 1):
-        largest = values.copy()
-        near, far = largest.swapaxes(0, axis), values.swapaxes(0, axis)
-        for step in range(1, radius + 1):
-            np.maximum(near[step:], far[:-step], out=near[step:])
-            np.maximum(near[:-step], far[step:], out=near[:-step])
-        values = largest
+        total = values.copy()
+        to, of = total.swapaxes(0, axis), values.swapaxes(0, axis)
+        for step in range(1, BLUR_CELLS + 1):
+            to[step:] += of[:-step]
+            to[:-step] += of[step:]
+        values = total
     return values
 
 

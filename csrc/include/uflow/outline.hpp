@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -29,32 +30,32 @@ struct OutlineWorkspace {
 
 namespace detail {
 
-inline constexpr float edge_level = 0.5f;   // of the height: a blurred step is half-way up at its edge
-inline constexpr float echo_level = 0.25f;  // of the strongest region's height: below is its echo
-inline constexpr float narrow_edge_level = 0.625f;  // where a thing is as wide as the blur
-inline constexpr std::int32_t narrow_radius = 1;    // of squares of cells: what holds none is that narrow
-inline constexpr std::int32_t blur_cells = 2;       // how far a cell sees
+inline constexpr float edge_share = 0.8f;        // of the root mean square height around: below is a halo
+inline constexpr float half_up = 0.5f;           // of the strongest region's height: is always enough
+inline constexpr float echo_level = 0.25f;       // of the strongest region's height: below is its echo
+inline constexpr std::ptrdiff_t blur_cells = 2;  // how far a cell sees
 
-// The largest value among up to `radius` neighbours to each side: of `count` lines of `length` values, which
-// lie `step` apart, the first ones of two lines `line` apart.
-inline void largest_along(const float* map, std::ptrdiff_t count, std::ptrdiff_t line, std::ptrdiff_t length,
-                          std::ptrdiff_t step, std::ptrdiff_t radius, float* to) noexcept {
+// The sum over up to `blur_cells` neighbours to each side: of `count` lines of `length` values, which lie
+// `step` apart, the first ones of two lines `line` apart.
+inline void sum_along(const float* map, std::ptrdiff_t count, std::ptrdiff_t line, std::ptrdiff_t length,
+                      std::ptrdiff_t step, float* to) noexcept {
     for (std::ptrdiff_t l = 0; l < count; ++l)
         for (std::ptrdiff_t i = 0; i < length; ++i) {
-            const std::ptrdiff_t last = std::min(i + radius, length - 1);
-            float largest = map[l * line + i * step];
-            for (std::ptrdiff_t k = std::max(i - radius, std::ptrdiff_t(0)); k <= last; ++k)
-                largest = std::max(largest, map[l * line + k * step]);
-            to[l * line + i * step] = largest;
+            float sum = map[l * line + i * step];
+            for (std::ptrdiff_t k = 1; k <= blur_cells; ++k) {
+                if (i >= k) sum += map[l * line + (i - k) * step];
+                if (i + k < length) sum += map[l * line + (i + k) * step];
+            }
+            to[l * line + i * step] = sum;
         }
 }
 
-// The largest value within a square of `radius` cells to each side.
-inline void largest_around(const float* map, std::int32_t height, std::int32_t width, std::ptrdiff_t radius,
-                           std::vector<float>& across, float* to) {
-    across.resize(std::size_t(height) * std::size_t(width));
-    largest_along(map, width, 1, height, width, radius, across.data());
-    largest_along(across.data(), height, width, width, 1, radius, to);
+// The sum over a square of `blur_cells` to each side, in place.
+inline void sum_around(std::vector<float>& map, std::int32_t height, std::int32_t width,
+                       std::vector<float>& across) {
+    across.resize(map.size());
+    sum_along(map.data(), width, 1, height, width, across.data());
+    sum_along(across.data(), height, width, width, 1, map.data());
 }
 
 // The cell, of `cells` side by side, that pixel i of `pixels` lies in.
@@ -128,23 +129,19 @@ inline float strongest_found(const float* map, const std::uint8_t* found, std::s
 inline void edge_levels(const float* map, std::int32_t height, std::int32_t width, float background,
                         float level, OutlineWorkspace& work) {
     const std::size_t cells = std::size_t(height) * std::size_t(width);
-    work.around.resize(cells);
-    largest_around(map, height, width, blur_cells, work.across, work.around.data());
-    // Squares of cells that are all half-way up, and what lies around them, is wide.
-    std::vector<float>& marks = work.background;
-    marks.resize(cells);
+    std::vector<float>&squares = work.around, &counts = work.background;
+    squares.resize(cells);
+    counts.resize(cells);
     for (std::size_t cell = 0; cell < cells; ++cell) {
-        const bool half_up =
-            map[cell] >= level && map[cell] >= background + edge_level * (work.around[cell] - background);
-        marks[cell] = half_up ? 0.0f : 1.0f;
+        const bool high = map[cell] >= level;
+        const float up = map[cell] - background;
+        squares[cell] = high ? up * up : 0.0f;
+        counts[cell] = high ? 1.0f : 0.0f;
     }
-    largest_around(marks.data(), height, width, narrow_radius, work.across, marks.data());
-    for (float& mark : marks) mark = 1.0f - mark;  // the squares' middles
-    largest_around(marks.data(), height, width, narrow_radius + blur_cells, work.across, marks.data());
-    for (std::size_t cell = 0; cell < cells; ++cell) {
-        const float share = marks[cell] > 0.0f ? edge_level : narrow_edge_level;
-        work.around[cell] = background + share * (work.around[cell] - background);
-    }
+    sum_around(squares, height, width, work.across);
+    sum_around(counts, height, width, work.across);
+    for (std::size_t cell = 0; cell < cells; ++cell)
+        squares[cell] = std::sqrt(squares[cell] / std::max(counts[cell], 1.0f)) * edge_share + background;
 }
 
 }  // namespace detail
@@ -154,9 +151,9 @@ inline void edge_levels(const float* map, std::int32_t height, std::int32_t widt
 // Heights are counted from the image's own background, the median of the cells where nothing was found. A
 // pixel belongs to a region if it is connected to its cells through pixels that are higher than a typical
 // good image is anywhere, but half the strongest region's height is enough and a quarter is needed, and no
-// halo of something stronger: above half the largest height that the blur carries there. Holes are filled. A
-// region of which nothing is left so is the halo or the echo of a stronger one, and goes with it; where
-// nothing at all would be left, the cells are kept.
+// halo of something stronger: above 0.8 of the root mean square height of what is so high within the blur's
+// reach. Holes are filled. A region of which nothing is left so is the halo or the echo of a stronger one,
+// and goes with it; where nothing at all would be left, the cells are kept.
 inline void draw_regions(const float* map, const std::uint8_t* found, std::int32_t height, std::int32_t width,
                          const Drawing& drawing, std::int32_t out_height, std::int32_t out_width,
                          OutlineWorkspace& work, std::uint8_t* mask) {
@@ -187,7 +184,7 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
     }
     const float quiet = float(drawing.quiet) - float(drawing.usual);
     const float level =
-        usual + std::min(std::max(quiet, detail::echo_level * strongest), detail::edge_level * strongest);
+        usual + std::min(std::max(quiet, detail::echo_level * strongest), detail::half_up * strongest);
     // The map, and what it must reach, both resized.
     detail::edge_levels(map, height, width, usual, level, work);
     work.fine.resize(pixels);
