@@ -1,5 +1,6 @@
 """The compiled core: max-tree, component tree, selection, resizing; against definitions, scikit-image, Higra, torch."""
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -198,6 +199,18 @@ def test_outlines_where_the_map_sees_nothing_are_the_cells_and_where_all_is_foun
     assert draw_regions(np.float32([[0, 3, 3, 3]]), first, Drawing(1.5, 9), (1, 4)).tolist() == first.tolist()
     drawn = draw_regions(np.float32([[4, 3.5, 2.5, 0]]), every, Drawing(1.5, 9), (1, 4))
     assert drawn.tolist() == [[True, True, False, False]]  # half-way from 1.5 to 4 is 2.75
+
+
+@pytest.mark.parametrize(("width", "wanted"), [(1, 2.1), (2, 2.3), (3, 2.7), (4, 3.3), (8, 7.2)])
+def test_outlines_of_blurred_strips(width, wanted):
+    """The table of docs/theory.md: strips blurred by a standard deviation of 1 cell, wherever in the grid they lie."""
+    drawn = []
+    for middle in (11, 11.25, 11.5, 11.75):
+        ends = (np.arange(24)[:, None] - middle + np.array([width / 2, -width / 2])) / math.sqrt(2)
+        profile = [(math.erf(left) - math.erf(right)) / 2 for left, right in ends]
+        values = np.tile(np.array(profile, np.float32), (24, 1))
+        drawn.append(draw_regions(values, values >= values.max() / 2, Drawing(0.0, 0.01), (480, 480)).mean() * 24)
+    assert np.mean(drawn) == pytest.approx(wanted, abs=0.06)
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 3), np.int32), np.zeros((4, 4), np.float32)[:, ::2], [[1.0, 2.0]]])

@@ -21,7 +21,7 @@ from .conformal import ROUNDING_ROOM
 
 __all__ = ["Drawing", "clip_regions", "draw_regions", "drop_small_regions", "polygon"]
 
-EDGE_SHARE = 0.8  # of the root mean square height around: right for strips 2 or 3 cells wide, see docs/theory.md
+EDGE_SHARE = 0.8  # of the root mean square height around: for narrow and for wide things, see docs/theory.md
 HALF_UP = 0.5  # of the strongest region's height: a blurred step is half-way up at its edge
 ECHO_LEVEL = 0.25  # of the strongest region's height: half its distance; a defect shifts its whole image a little
 BLUR_CELLS = 2  # how far a cell sees: its own 3 x 3 mean, and half a cell of the next scale
