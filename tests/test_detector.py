@@ -52,7 +52,10 @@ def same(a: Prediction, b: Prediction) -> None:
 
 
 def test_finds_what_is_not_good(detector: Detector, dataset: Path) -> None:
-    evaluation = evaluate_predictor(detector, find_categories(dataset)[0])
+    category = find_categories(dataset)[0]
+    evaluation = evaluate_predictor(detector, category)
+    scores = [detector.predict(sample.path).score for sample in category.test]
+    assert [image["score"] for image in evaluation.images] == pytest.approx(scores, abs=1e-5)
     assert evaluation.image_auroc == 1.0
     assert evaluation.pixel_auroc > 0.9
     assert evaluation.aupro > 0.6

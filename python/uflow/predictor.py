@@ -268,7 +268,7 @@ class Predictor:
             drop_small_regions(mask, log_nfa, self.min_area)
         path = Path(source) if isinstance(source, str | os.PathLike) else None
         return Prediction(
-            score=float(anomaly_map.max()) if self.blend is None else self._score(evidence, self.blend),
+            score=self.score(evidence, anomaly_map),
             is_anomalous=bool(mask.any()),
             anomaly_map=anomaly_map,
             log_nfa=log_nfa,
@@ -286,9 +286,12 @@ class Predictor:
             roi=evidence.roi,
         )
 
-    def _score(self, evidence: Evidence, blend: Blend) -> float:
+    def score(self, evidence: Evidence, anomaly_map: NDArray[np.float32]) -> float:
+        """How anomalous one image is, in [0, 1]: see `scoring.Blend.scores`; of the paper's map, its largest value."""
+        if self.blend is None:
+            return float(anomaly_map.max())
         height, width = self.network.image_size
-        (score,) = blend.scores(evidence, height * width // self.network.strides[0] ** 2)
+        (score,) = self.blend.scores(evidence, height * width // self.network.strides[0] ** 2)
         return float(score)
 
     def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:

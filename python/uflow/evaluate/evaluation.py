@@ -217,7 +217,7 @@ class _ComparedSize:
         own = log_nfa = self.predictor.log_nfa(evidence, own_size)
         if self._size(image) != own_size:
             log_nfa = self.predictor.log_nfa(evidence, self._size(image))
-        return ImageOutput(anomaly_map, float(anomaly_map.max()), log_nfa, bool(own.min() < 0))
+        return ImageOutput(anomaly_map, self.predictor.score(evidence, anomaly_map), log_nfa, bool(own.min() < 0))
 
     def _size(self, image: NDArray[np.uint8]) -> tuple[int, int]:
         return self.fixed or (image.shape[0], image.shape[1])
