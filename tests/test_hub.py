@@ -57,7 +57,7 @@ def test_what_looks_on_may_end_the_training_and_nothing_is_lost(dataset: Path, t
 
     told: list[tuple[str, int]] = []
     settings = TrainingSettings(epochs=3, batch_size=8, memory_size=0, augment=False)
-    recipe = QUICK | {"settings": settings, "state_file": tmp_path / "state", "on_epoch": stop}
+    recipe = QUICK | {"settings": settings, "state_file": tmp_path / "state", "on_epoch": stop, "alpha": 0.5}
     with pytest.raises(Enough):
         uflow.Detector.fit(few_images(dataset), **recipe)
     uflow.Detector.fit(few_images(dataset), **recipe)
