@@ -148,9 +148,8 @@ def split(root: Path, train: Sequence[Path], seed: int) -> tuple[list[Path], lis
     return [train[i] for i in order[count:]], [train[i] for i in order[:count]]
 
 
-def measure(root: Path, seed: int, arguments: Any) -> dict[str, dict[str, dict[str, float]]]:
+def measure(dataset: Dataset, root: Path, seed: int, arguments: Any) -> dict[str, dict[str, dict[str, float]]]:
     """Figures of each way to make masks on a category, for real and for made defects."""
-    dataset = trained.category(root)
     learnt, kept_out = split(root, dataset.train, seed)
     recipe = {} if arguments.quick else {"quality": arguments.quality}
     detector = trained.fit(Dataset(dataset.name, learnt, dataset.test), arguments, seed, alpha=None, **recipe)
@@ -214,9 +213,9 @@ def main() -> None:
         parser.error(str(error))
     found = {}
     for root in arguments.roots:
-        name = root.resolve().name
-        found[name] = [measure(root, int(seed), arguments) for seed in arguments.seeds.split(",")]
-        print(f"{name}: {found[name]}", flush=True)
+        dataset = trained.category(root)
+        found[dataset.name] = [measure(dataset, root, int(seed), arguments) for seed in arguments.seeds.split(",")]
+        print(f"{dataset.name}: {found[dataset.name]}", flush=True)
     for kind in ("real", "made"):
         print(f"\n{kind} defects, alpha {arguments.alpha:g}, seeds {arguments.seeds}\n\n{table(found, kind)}")
     trained.write(arguments, [], ("torch", "timm"), seeds=arguments.seeds, alpha=arguments.alpha, categories=found)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import io
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,10 +25,13 @@ pytest.importorskip("higra", reason="the benchmarks' libraries are not installed
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable() -> Iterator[None]:
-    """The benchmarks are scripts that stand side by side."""
+    """The benchmarks are scripts that stand side by side; what they say of a training is not for the tests after."""
+    log = logging.getLogger("uflow")
+    level = log.level
     sys.path.insert(0, str(BENCHMARKS))
     yield
     sys.path.remove(str(BENCHMARKS))
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="module")

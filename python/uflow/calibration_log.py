@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .conformal import ROUNDING_ROOM, AddedImage, images_needed, images_that_count, supported_alpha
+from .conformal import ROUNDING_ROOM, AddedImage, images_needed, images_that_count, limit_rank, supported_alpha
 from .fields import inside
 from .files import some_names
 from .images import ImageLike
@@ -50,10 +49,9 @@ def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]
             "does not belong to the good images, and learn again",
             odd,
         )
-    flagged = math.floor(threshold.alpha * (count + 1) + 1e-9)
-    if flagged > 0 and images_that_count(threshold.alpha, count) < count:
-        more = images_needed(threshold.alpha, flagged + 1)
-        promised = flagged / (count + 1)
+    if images_that_count(threshold.alpha, count) < count:
+        rank = limit_rank(threshold.alpha, count)
+        promised, more = rank / (count + 1), images_needed(threshold.alpha, rank + 1)
         log.info(
             "%d images make it %.3g; with %d it is used in full, and more defects are found", *(count, promised, more)
         )
@@ -69,7 +67,7 @@ def log_added(threshold: CalibratedThreshold, added: Sequence[AddedImage]) -> No
     """Say what has become of images that were added, and warn where they leave little to flag."""
     still = [image.name for image in added if image.lowest_log_nfa + threshold.shift < 0]
     log.info("added %d good images, %d in all; still flagged: %s", len(added), len(threshold.added), some_names(still))
-    ranks = max(int(threshold.alpha * (1 + len(threshold.minima)) + 1e-9), 1)
+    ranks = max(limit_rank(threshold.alpha, len(threshold.minima)), 1)
     below = sum(image.lowest_log_nfa <= ROUNDING_ROOM - threshold.shift for image in threshold.added)
     if below >= ranks:
         log.warning(

@@ -21,6 +21,7 @@ __all__ = [
     "images_needed",
     "images_that_count",
     "kept_look_alpha",
+    "limit_rank",
     "rounded_shift",
     "supported_alpha",
     "verdict_of",
@@ -80,8 +81,8 @@ def conformal_shift(log_nfa_minima: ArrayLike, alpha: float, added: ArrayLike = 
     if minima.ndim != 1 or len(minima) == 0 or not np.isfinite(minima).all():
         raise ValueError(f"conformal_shift needs one finite number for each image, got shape {minima.shape}")
     check_alpha(alpha)
-    allowed = max(math.floor(alpha * (len(minima) + 1) - 1 + 1e-9), 0)
-    return -float(np.sort(np.append(minima, added))[min(allowed, len(minima) - 1)]) + 0.0
+    rank = max(limit_rank(alpha, len(minima)), 1)
+    return -float(np.sort(np.append(minima, added))[min(rank, len(minima)) - 1]) + 0.0
 
 
 def rounded_shift(log_nfa_minima: ArrayLike, alpha: float, added: ArrayLike = ()) -> float:
@@ -188,12 +189,21 @@ def images_needed(alpha: float, flagged: int = 1) -> int:
     return math.ceil(flagged / alpha - 1 - 1e-9)
 
 
+def limit_rank(alpha: float, count: int) -> int:
+    """Which of `count` calibration images, the strangest first, the limit of `alpha` lies at; 0 where they are too few.
+
+    >>> limit_rank(0.05, 38), limit_rank(0.05, 39), limit_rank(0.05, 10)
+    (1, 2, 0)
+    """
+    check_alpha(alpha)
+    return math.floor(alpha * (count + 1) + 1e-9)
+
+
 def images_that_count(alpha: float, count: int) -> int:
     """The most of `count` calibration images that use `alpha` in full; all where they are too few for it.
 
     >>> images_that_count(0.05, 48), images_that_count(0.05, 10)
     (39, 10)
     """
-    check_alpha(alpha)
-    flagged = math.floor(alpha * (count + 1) + 1e-9)
-    return images_needed(alpha, flagged) if flagged > 0 else count
+    rank = limit_rank(alpha, count)
+    return images_needed(alpha, rank) if rank > 0 else count

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from .conformal import check_alpha
+from .conformal import check_alpha, limit_rank
 from .schema import parse, read_json
 from .segmentation import log10_binomial_sf
 
@@ -127,7 +127,7 @@ class Monitor:
             raise ValueError(f"seed is a whole number from 0 on, got {seed}")
         self.calibration_images, self.alpha, self.seed = calibration_images, alpha, seed
         self.false_alarm, self.defective = false_alarm, defective
-        self._flagged_ranks = max(math.floor(alpha * (calibration_images + 1) + 1e-9), 1)
+        self._flagged_ranks = max(limit_rank(alpha, calibration_images), 1)
         good = largest_flag_rate(calibration_images, self._flagged_ranks, LUCK_SHARE * false_alarm)
         self._flag_rate = good + defective * (1 - good)
         self._flagged_bets = (None, *(bet for bet in FLAGGED_BETS if bet > self._flag_rate))
