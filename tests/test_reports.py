@@ -74,6 +74,17 @@ def test_a_report_that_cannot_be_written_is_said_before_the_work(run, model: Pat
         assert "cannot write nowhere/report.html: there is no folder" in err
 
 
+def test_a_report_may_lie_in_the_folder_that_is_made_for_the_results(run, model: Path, dataset: Path) -> None:
+    code, _, err = run("evaluate", model, dataset, "--output", "all", "--report", "all/report.html")
+    assert code == 0, err
+    assert data_of(Path("all/report.html"))["images"]
+    for command, wrong in (("study", ("--weights", "no/weights.pt")), ("compare", ("--seeds", "one"))):
+        code, _, err = run(command, dataset, "--output", "new", "--report", "new/report.html", *wrong)
+        assert code != 0
+        assert "there is no folder" not in err, err
+        assert not Path("new").exists(), "an error leaves nothing behind"
+
+
 def test_evaluate_writes_a_report(run, model: Path, dataset: Path, tmp_path: Path) -> None:
     code, _, err = run("evaluate", model, dataset, "--report", "report.html")
     assert code == 0, err

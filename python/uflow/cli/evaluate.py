@@ -86,8 +86,8 @@ def evaluate(
 
     rules = make_protocol(protocol, oracle, fair)
     datasets, failed = find_datasets(root, layout, categories)
-    _check_report(report)
     output = _evaluation_output(output, model, single=len(datasets) == 1 and not failed and not figures)
+    _check_report(report)
     loaded, predictor = load_model(model, device, weights, runtime)
     changed: dict[str, Any] = {} if runtime is None else {"runtime": runtime}
     if tile is not None and tile != predictor.tile:
@@ -145,8 +145,8 @@ def study(
     rules = make_protocol(protocol, oracle, fair)
     if needs is not None and not gpus and device == "auto":
         device = "cpu"  # a task that asks for no GPU takes none
-    _check_report(report)
     check_output_folder(output)
+    _check_report(report)
     if models is not None:
         check_output_folder(models, "--models")
     datasets, failed = find_datasets(root, layout, categories)
@@ -194,6 +194,7 @@ def compare(
     require("compare", "torch")
     from ..evaluate import rivals
 
+    check_output_folder(output)
     _check_report(report)
     numbers = parse_numbers(seeds)
     for number in numbers:
@@ -217,7 +218,6 @@ def compare(
         paper_map,
         paper_test,
     )
-    check_output_folder(output)
     needs = _ray_needs(engine, threads)
     measure = partial(rivals.measure_in_turn, on_start=note) if needs is None else _measure_on_ray(needs)
     results = rivals.compare(datasets, chosen, numbers, output, settings, measure, keep=report is not None)
@@ -273,6 +273,7 @@ def _evaluation_output(output: Path | None, model: Path, single: bool) -> Path:
 
 
 def _check_report(report: Path | None) -> None:
+    """Raise OSError where the page cannot be written; it may lie in a folder for results that was just made."""
     if report is not None:
         check_new_file(report, "--report")
 
