@@ -28,7 +28,7 @@ class Part:
         state: "accepted" is not yet judged; "failed" could not be judged, which is never good.
         verdict: good, look or reject; None where it was not judged.
         p_value: None where it was not judged, or by a model that was not calibrated.
-        score: the largest value of its anomaly map.
+        score: how anomalous it is, from 0 to 1: `Prediction.score`.
         line: JSON, as `uflow predict` writes it; None where it was not judged.
         picture: file of its image below the folder of pictures; None where that is not kept.
         answer: what the operator said last: "good" after all, or "defective" after all.
