@@ -52,12 +52,22 @@ def model(detector, tmp_path: Path) -> Path:
     return tmp_path / "grating.uflow"
 
 
-def test_train_writes_a_model_named_after_the_category(run, dataset: Path, tmp_path: Path) -> None:
-    code, out, err = run("train", dataset / "train/good", "--image-size", "64x96", "--epochs", 1, "--alpha", 0.2)
+@pytest.fixture(scope="module")
+def small(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set with 12 images to train on: what is trained here is looked at, not used."""
+    root = tmp_path_factory.mktemp("small") / "grating"
+    shutil.copytree(dataset, root)
+    for path in sorted(root.glob("train/good/*"))[12:]:
+        path.unlink()
+    return root
+
+
+def test_train_writes_a_model_named_after_the_category(run, small: Path, tmp_path: Path) -> None:
+    code, out, err = run("train", small / "train/good", "--image-size", "64x96", "--epochs", 1, "--alpha", 0.2)
     assert code == 0, err
     assert "Wrote grating.uflow: 1 epochs" in out
     assert [path.name for path in tmp_path.glob("grating*")] == ["grating.uflow"]  # the state file is gone
-    code, out, err = run("predict", "grating.uflow", dataset / "test/good/00.png")
+    code, out, err = run("predict", "grating.uflow", small / "test/good/00.png")
     assert code == 0, err
     assert json.loads(out)["image"].endswith("00.png")
 
@@ -78,9 +88,9 @@ def test_flagged_images_join_a_model(run, model: Path, dataset: Path) -> None:
     assert [line["verdict"] == "reject" for line in lines] == [line["is_anomalous"] for line in lines]
 
 
-def test_paper_map_is_of_the_latents_alone(run, dataset: Path, tmp_path: Path) -> None:
+def test_paper_map_is_of_the_latents_alone(run, small: Path, tmp_path: Path) -> None:
     code, _, err = run(
-        "train", dataset / "train/good", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--paper-map"
+        "train", small / "train/good", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--paper-map"
     )
     assert code == 0, err
     detector = load(tmp_path / "grating.uflow", device="cpu")
@@ -110,18 +120,18 @@ def test_exported_folder_predicts_like_the_model(run, model: Path, dataset: Path
     assert "unknown export format 'tflite'; known: onnx, openvino, torch" in err
 
 
-def test_tiles(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles(run, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.predict, "shows_bars", lambda: True)  # as on a terminal
     code, _, err = run(
-        "train", dataset / "train/good", "-o", "t.uflow", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--tile"
+        "train", small / "train/good", "-o", "t.uflow", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--tile"
     )
     assert code == 0, err
-    code, tiled, err = run("predict", "t.uflow", dataset / "test/good/00.png")
+    code, tiled, err = run("predict", "t.uflow", small / "test/good/00.png")
     assert code == 0, err
     assert "Tiles" in err
-    again = json.loads(run("predict", "t.uflow", dataset / "test/good/00.png", "--tile")[1])
+    again = json.loads(run("predict", "t.uflow", small / "test/good/00.png", "--tile")[1])
     assert {**again, "time": None} == {**json.loads(tiled), "time": None}
-    code, whole, err = run("predict", "t.uflow", dataset / "test/good/00.png", "--no-tile")
+    code, whole, err = run("predict", "t.uflow", small / "test/good/00.png", "--no-tile")
     assert code == 0
     assert "Tiles" not in err
     assert json.loads(whole)["score"] != json.loads(tiled)["score"]
@@ -205,9 +215,9 @@ def test_evaluate_a_model_into_a_folder(run, model: Path, dataset: Path, tmp_pat
     assert "grating.json was made with tile None, not True: give another --output, or delete it" in err
 
 
-def test_study_trains_and_goes_on(run, dataset: Path, tmp_path: Path) -> None:
-    shutil.copytree(dataset, tmp_path / "data/grating")
-    shutil.copytree(dataset, tmp_path / "data/nut")
+def test_study_trains_and_goes_on(run, small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "data/grating")
+    shutil.copytree(small, tmp_path / "data/nut")
     (tmp_path / "data/nut/train/good/03.png").write_bytes(b"no image")
     arguments = ("study", "data", "--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
     code, out, err = run(*arguments)
@@ -263,17 +273,17 @@ def test_evaluate_refuses_what_does_not_go_together(run, model: Path, dataset: P
     assert not list(tmp_path.glob("results/*"))
 
 
-def test_a_model_chosen_on_the_test_set_is_no_fair_one(run, dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_chosen_on_the_test_set_is_no_fair_one(run, small: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = ("--epochs", 1, "--image-size", 64, "--alpha", 0.2, "--device", "cpu")
-    code, out, err = run("study", dataset, "--select-on-test", *options)
+    code, out, err = run("study", small, "--select-on-test", *options)
     assert code == 0, err
     assert out.startswith("--select-on-test: each epoch is chosen on the test set, to reproduce. It is no fair figure.")
     assert "NOT A FAIR FIGURE: each epoch chosen by pixel AUROC on the test set" in out
-    code, out, err = run("evaluate", "results/models/grating.uflow", dataset)
+    code, out, err = run("evaluate", "results/models/grating.uflow", small)
     assert code == 0, err
     assert "NOT A FAIR FIGURE" in out
     caplog.clear()
-    code, _, err = run("predict", "results/models/grating.uflow", dataset / "test/good/00.png")
+    code, _, err = run("predict", "results/models/grating.uflow", small / "test/good/00.png")
     assert code == 0, err
     assert "chosen on its test set: its figures there are not fair" in caplog.text
 
