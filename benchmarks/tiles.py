@@ -28,18 +28,19 @@ from uflow.images import image_size, read_image
 Pixels = NDArray[np.uint8]
 # A process of its own, whose memory is that of predicting alone.
 LARGE = """
-import resource, sys, time, uflow
+import sys, time, uflow
 from uflow.images import read_image
+from uflow.processes import peak_memory
 detector, path = uflow.load(sys.argv[1], device="cpu"), sys.argv[2]
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 image = read_image(path)
 detector.predict(image[: image.shape[0] // 4, : image.shape[1] // 16])
-before, started = peak(), time.perf_counter()
+before, started = peak_memory(), time.perf_counter()
 result = detector.predict(path)
 seconds = time.perf_counter() - started
-maps = sum(m.nbytes for m in (result.image, result.anomaly_map, result.log_nfa, result.mask)) / 2**20
+maps = sum(m.nbytes for m in (result.image, result.anomaly_map, result.log_nfa, result.mask)) / 1e6
 print(f"{image.shape[1]}x{image.shape[0]}: {len(detector.predictor.tiling(image))} tiles, {seconds:.0f} s;",
-      f"peak memory {before:.0f} MB with a small image, {peak():.0f} MB with this one, {maps:.0f} MB of it the result")
+      f"peak memory {before:.0f} MB with a small image, {peak_memory():.0f} MB with this one,",
+      f"{maps:.0f} MB of it the result")
 """
 
 

@@ -1,4 +1,4 @@
-"""What a process must see to: forks, locks, what others that were killed left behind. Needs no torch."""
+"""What a process must see to: forks, locks, what others that were killed left behind, memory. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ __all__ = [
     "claim",
     "exit_on_terminate",
     "only_one",
+    "peak_memory",
     "remove_orphans",
     "remove_unclaimed",
     "run_apart",
@@ -159,3 +161,17 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink()
+
+
+def peak_memory() -> float | None:
+    """The most that this process held at once, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent process held when it started this one
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

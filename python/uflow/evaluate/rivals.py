@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..detector import Detector
 from ..files import sha256
-from ..processes import run_apart
+from ..processes import peak_memory, run_apart
 from ..recipe import Recipe, TrainingSettings
 from ..schema import parse, read_json
 from . import published
@@ -292,7 +292,7 @@ def _measure(
         "fit_cpu_s": fit[1],
         "predict_ms": 1e3 * predict[0] / len(paths),
         "predict_cpu_ms": 1e3 * predict[1] / len(paths),
-        "memory_mb": _peak_memory(),
+        "memory_mb": peak_memory(),
     }
 
 
@@ -346,20 +346,6 @@ class _Clock:
         now = time.perf_counter(), time.process_time()
         last, self.last = getattr(self, "last", now), now
         return now[0] - last[0], now[1] - last[1]
-
-
-def _peak_memory() -> float | None:
-    """The most that this process held at once, in MB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent process held when it started this one
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024 / 1e6
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _outputs(batches: Iterable[Tensor], score: Scorer) -> Iterator[ImageOutput]:
