@@ -240,7 +240,10 @@ def test_validating_on_the_test_set_is_said(
     assert len(again.threshold.minima) == 4  # the defective ones have no part
     (fair, few) = [record.getMessage() for record in caplog.records if record.name == "uflow"]
     assert "come from the test set" in fair
-    assert few == "4 good validation images support alpha >= 0.2, not 0.05: a good image may be flagged that often"
+    assert (
+        few
+        == "4 good validation images support alpha >= 0.2, not 0.05: of good images up to a share of 0.2 may be flagged"
+    )
 
 
 def test_what_cannot_be_judged_is_one_line(interop: Any) -> None:

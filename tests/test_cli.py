@@ -65,7 +65,7 @@ def small(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_writes_a_model_named_after_the_category(run, small: Path, tmp_path: Path) -> None:
     code, out, err = run("train", small / "train/good", "--image-size", "64x96", "--epochs", 1, "--alpha", 0.2)
     assert code == 0, err
-    assert "Wrote grating.uflow: 1 epochs" in out
+    assert "Wrote grating.uflow: 1 epoch. Next: uflow predict grating.uflow IMAGES" in out
     assert [path.name for path in tmp_path.glob("grating*")] == ["grating.uflow"]  # the state file is gone
     code, out, err = run("predict", "grating.uflow", small / "test/good/00.png")
     assert code == 0, err
@@ -89,9 +89,7 @@ def test_flagged_images_join_a_model(run, model: Path, dataset: Path) -> None:
 
 
 def test_paper_map_is_of_the_latents_alone(run, small: Path, tmp_path: Path) -> None:
-    code, _, err = run(
-        "train", small / "train/good", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--paper-map"
-    )
+    code, _, err = run("train", small / "train/good", "--image-size", 64, "--epochs", 1, "--alpha", 0.2, "--paper-map")
     assert code == 0, err
     detector = load(tmp_path / "grating.uflow", device="cpu")
     assert detector.network.memory is None

@@ -256,7 +256,7 @@ def test_the_table(
     out = capsys.readouterr().out
     for words in (
         "64 x 96 (height x width)",
-        f"{IMAGES} images, held out: groups (0.15 of them)",
+        f"{IMAGES} images, held out: groups (asked for: 0.15 of them)",
         "9 good images, which support alpha >= 0.1",
         "licence of weights  not known (file",
         sha256(tmp_path / name if name.endswith("uflow") else tmp_path / name / "model.json"),

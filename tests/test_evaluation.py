@@ -170,7 +170,7 @@ OF_MASKS = {"miou", "miou_best", "best_log_nfa", "miou_fair"}
         (lambda s: [one for one in s if not one.is_anomalous], {"image_auroc", *OF_DEFECTS}),
         (lambda s: [one for one in s if one.is_anomalous], {"image_auroc"}),
         (lambda s: [replace(one, masks=()) for one in s if one.is_anomalous], {"image_auroc", *OF_DEFECTS, *OF_MASKS}),
-        (lambda s: [replace(one, masks=()) for one in s], OF_DEFECTS),
+        (lambda s: [replace(one, masks=()) for one in s], {*OF_DEFECTS, *OF_MASKS}),
         (lambda s: [], {"image_auroc", *OF_DEFECTS, *OF_MASKS}),
     ],
 )

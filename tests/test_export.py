@@ -63,10 +63,11 @@ def images(dataset: Path) -> list[np.ndarray]:
 
 
 def same(found: list[Prediction], wanted: list[Prediction]) -> None:
-    """Maps equal to 1e-3, the same decisions."""
+    """Maps equal to 1e-3, the same decisions; a pixel that an outline goes through may lie on either side of it."""
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a.anomaly_map, b.anomaly_map, rtol=0, atol=1e-3)
-        np.testing.assert_allclose(a.log_nfa, b.log_nfa, rtol=1e-3, atol=1e-2)
+        alike = a.mask == b.mask
+        np.testing.assert_allclose(a.log_nfa[alike], b.log_nfa[alike], rtol=1e-3, atol=1e-2)
         assert a.is_anomalous == b.is_anomalous
         assert (a.mask != b.mask).mean() < 1e-3
         assert [r.box for r in a.regions] == [r.box for r in b.regions]

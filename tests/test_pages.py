@@ -304,3 +304,4 @@ def test_a_look_on_the_page_is_that_of_the_prediction(made_pages: ModuleType, tm
 def test_a_look_promises_no_less_than_the_images_can() -> None:
     assert Promise(0.01, 9, 0.02).look == pytest.approx(0.1)
     assert Promise(0.01, 9).look is None
+    assert [Promise(0.01, 9).reject, Promise(0.2, 9).reject, Promise().reject] == [pytest.approx(0.1), 0.2, None]

@@ -376,7 +376,7 @@ def test_flagged_images_join_the_calibration_alone(caplog: pytest.LogCaptureFixt
     assert [result.is_anomalous for result in first] == [True, True]
     with caplog.at_level("INFO", logger="uflow"):
         predictor.add_good(strange)
-    assert "added 2 good images, 2 in all; still flagged: 'number 2'" in caplog.text
+    assert "good images added: now 2, in all 2 different ones; still flagged: 'number 2'" in caplog.text
     assert "the limit is where 2 added images put it" in caplog.text  # of 2 ranks that alpha leaves
     assert [image.name for image in predictor.threshold.added] == ["number 1", "number 2"]
     assert predictor.threshold.minima == before.minima

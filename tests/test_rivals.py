@@ -369,9 +369,9 @@ def test_the_paper_stands_beside_others_with_maps_of_all(category, tmp_path: Pat
 def test_anomalib_methods_learn_and_score(dataset: Path, tmp_path: Path) -> None:
     """One process for all of them: they import for seconds, and warn of much."""
     script = (
-        "import json, sys; from uflow.evaluate import datasets, rivals\n"
+        "import json, sys; from uflow.evaluate import datasets, rival_methods, rivals\n"
         "category = datasets.read_mvtec(sys.argv[1]); settings = rivals.Settings(image_size=128, epochs=2)\n"
-        "found = {name: rivals._measure(category, name, 0, settings) for name in rivals.ANOMALIB}\n"
+        "found = {name: rivals._measure(category, name, 0, settings) for name in rival_methods.ANOMALIB}\n"
         "open(sys.argv[2], 'w').write(json.dumps(found))"
     )
     answer = tmp_path / "answer.json"

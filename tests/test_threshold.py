@@ -20,7 +20,7 @@ import pytest
 from scipy import ndimage
 
 from uflow import arrays, segmentation
-from uflow.calibration_log import warn_of_learnt_images
+from uflow.calibration_log import log_calibration, warn_of_few_images, warn_of_learnt_images
 from uflow.conformal import AddedImage, conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
 from uflow.fields import _set_lowest, variance_decay
@@ -209,6 +209,37 @@ def test_a_large_image_is_judged_in_strips_and_in_bounded_memory(monkeypatch: py
     np.testing.assert_array_equal(threshold.log_nfa(image, (8, 30), size), whole)
 
 
+@pytest.mark.parametrize(("count", "odd"), [(19, 1), (39, 1), (39, 2), (99, 3)])
+def test_images_far_out_are_named_wherever_the_limit_lies(
+    count: int, odd: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A long tail, as log NFA has, is not far out; what is, is named: at the limit, beyond it, and nothing else."""
+    tail = np.log((np.arange(count) + 0.5) / count)  # an exponential one
+    names = [f"{i:02}.png" for i in range(count)]
+    threshold = replace(calibrate(np.random.default_rng(0), 20), minima=tuple(tail), alpha=0.05)
+    log_calibration(threshold, names)
+    assert "far stranger" not in caplog.text
+    far = [*(-1000.0 - np.arange(odd)), *tail[odd:]]
+    log_calibration(replace(threshold, minima=tuple(far)), names)
+    (words,) = [message for message in caplog.messages if "far stranger" in message]
+    assert [name for name in names if name in words] == names[:odd]
+    caplog.clear()
+    log_calibration(replace(threshold, minima=tuple(far[:9])), names[:9])  # of nine images nobody can say
+    assert "far stranger" not in caplog.text
+
+
+def test_a_second_limit_that_tells_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    threshold = replace(calibrate(np.random.default_rng(0), 39), alpha=0.05)
+    warn_of_few_images(threshold.at(0.05, look_alpha=0.075))
+    assert caplog.text == ""
+    warn_of_few_images(threshold.at(0.05, look_alpha=0.07))
+    assert "39 calibration images can tell 0.075 from it" in caplog.text
+    assert {threshold.at(0.05, look_alpha=0.07).verdict(lowest) for lowest in np.linspace(-50, 50, 999)} == {
+        "good",
+        "reject",
+    }
+
+
 @pytest.mark.parametrize(("known", "calm", "warns"), [(True, True, True), (True, False, False), (False, True, False)])
 def test_images_learnt_from_are_calm_and_known(
     known: bool, calm: bool, warns: bool, caplog: pytest.LogCaptureFixture
@@ -224,6 +255,12 @@ def test_images_learnt_from_are_calm_and_known(
             image.distances[0][0, 0, 0] = 0
     warn_of_learnt_images(threshold, images, (8, 30))
     assert ("seems to have learnt from" in caplog.text) is warns
+    if known and calm:
+        caplog.clear()
+        for image in images:
+            image.distances[0][:] = 0  # the memory holds all cells
+        warn_of_learnt_images(threshold, images, (8, 30))
+        assert "its memory holds cells of 20 of 20" in caplog.text
 
 
 def added(*lows: float) -> list[AddedImage]:

@@ -29,31 +29,34 @@ log = logging.getLogger("uflow")
 UNCALIBRATED = "the paper's test, which keeps its promise for independent standard normal latents only"
 
 KNOWN_CELL = 1e-3  # of an image's median distance: a cell as near is one that the memory holds, but for rounding
-FAR_OUT = 3.0  # interquartile ranges beyond a quartile: Tukey's outer fence, Exploratory Data Analysis, 1977
+# Interquartile ranges beyond a quartile: twice Tukey's outer fence (Exploratory Data Analysis, 1977), as log NFA has a
+# long tail. Where that is exponential, 3 to 5 % of sets have an image beyond it by chance.
+FAR_OUT = 6.0
+FEWEST_TO_COMPARE = 10  # images whose quartiles say something
 CALM_SIGMAS = 3.0  # by which ranks must differ from those of images like the ones that were held out
 
 
 def log_calibration(threshold: CalibratedThreshold, sources: Sequence[ImageLike]) -> None:
     """Say what a threshold promises, and which of the calibration images `sources` it lies at."""
     count, minima, limit = len(threshold.minima), np.array(threshold.minima), -threshold.shift
-    at = int(np.argmin(np.abs(minima - limit)))
     log.info(
         "calibrated for alpha %g on %d good images; as unusual as any may be: %s",
-        *(threshold.alpha, count, _name(sources, at)),
+        *(threshold.alpha, count, _name(sources, int(np.argmin(np.abs(minima - limit))))),
     )
     lower, upper = np.quantile(minima, (0.25, 0.75))
-    if minima[at] < lower - FAR_OUT * (upper - lower):
-        odd = some_names([_name(sources, int(i)) for i in np.flatnonzero(minima <= minima[at])])
+    odd = np.flatnonzero(minima < lower - FAR_OUT * (upper - lower))
+    if len(odd) > 0 and count >= FEWEST_TO_COMPARE:
         log.warning(
-            "far stranger than the other good images: %s; they set the limit, and weaker defects pass: take out what "
-            "does not belong to the good images, and learn again",
-            odd,
+            "far stranger than the other good images, so that weaker defects pass: %s; take out what does not belong "
+            "to the good images, and learn again",
+            some_names([_name(sources, int(i)) for i in odd]),
         )
     if images_that_count(threshold.alpha, count) < count:
         rank = limit_rank(threshold.alpha, count)
         promised, more = rank / (count + 1), images_needed(threshold.alpha, rank + 1)
         log.info(
-            "%d images make it %.3g; with %d it is used in full, and more defects are found", *(count, promised, more)
+            "%d images make alpha %.3g; with %d it is %g, and more defects are found",
+            *(count, promised, more, threshold.alpha),
         )
     warn_of_few_images(threshold)
 
@@ -66,7 +69,10 @@ def _name(sources: Sequence[ImageLike], number: int) -> str:
 def log_added(threshold: CalibratedThreshold, added: Sequence[AddedImage]) -> None:
     """Say what has become of images that were added, and warn where they leave little to flag."""
     still = [image.name for image in added if image.lowest_log_nfa + threshold.shift < 0]
-    log.info("added %d good images, %d in all; still flagged: %s", len(added), len(threshold.added), some_names(still))
+    log.info(
+        "good images added: now %d, in all %d different ones; still flagged: %s",
+        *(len(added), len(threshold.added), some_names(still)),
+    )
     ranks = max(limit_rank(threshold.alpha, len(threshold.minima)), 1)
     below = sum(image.lowest_log_nfa <= ROUNDING_ROOM - threshold.shift for image in threshold.added)
     if below >= ranks:
@@ -78,18 +84,27 @@ def log_added(threshold: CalibratedThreshold, added: Sequence[AddedImage]) -> No
 
 
 def warn_of_few_images(threshold: DecisionRule) -> None:
-    """Say where an alpha is asked for that the calibration images are too few to promise."""
+    """Say where an alpha is asked for that the calibration images are too few to promise, or a second one to tell."""
     if not isinstance(threshold, CalibratedThreshold):
         return
-    warn_of_few(len(threshold.minima), threshold.alpha)
+    count = len(threshold.minima)
+    warn_of_few(count, threshold.alpha)
+    if threshold.look_alpha is not None:
+        rank = max(limit_rank(threshold.alpha, count), 1)
+        if limit_rank(threshold.look_alpha, count) <= rank:
+            log.warning(
+                "look_alpha %g is the limit of alpha again, and no part is one to look at: %d calibration images can "
+                "tell %.3g from it",
+                *(threshold.look_alpha, count, (rank + 1) / (count + 1)),
+            )
 
 
 def warn_of_few(count: int, alpha: float, images: str = "calibration images") -> None:
     """Say where `count` images are too few to promise an alpha; `images` is what they are called."""
     if (supported := supported_alpha(count)) > alpha:
         log.warning(
-            "%d %s support alpha >= %.3g, not %.3g: a good image may be flagged that often",
-            *(count, images, supported, alpha),
+            "%d %s support alpha >= %.3g, not %.3g: of good images up to a share of %.3g may be flagged",
+            *(count, images, supported, alpha, supported),
         )
 
 
@@ -109,7 +124,7 @@ def warn_of_learnt_images(earlier: DecisionRule, evidence: Sequence[Evidence], l
         return
     masks = [None if image.roi is None else image.roi.cells(image.distances[0].shape[1:3]) for image in evidence]
     nearest = [inside(image.distances[0], mask) for image, mask in zip(evidence, masks, strict=True)]
-    known = [bool((d < KNOWN_CELL * np.median(d)).any()) for d in nearest]
+    known = [bool((d <= KNOWN_CELL * np.median(d)).any()) for d in nearest]
     lowest = [_lowest(earlier, image, latent_channels) - earlier.shift for image in evidence]
     if 2 * sum(known) > len(known) and _rank_excess(lowest, earlier.minima) > CALM_SIGMAS:
         log.warning(

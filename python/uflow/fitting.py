@@ -157,10 +157,10 @@ def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recip
     folds, why = distributed.from_first(
         lambda: choose_folds(descriptors, sources, recipe.held_out, recipe.alpha, seed, recipe.hold_out)
     )
-    log.info("%s", why)
+    log.info("%s; %d of %d", why, len(folds[0].held_out), len(sources))
     if len(folds) > 1:
-        count = len(folds[0].judged)
-        log.info("%d images held out are few for alpha %g: training %d flows", count, recipe.alpha, len(folds))
+        count = sum(len(fold.judged) for fold in folds)
+        log.info("%d trainings, each without others, so that %d images calibrate", len(folds), count)
     return folds
 
 

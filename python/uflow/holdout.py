@@ -168,6 +168,8 @@ def _fill_folds(units: Sequence[Sequence[int]], size: int, count: int, first_of:
         if len(folds) == count:
             break
     if not folds or max(len(fold.held_out) for fold in folds) == sum(map(len, units)):
+        if len(units) == 1:
+            raise ValueError(f"all {len(units[0])} images are copies of one: give different ones")
         raise ValueError("nothing would be left to learn from: give more images, or more groups of them")
     return folds
 
@@ -177,10 +179,10 @@ def _folders(sources: Sequence[ImageLike]) -> list[list[int]]:
     folders: dict[str, list[int]] = {}
     for i, source in enumerate(sources):
         if not isinstance(source, str | os.PathLike):
-            raise ValueError("hold_out='groups' needs files: a group is what lies in one folder")
+            raise ValueError("holding out groups needs files: a group is what lies in one folder")
         folders.setdefault(str(Path(source).parent), []).append(i)
     if len(folders) < 3:
-        raise ValueError(f"hold_out='groups' needs images in at least 3 folders, got {len(folders)}")
+        raise ValueError(f"holding out groups needs images in at least 3 folders, got {len(folders)}")
     return list(folders.values())
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import check_new_file, note, split_arguments
+from .common import check_new_file, note, number_of, split_arguments
 from .options import DeviceOption, ModelArgument, ProductOption, WeightsOption
 
 
@@ -48,10 +48,12 @@ def add_good(
     loaded = load(model, device, weights)
     if asked is not None:
         asked.prepare(loaded if isinstance(loaded, Predictor) else loaded.predictor)
+    known = len(getattr(loaded.threshold, "added", ()))
     loaded.add_good(paths)
+    new = number_of(len(getattr(loaded.threshold, "added", ())) - known, "good image")
     if isinstance(loaded, Predictor):
         save_threshold(loaded)
-        note(f"Wrote {output}: {len(paths)} good images joined its calibration; the memory of an export is fixed")
+        note(f"Wrote {output}: {new} joined its calibration; the memory of an export is fixed")
     else:
         loaded.save(output)
-        note(f"Wrote {output}: {len(paths)} good images joined its memory and its calibration")
+        note(f"Wrote {output}: {new} joined its memory and its calibration")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .common import check_new_file, note, split_arguments
+from .common import check_new_file, next_arguments, note, split_arguments
 from .options import AlphaOption, DeviceOption, LookAlphaOption, ModelArgument, ProductOption, WeightsOption
 
 
@@ -55,4 +55,4 @@ def calibrate(
         save_threshold(loaded)
     else:
         loaded.save(output)
-    note(f"Wrote {output}: calibrated for alpha {alpha:g}. Next: uflow predict {output} IMAGES")
+    note(f"Wrote {output}: calibrated for alpha {alpha:g}. Next: uflow predict {next_arguments(product, output)}")

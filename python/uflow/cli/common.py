@@ -124,6 +124,16 @@ def set_quiet(quiet: bool) -> None:
     logging.getLogger("uflow").setLevel("WARNING" if quiet else "INFO")
 
 
+def number_of(count: int, noun: str) -> str:
+    """ "1 epoch", "2 epochs"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def next_arguments(product: Path | None, model: Path) -> str:
+    """What `uflow predict` is to be given after a model was written, perhaps that of a product."""
+    return f"{model} IMAGES" if product is None else f"--product {product} IMAGES"
+
+
 # Texts to values ------------------------------------------------------------------------------------------------------
 
 

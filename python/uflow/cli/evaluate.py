@@ -203,7 +203,7 @@ def compare(
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         others = ",".join(dataset.name for dataset in datasets)
-        hint = f"; compare the others with --categories {others}; a folder without masks can be compared alone"
+        hint = f"; compare the others with --categories {others}"
         raise ValueError(reasons + (hint if others else ""))
     chosen = list(rivals.METHODS) if methods is None else [name.strip() for name in methods.split(",")]
     if recipe == "paper":

@@ -35,7 +35,8 @@ def _lines(about: dict[str, Any]) -> dict[str, str]:
     """Titles and texts, in the order of the table."""
     height, width = about["image_size"]
     images = "how many is not recorded" if about["images"] is None else f"{about['images']} images"
-    kept = "" if about["hold_out"] is None else f", held out: {about['hold_out']} ({about['held_out']:g} of them)"
+    how, share = about["hold_out"], about["held_out"]
+    kept = "" if how is None else f", held out: {how} (asked for: {share:g} of them)"
     calibration = about["calibration"]
     kind = about["kind"] if about["format"] is None else f"{about['kind']}, {about['format']}"
     lines = {

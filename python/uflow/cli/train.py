@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .app import app
-from .common import check_new_file, note, shows_bars
+from .common import check_new_file, next_arguments, note, number_of, shows_bars
 from .options import DeviceOption, ProductOption, WeightsOption, with_recipe
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def train(
         if distributed.is_first():
             detector.save(output)
             state_file.unlink(missing_ok=True)
-            note(f"Wrote {output}: {len(detector.history)} epochs. Next: uflow predict {output} IMAGES")
+            epochs = number_of(len(detector.history), "epoch")
+            note(f"Wrote {output}: {epochs}. Next: uflow predict {next_arguments(product, output)}")
 
 
 def category_of(images: str) -> str:

@@ -43,7 +43,8 @@ def _read(layout: str, units: list[Path], failed: dict[str, str] | None) -> list
     for unit in units:
         try:
             if missing := LAYOUTS[layout].missing(unit):
-                raise FileNotFoundError(f"{unit} has no {' and no '.join(missing)} (read as {layout})")
+                without = "; read alone, it needs no masks" if missing == ["ground_truth"] else ""
+                raise FileNotFoundError(f"{unit} has no {' and no '.join(missing)} (read as {layout}){without}")
             datasets += [_checked(dataset, unit) for dataset in LAYOUTS[layout].read(unit)]
         except (ValueError, OSError) as error:
             if failed is None or len(units) == 1:

@@ -236,6 +236,7 @@ class _Comparison:
         self.protocol, self.input_size, self.fair_threshold, self.roi = protocol, input_size, fair_threshold, roi
         self.pixels, self.best = metrics.PixelMetrics(), metrics.BestIoU()
         self.masks, self.fair_masks = metrics.MaskMetrics(), metrics.MaskMetrics()
+        self.has_masks = False  # of a defective image
         self.images: list[dict[str, Any]] = []
 
     def add(self, sample: Sample, output: ImageOutput) -> None:
@@ -260,6 +261,7 @@ class _Comparison:
     def _add_truth(self, output: ImageOutput, truth: NDArray[np.bool_]) -> float | None:
         """Compare the pixels; the IoU of the automatic mask, if there is one."""
         anomaly_map, log_nfa = output.anomaly_map, output.log_nfa
+        self.has_masks |= bool(truth.any())
         inside = None if self.roi is None else self.roi.pixels((truth.shape[0], truth.shape[1]))
         self.pixels.update(anomaly_map, truth, inside)
         if inside is not None:  # the figures below ask for no neighbours
@@ -290,16 +292,18 @@ class _Comparison:
     def evaluation(self) -> Evaluation:
         """The figures of all images so far."""
         has_curves = bool(self.pixels.normal and self.pixels.defective)
-        miou_best, best_threshold = self._best()
+        # Where only good images can be compared, an empty mask is right everywhere, and that would be the figure.
+        has_masks = self.has_masks or all(image["defect"] == "good" for image in self.images)
+        miou_best, best_threshold = self._best() if has_masks else (None, None)
         return Evaluation(
             pixel_auroc=self.pixels.auroc() if has_curves else None,
             aupro=self.pixels.aupro() if has_curves else None,
             image_auroc=self._image_auroc(),
-            miou=self.masks.miou(),
+            miou=self.masks.miou() if has_masks else None,
             miou_best=miou_best,
             best_log_nfa=-best_threshold if self.masks.ious and best_threshold is not None else None,
             flagged=_flagged(self.images),
-            miou_fair=self.fair_masks.miou(),
+            miou_fair=self.fair_masks.miou() if has_masks else None,
             iou_defective=self.masks.iou_defective(),
             pixel_f1=self.masks.pixel_f1(),
             protocol=self.protocol.name,

@@ -95,6 +95,11 @@ class Promise:
         return supported_alpha(self.good_images) if self.good_images else 0.0
 
     @property
+    def reject(self) -> float | None:
+        """The largest p-value that is flagged; None where nothing is promised."""
+        return None if self.alpha is None else max(self.alpha, self.least)
+
+    @property
     def look(self) -> float | None:
         """The largest p-value that somebody should look at; None for one limit only."""
         return None if self.look_alpha is None else max(self.look_alpha, self.least)
@@ -175,9 +180,9 @@ def write_report(report: Report, path: PathLike) -> Path:
 
 def slider_alphas(promise: Promise) -> list[float]:
     """What the slider offers: from the least that can be promised to `LOOSEST_ALPHA`, the model's own among them."""
-    if promise.alpha is None:
+    own = promise.reject
+    if own is None:
         return []
-    own = max(promise.alpha, promise.least)
     most = max(LOOSEST_ALPHA, own)
     steps = [round(ALPHA_STEP * step, 4) for step in range(1, round(most / ALPHA_STEP) + 1)]
     fine = [0.001, 0.002, 0.003, 0.004] if promise.least < ALPHA_STEP else []
@@ -215,7 +220,7 @@ def _data(report: Report) -> dict[str, Any]:
     judged = [any(card.findings[i].flagged is not None for card in report.cards) for i in range(len(report.methods))]
     with_p = [all(card.findings[i].p_value is not None for card in report.cards) for i in range(len(report.methods))]
     return {
-        "alpha": max(widest.alpha, widest.least) if widest.alpha is not None else None,
+        "alpha": widest.reject,
         "alphas": alphas,
         "categories": [
             {"name": name, "least": promise.least, "look": promise.look, "good": promise.good_images or None}

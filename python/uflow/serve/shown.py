@@ -102,6 +102,7 @@ def show_chart(judge: Judge) -> dict[str, Any]:
     An alarm stands at a place among the p-values, counted from the first one shown; below 0 it was before them.
     """
     predictor = judge.live.predictor
+    promise = Promise() if predictor is None else Promise.from_threshold(predictor.threshold)
     values = judge.store.p_values(judge.name, limit=CHARTED)
     watched = None if judge.watch is None else judge.watch.to_dict()
     alarm = None
@@ -112,8 +113,8 @@ def show_chart(judge: Judge) -> dict[str, Any]:
     return {
         "values": [p for _, p in values],
         "times": [show_time(received)[-8:] for received, _ in values[:1] + values[-1:]],
-        "alpha": None if predictor is None else predictor.threshold.alpha,
-        "look": None if predictor is None else predictor.threshold.look_alpha,
+        "alpha": promise.reject,
+        "look": promise.look,
         "watched": None if watched is None else watched["parts"],
         "alarm": alarm,
     }
