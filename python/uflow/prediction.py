@@ -134,8 +134,9 @@ class Prediction:
         regions: the connected components of the mask, lowest log_nfa first.
         image: (H, W, 3) uint8 RGB, the image as it was read.
         path: the file it was read from, if it was one.
-        p_value: the share of good images at least as strange, so that ``p_value <= alpha`` is the decision; None for a
-            detector that was not calibrated.
+        p_value: the share of good images at least as strange, so that ``p_value <= alpha`` is the decision; where too
+            few images support alpha, the least that they do takes its place. None for a detector that was not
+            calibrated.
         threshold: the decision rule that was applied.
         model: the file that the model is in; None where it is in none, as before it is saved or after calibrating.
         time: when it was predicted.

@@ -69,8 +69,8 @@ class Evaluation:
             everywhere counts 1 for each good image in `miou`, and 0 here.
         pixel_f1: F1 of the automatic mask over all pixels of the test set.
         protocol: "paper" or "native", see `Protocol`.
-        images: per test image, in their order: path, defect, score, log_nfa (the lowest), flagged, iou (of the
-            automatic mask).
+        images: per test image, in their order: path, defect, score, log_nfa (the lowest, of the protocol's map),
+            flagged, iou (of the automatic mask).
         roc, pro: points (false-positive rate, true-positive rate or per-region overlap) of the pixels' curves.
     """
 
