@@ -383,6 +383,15 @@ def test_a_model_file_is_taught_whole(detector: Detector, tmp_path: Path) -> Non
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 
+def test_the_charts_limits_are_those_that_the_images_support(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a part is rejected, and its point is above the red line."""
+    judge = line.service.judges["tile"]
+    least = 1 / (1 + len(judge.live.predictor.threshold.minima))
+    monkeypatch.setattr(judge.live, "predictor", judge.live.predictor.at(least / 10, look_alpha=least / 5))
+    chart = result(line.client.get("/products/tile/live.json"))["chart"]
+    assert (chart["alpha"], chart["look"]) == (least, least)
+
+
 def test_the_slider_counts_what_it_would_have_flagged_and_is_saved(line: Line, open_page: Opened) -> None:
     for i in range(40):
         line.add(f"{i}", "good", (i + 1) / 41)
