@@ -159,8 +159,7 @@ def choose_hold_out(features: ImageFeatures, sources: Sequence[ImageLike], recip
     )
     log.info("%s; %d of %d", why, len(folds[0].held_out), len(sources))
     if len(folds) > 1:
-        count = sum(len(fold.judged) for fold in folds)
-        log.info("%d trainings, each without others, so that %d images calibrate", len(folds), count)
+        log.info("%d trainings, each without other ones, so that more images calibrate", len(folds))
     return folds
 
 
