@@ -27,7 +27,7 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip uninstall --quiet --quiet --yes uflow  # as this was called before, and as a stranger's package is
-	$(BIN)/python -m pip install --quiet --no-compile -e ".[test,lint,docs,lite1,lite2]" cmake ninja  # half a minute less
+	$(BIN)/python -m pip install --quiet -e ".[test,lint,docs,lite1,lite2]" cmake ninja
 	@touch $@
 	@echo "== Set up: $$($(BIN)/python -c 'import uflow, torch; print("uflow", uflow.__version__, "on torch", torch.__version__)')"
 
@@ -41,7 +41,7 @@ test: setup
 	$(BIN)/cmake --build --preset sanitize
 	$(BIN)/ctest --preset sanitize
 	@echo "== Python tests"
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: setup
 	@echo "== Long trainings on real images"
