@@ -142,13 +142,22 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 
 
 def actor_pids() -> list[int]:
+    """The actors of the cluster of this process: other tests, in other processes, have theirs."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if entry.read_bytes().startswith(b"ray::") and b"_Actor" in entry.read_bytes():
-                found.append(int(entry.parent.name))
-        except OSError:  # it has ended
-            continue
+        with suppress(OSError):  # it has ended
+            command, pid = entry.read_bytes(), int(entry.parent.name)
+            if command.startswith(b"ray::") and b"_Actor" in command and os.getpid() in ancestors(pid):
+                found.append(pid)
+    return found
+
+
+def ancestors(pid: int) -> list[int]:
+    """The process that started this one, the one that started that, and so on."""
+    found = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
+        found.append(pid)
     return found
 
 
