@@ -390,13 +390,15 @@ def test_train_asks_for_what_the_file_says_and_the_command_line_wins(
 
     monkeypatch.setattr(Detector, "fit_recipe", fit)
     text = LEAST + "alpha = 0.02\nlook_alpha = 0.1\ntile = true\nbit_depth = 12\ngain = 2\n" + ROI
-    code, _, err = run("train", "parts", "--product", write(tmp_path, text), "--alpha", 0.03)
+    code, out, err = run("train", "parts", "--product", write(tmp_path, text), "--alpha", 0.03)
     assert code == 0, err
+    assert out.rstrip().endswith(f"Next: uflow predict --product {tmp_path / 'product.toml'} IMAGES")
     roi = read_product(tmp_path / "product.toml").roi
     assert asked["recipe"] == Recipe(alpha=0.03, look_alpha=0.1, tile=True, bit_depth=12, roi=roi, gain=2)
     assert (tmp_path / "a.uflow").exists()
-    code, _, err = run("train", "parts", "--product", "product.toml", "--no-tile", "--output", "b.uflow")
+    code, out, err = run("train", "parts", "--product", "product.toml", "--no-tile", "--output", "b.uflow")
     assert code == 0, err
+    assert out.endswith("Next: uflow predict b.uflow IMAGES\n")
     assert asked["recipe"] == Recipe(alpha=0.02, look_alpha=0.1, bit_depth=12, roi=roi, gain=2)
     assert (tmp_path / "b.uflow").exists()
     (tmp_path / "options.toml").write_text("[train]\nalpha = 0.04\n")

@@ -44,9 +44,9 @@ def calibrate(
     asked, model, images = split_arguments(product, model, images)
     if model.is_dir() and output is not None:
         raise ValueError(f"{model} is an exported folder, which takes its new threshold itself: leave --output out")
-    output = output or (model if model.is_dir() or asked is not None else Path(f"{model.stem}_calibrated.uflow"))
+    file = output or (model if model.is_dir() or asked is not None else Path(f"{model.stem}_calibrated.uflow"))
     if not model.is_dir():
-        check_new_file(output)
+        check_new_file(file)
     loaded = load(model, device, weights, soft_clamp=soft_clamp)  # type: ignore[arg-type]  # load checks it
     if asked is not None:
         asked.prepare(loaded if isinstance(loaded, Predictor) else loaded.predictor)
@@ -54,5 +54,6 @@ def calibrate(
     if isinstance(loaded, Predictor):
         save_threshold(loaded)
     else:
-        loaded.save(output)
-    note(f"Wrote {output}: calibrated for alpha {alpha:g}. Next: uflow predict {next_arguments(product, output)}")
+        loaded.save(file)
+    next_command = f"uflow predict {next_arguments(product, output, file)}"
+    note(f"Wrote {file}: calibrated for alpha {alpha:g}. Next: {next_command}")

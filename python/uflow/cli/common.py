@@ -129,9 +129,9 @@ def number_of(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def next_arguments(product: Path | None, model: Path) -> str:
-    """What `uflow predict` is to be given after a model was written, perhaps that of a product."""
-    return f"{model} IMAGES" if product is None else f"--product {product} IMAGES"
+def next_arguments(product: Path | None, output: Path | None, model: Path) -> str:
+    """What `uflow predict` is to be given after a model was written: to the `output` asked for, or a product's own."""
+    return f"{model} IMAGES" if product is None or output is not None else f"--product {product} IMAGES"
 
 
 # Texts to values ------------------------------------------------------------------------------------------------------

@@ -45,13 +45,13 @@ def train(
         distributed.launch(devices, sys.argv[1:])
         return
     category = category_of(images)
-    asked = recipe(category)
+    asked, own = recipe(category), Path(f"{category}.uflow")
     if product is not None:
         found = read_product(product)
-        asked, output = replace(asked, roi=found.roi, gain=found.gain or 1), output or found.model
-    output = output or Path(f"{category}.uflow")
-    check_new_file(output)
-    state_file = output.with_name(output.name + ".state")
+        asked, own = replace(asked, roi=found.roi, gain=found.gain or 1), found.model
+    file = output or own
+    check_new_file(file)
+    state_file = file.with_name(file.name + ".state")
     with distributed.together():
         if state_file.exists() and distributed.is_first():
             note(f"Going on with the training that {state_file} holds")
@@ -59,10 +59,10 @@ def train(
             images, asked, weights=weights, device=device, state_file=state_file, progress=shows_bars()
         )
         if distributed.is_first():
-            detector.save(output)
+            detector.save(file)
             state_file.unlink(missing_ok=True)
             epochs = number_of(len(detector.history), "epoch")
-            note(f"Wrote {output}: {epochs}. Next: uflow predict {next_arguments(product, output)}")
+            note(f"Wrote {file}: {epochs}. Next: uflow predict {next_arguments(product, output, file)}")
 
 
 def category_of(images: str) -> str:
