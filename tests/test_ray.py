@@ -163,10 +163,13 @@ def ancestors(pid: int) -> list[int]:
 
 @contextmanager
 def libraries_of_actors() -> Iterator[set[str]]:
-    """The files that actors have loaded, looked for while they are at work: Ray may end one before its part is told."""
+    """The files that new actors have loaded, looked for while they are at work.
+
+    Ray may end one before its part is told, and one of the test before after its results are there.
+    """
     found: set[str] = set()
-    ended = threading.Event()
-    watcher = threading.Thread(target=watch_libraries, args=(found, ended))
+    ended, before = threading.Event(), set(actor_pids())
+    watcher = threading.Thread(target=watch_libraries, args=(found, ended, before))
     watcher.start()
     try:
         yield found
@@ -175,9 +178,9 @@ def libraries_of_actors() -> Iterator[set[str]]:
         watcher.join()
 
 
-def watch_libraries(found: set[str], ended: threading.Event) -> None:
+def watch_libraries(found: set[str], ended: threading.Event, before: set[int]) -> None:
     while not ended.wait(0.01):
-        for pid in actor_pids():
+        for pid in set(actor_pids()) - before:
             with suppress(OSError):  # it has ended
                 found.update(Path(line).name for line in Path(f"/proc/{pid}/maps").read_text().split())
 
