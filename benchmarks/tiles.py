@@ -26,6 +26,7 @@ from uflow.evaluate.tables import evaluations_table
 from uflow.images import image_size, read_image
 
 Pixels = NDArray[np.uint8]
+OF_EACH_IMAGE = ("images", "roc", "pro")  # and of each threshold: thousands of lines, and paths of one machine
 # A process of its own, whose memory is that of predicting alone.
 LARGE = """
 import sys, time, uflow
@@ -104,7 +105,10 @@ def main() -> None:
     print(", ".join(f"{pixels} px {difference:.1%}" for pixels, difference in borders))
     large = large_image(tiled, images[0], (200, 400) if arguments.quick else (2000, 8000))
     print(large)
-    figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
+    figures = {
+        name: {key: value for key, value in evaluation.to_dict().items() if key not in OF_EACH_IMAGE}
+        for name, evaluation in evaluations.items()
+    }
     trained.write(arguments, races, ("torch", "timm"), ways=figures, borders=borders, large=large)
 
 

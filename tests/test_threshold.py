@@ -234,6 +234,8 @@ def test_a_second_limit_that_tells_nothing_is_said(caplog: pytest.LogCaptureFixt
     assert caplog.text == ""
     warn_of_few_images(threshold.at(0.05, look_alpha=0.07))
     assert "39 calibration images can tell 0.075 from it" in caplog.text
+    warn_of_few_images(replace(threshold, minima=threshold.minima[:1], look_alpha=0.2))
+    assert "look_alpha 0.2 is the limit of alpha again, and no part is one to look at: calibrate on more" in caplog.text
     assert {threshold.at(0.05, look_alpha=0.07).verdict(lowest) for lowest in np.linspace(-50, 50, 999)} == {
         "good",
         "reject",

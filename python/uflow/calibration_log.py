@@ -92,10 +92,10 @@ def warn_of_few_images(threshold: DecisionRule) -> None:
     if threshold.look_alpha is not None:
         rank = max(limit_rank(threshold.alpha, count), 1)
         if limit_rank(threshold.look_alpha, count) <= rank:
+            can = f"{count} calibration images can tell {(rank + 1) / (count + 1):.3g} from it"
             log.warning(
-                "look_alpha %g is the limit of alpha again, and no part is one to look at: %d calibration images can "
-                "tell %.3g from it",
-                *(threshold.look_alpha, count, (rank + 1) / (count + 1)),
+                "look_alpha %g is the limit of alpha again, and no part is one to look at: %s",
+                *(threshold.look_alpha, can if rank < count else "calibrate on more images"),
             )
 
 

@@ -29,6 +29,7 @@ from ..pages import (
     write_report,
 )
 from ..predictor import Predictor
+from .common import number_of
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -55,7 +56,7 @@ def write_prediction_report(maker: CardMaker, name: str, model: Detector | Predi
     cards = maker.cards
     lead = f"Images in {_shorten_names(cards)}"
     promises = {"": Promise.from_threshold(maker.predictor.threshold)}
-    title = f"{Path(name).name} on {len(cards)} image{'' if len(cards) == 1 else 's'}"
+    title = f"{Path(name).name} on {number_of(len(cards), 'image')}"
     facts = _facts(name, model, maker.predictor)
     notes = [f"Not judged: {one_line(failed.error)}" for failed in maker.failed]
     write_report(Report(title, lead, cards, promises, facts=facts, notes=notes), report)

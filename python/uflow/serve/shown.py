@@ -101,8 +101,7 @@ def show_chart(judge: Judge) -> dict[str, Any]:
 
     An alarm stands at a place among the p-values, counted from the first one shown; below 0 it was before them.
     """
-    predictor = judge.live.predictor
-    promise = Promise() if predictor is None else Promise.from_threshold(predictor.threshold)
+    promise = _promise(judge)
     values = judge.store.p_values(judge.name, limit=CHARTED)
     watched = None if judge.watch is None else judge.watch.to_dict()
     alarm = None
@@ -120,10 +119,15 @@ def show_chart(judge: Judge) -> dict[str, Any]:
     }
 
 
+def _promise(judge: Judge) -> Promise:
+    """What the model that judges now promises; nothing where there is none."""
+    predictor = judge.live.predictor
+    return Promise() if predictor is None else Promise.from_threshold(predictor.threshold)
+
+
 def show_threshold(judge: Judge) -> dict[str, Any]:
     """What the sliders offer, and how parts are judged now."""
-    predictor = judge.live.predictor
-    promise = Promise() if predictor is None else Promise.from_threshold(predictor.threshold)
+    promise = _promise(judge)
     alphas = slider_alphas(promise)
     further = {share for share in (*LOOSE_LOOKS, promise.look) if share is not None and alphas and share > alphas[-1]}
     return asdict(promise) | {"alphas": alphas, "looks": [*alphas, *sorted(further)], "least": promise.least}
