@@ -167,7 +167,7 @@ def measure(dataset: Dataset, root: Path, seed: int, arguments: Any) -> dict[str
     for kind, image, truth in test_images(dataset, seed):
         evidence, maps = look(image)
         for name, rule in (("automatic", own.threshold), ("paper", PaperThreshold())):
-            (log_nfa,) = rule.log_nfa(evidence, own.network.latent_channels, SIZE)
+            (log_nfa,) = rule.log_nfa(evidence, own.network.latent_channels, SIZE, [image])
             ways[kind][name].add(log_nfa < 0, -log_nfa, -float(log_nfa.min()), truth)
         for name, values in maps.items():
             ways[kind][name].add(values > levels[name], values, float(values.max()), truth)

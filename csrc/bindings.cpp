@@ -6,6 +6,7 @@
 #include "uflow/field.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/number_of_tests.hpp"
+#include "uflow/outline.hpp"
 #include "uflow/regions.hpp"
 #include "uflow/resize.hpp"
 #include "uflow/segment.hpp"
@@ -106,6 +107,32 @@ py::list regions(const Array<bool>& mask, const Array<T>& log_nfa, const Array<T
         result.append(py::make_tuple(r.area, py::make_tuple(r.top, r.left, r.bottom, r.right),
                                      py::make_tuple(r.row, r.col), r.log_nfa, r.score));
     return result;
+}
+
+Array<bool> draw_regions(const Array<float>& map, const Array<bool>& found, double usual, double quiet,
+                         std::int64_t height, std::int64_t width, const std::optional<Array<bool>>& counted,
+                         const std::optional<Array<std::uint8_t>>& image) {
+    check_shape(map, 2, "map");
+    check_finite(map, "map");
+    check_same_shape(map, found, "map and found");
+    if (counted) check_same_shape(map, *counted, "map and counted");
+    check_size(height, width);
+    uflow::Image picture{};
+    uflow::DrawingAids aids{counted ? bytes_of(*counted) : nullptr, nullptr};
+    if (image) {
+        require(image->ndim() == 3 && image->size() > 0 && image->shape(2) == 3,
+                "an image must be (H, W, 3), got shape " + shape_of(*image));
+        check_size(image->shape(0), image->shape(1));
+        picture = {image->data(), side(*image, 0), side(*image, 1)};
+        aids.image = &picture;
+    }
+    return new_array<bool>({height, width}, [&](bool* out) {
+        with_kept<uflow::OutlineWorkspace>([&](auto& work) {
+            uflow::draw_regions(map.data(), bytes_of(found), side(map, 0), side(map, 1), {usual, quiet},
+                                std::int32_t(height), std::int32_t(width), work,
+                                reinterpret_cast<std::uint8_t*>(out), aids);
+        });
+    });
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -396,6 +423,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
     def_both(m, "max_tree", &max_tree<float>, &max_tree<double>, "image"_a.noconvert(), "connectivity"_a);
     m.def("connected_components", &connected_components, "mask"_a.noconvert(), "connectivity"_a);
+    m.def("draw_regions", &draw_regions, "map"_a.noconvert(), "found"_a.noconvert(), "usual"_a, "quiet"_a,
+          "height"_a, "width"_a, "counted"_a.noconvert() = py::none(), "image"_a.noconvert() = py::none());
     def_both(m, "regions", &regions<float>, &regions<double>, "mask"_a.noconvert(), "log_nfa"_a.noconvert(),
              "anomaly_map"_a.noconvert());
     def_both(m, "energies", &energies<float>, &energies<double>, "latents"_a.noconvert(), "threads"_a);

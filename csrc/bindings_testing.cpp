@@ -3,7 +3,6 @@
 #include "uflow/block_test.hpp"
 #include "uflow/component_tree.hpp"
 #include "uflow/field.hpp"
-#include "uflow/outline.hpp"
 #include "uflow/select.hpp"
 #include "uflow/tail.hpp"
 
@@ -105,19 +104,6 @@ py::tuple evidence_field(const std::vector<Array<float>>& energies,
     return py::make_tuple(field, drawing);
 }
 
-Array<bool> draw_regions(const Array<float>& map, const Array<bool>& found, double usual, double quiet,
-                         std::int32_t height, std::int32_t width) {
-    check_shape(map, 2, "map");
-    check_same_shape(map, found, "map and found");
-    require(height > 0 && width > 0, "the size must be positive");
-    return new_array<bool>({height, width}, [&](bool* out) {
-        uflow::OutlineWorkspace work;
-        uflow::draw_regions(map.data(), reinterpret_cast<const std::uint8_t*>(found.data()), side(map, 0),
-                            side(map, 1), {usual, quiet}, height, width, work,
-                            reinterpret_cast<std::uint8_t*>(out));
-    });
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_core_testing, m, py::mod_gil_not_used()) {
@@ -130,6 +116,4 @@ PYBIND11_MODULE(_core_testing, m, py::mod_gil_not_used()) {
     m.def("block_tail_table", &block_tail_table, "n"_a, "channels"_a, "p"_a, "continuous"_a);
     m.def("evidence_field", &evidence_field, "energies"_a, "distances"_a, "energy_means"_a, "latents"_a,
           "distance_weights"_a);
-    m.def("draw_regions", &draw_regions, "map"_a.noconvert(), "found"_a.noconvert(), "usual"_a, "quiet"_a,
-          "height"_a, "width"_a);
 }

@@ -4,6 +4,7 @@ import mpmath
 import numpy as np
 import scipy.ndimage
 import scipy.special
+import scipy.stats
 
 
 def neighbours(connectivity):
@@ -153,6 +154,62 @@ def bilinear(image, height, width):
             lower = (1 - u) * image[bottom, left] + u * image[bottom, right]
             out[i, j] = (1 - v) * upper + v * lower
     return out
+
+
+def colour_means(image, rows, columns):
+    """The mean colours (rows, columns, 3) of the parts that an image is cut into."""
+    cuts = [np.arange(n + 1) * side // n for n, side in zip((rows, columns), image.shape, strict=False)]
+    return np.array(
+        [
+            [image[top:bottom, left:right].mean(axis=(0, 1)) for left, right in zip(cuts[1], cuts[1][1:], strict=False)]
+            for top, bottom in zip(cuts[0], cuts[0][1:], strict=False)
+        ]
+    )
+
+
+def likeness(colours, inside, outside):
+    """Twice the probability, less 1, that a colour is of the inside: normal laws with the covariance outside."""
+    if not (inside.any() and outside.any()):
+        return np.zeros(inside.shape)
+    covariance = np.cov(colours[outside].T, bias=True) + 4 * np.eye(3)
+    laws = [scipy.stats.multivariate_normal(colours[part].mean(axis=0), covariance) for part in (inside, outside)]
+    defect, background = (law.logpdf(colours.reshape(-1, 3)).reshape(inside.shape) for law in laws)
+    return np.where(outside, -1, np.tanh((defect - background) / 2))
+
+
+def draw_regions(values, found, usual, quiet, size, image=None):
+    """The outlines of what was found, as docs/theory.md has them."""
+    rest = values[~found]
+    heights = values.astype(float) - (np.median(rest) if rest.size else usual)
+    strongest = heights[found].max()
+    level = min(max(quiet - usual, strongest / 4), strongest / 2)
+    high = heights >= level
+    square = np.ones((5, 5))
+    count = scipy.ndimage.convolve(high.astype(float), square, mode="constant")
+    squares = scipy.ndimage.convolve(np.where(high, heights**2, 0), square, mode="constant")
+    around = np.sqrt(squares / np.maximum(count, 1))
+
+    def nearest(cells, shape):
+        rows, columns = (np.arange(n) * own // n for n, own in zip(shape, cells.shape, strict=True))
+        return cells[np.ix_(rows, columns)]
+
+    def above(shape, share):
+        seeds = nearest(found, shape)
+        for row, column in np.argwhere(found):
+            y, x = ((2 * i + 1) * n // (2 * m) for i, n, m in zip((row, column), shape, values.shape, strict=True))
+            seeds[y, x] = True
+        fine = bilinear(heights, *shape)
+        kept = (strongest > 0) & (fine >= level) & (fine >= bilinear(around, *shape) * share)
+        labels, _ = scipy.ndimage.label(kept)
+        kept &= np.isin(labels, labels[seeds & kept])
+        return scipy.ndimage.binary_fill_holes(kept if kept.any() else seeds)
+
+    if image is None or strongest <= 0:
+        return above(size, 0.8)
+    grid = tuple(min(4 * n, side) for n, side in zip(values.shape, image.shape, strict=False))
+    near = scipy.ndimage.binary_dilation(high | found, np.ones((5, 5)))
+    like = likeness(colour_means(image, *grid), above(grid, 1.0), nearest(~near, grid))
+    return above(size, 0.8 * (1 - 0.5 * bilinear(like, *size)))
 
 
 def log10_number_of_tests(sizes):

@@ -130,18 +130,34 @@ def says(program: Path, args: list[str], message: str) -> None:
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported folder, loaded, whose network gives the evidence of image i for an image of the value i."""
+    """An exported folder, loaded, whose network gives the evidence of image i for one that starts with the value i."""
 
     folder: Path
     predictor: Predictor
     evidence: Evidence
 
+    def images(self, size: tuple[int, int]) -> np.ndarray:
+        """Images of the evidence, (N, H, W, 3): spots of colour, and the image's number in the upper left corner."""
+        rng = np.random.default_rng(size)
+        images = rng.integers(90, 110, (len(self.evidence.energies[0]), *size, 3), np.uint8)
+        for number, image in enumerate(images):
+            for _ in range(3):
+                y, x = rng.integers(size[0]), rng.integers(size[1])
+                image[y : y + size[0] // 4, x : x + size[1] // 4] += rng.integers(0, 80, 3, np.uint8)
+            image[: size[0] // 4, : size[1] // 4] = number
+        return images
+
     def predict(self, size: tuple[int, int]) -> list[Prediction]:
         """What Python says of each image, at some size."""
-        images = [np.full((*size, 3), i, np.uint8) for i in range(len(self.evidence.energies[0]))]
-        return [self.predictor.predict(image) for image in images]
+        return [self.predictor.predict(image) for image in self.images(size)]
 
-    def arguments(self, workplace: Path, size: tuple[int, int], maps: list[np.ndarray] | None = None) -> list[str]:
+    def arguments(
+        self,
+        workplace: Path,
+        size: tuple[int, int],
+        maps: list[np.ndarray] | None = None,
+        images: np.ndarray | None = None,
+    ) -> list[str]:
         """The program's, with the numbers that the Python of docs/guide/cpp.md prints; maps are written as files."""
         (source,) = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.M | re.S)
         printed = io.StringIO()
@@ -154,7 +170,8 @@ class Exported:
         files = [workplace / f"{i}.npy" for i in range(len(self.evidence.maps if maps is None else maps))]
         for file, values in zip(files, self.evidence.maps if maps is None else maps, strict=True):
             np.save(file, values)
-        return [str(workplace / "map.npy"), *map(str, size), str(workplace / "numbers.txt"), *map(str, files)]
+        np.save(workplace / "images.npy", self.images(size) if images is None else images)
+        return [str(workplace / name) for name in ("map.npy", "images.npy", "numbers.txt")] + list(map(str, files))
 
 
 METADATA = {
@@ -262,8 +279,10 @@ def test_exported_equals_python(examples: Path, model: Exported, size: tuple[int
 
 def test_one_image_is_as_in_a_batch(examples: Path, model: Exported, tmp_path: Path) -> None:
     found, _ = run_exported(examples, model.arguments(tmp_path, (60, 80)))
-    for one in ([e[1:2] for e in model.evidence.maps], [e[1] for e in model.evidence.maps]):  # with and without a batch
-        alone, _ = run_exported(examples, model.arguments(tmp_path, (60, 80), one))
+    images = model.images((60, 80))
+    for at in (slice(1, 2), 1):  # with and without a batch
+        maps = [values[at] for values in model.evidence.maps]
+        alone, _ = run_exported(examples, model.arguments(tmp_path, (60, 80), maps, images[at]))
         assert alone.tobytes() == found[1:2].tobytes()
 
 
@@ -271,9 +290,8 @@ def test_exported_says_what_is_wrong(examples: Path, model: Exported, tmp_path: 
     maps = model.evidence.maps
     args = model.arguments(tmp_path, (60, 80))
     for position, value, message in [
-        (1, "none", "not a size from 1 to 9999: none"),
-        (2, "-3", "not a size from 1 to 9999: -3"),
-        (3, str(tmp_path / "nowhere.txt"), "nowhere.txt is not four lines of numbers"),
+        (1, str(tmp_path / "none.npy"), "none.npy is not a .npy file (1.0) of uint8 (batch, height, width, 3)"),
+        (2, str(tmp_path / "nowhere.txt"), "nowhere.txt is not four lines of numbers"),
         (0, str(tmp_path / "no" / "map.npy"), "cannot write"),
         (-1, str(tmp_path / "nowhere.npy"), "nowhere.npy is not a .npy file"),
     ]:
@@ -282,7 +300,16 @@ def test_exported_says_what_is_wrong(examples: Path, model: Exported, tmp_path: 
         says(examples / "exported", changed, message)
     says(examples / "exported", args[:-1], "one file is needed for each number")
     says(examples / "exported", [*args, args[-1]], "one file is needed for each number")
-    says(examples / "exported", args[:4], "usage:")
+    says(examples / "exported", args[:3], "usage:")
+    for images in (np.zeros((8, 6, 7, 4), np.uint8), np.zeros((8, 6, 7, 3), np.float32), np.zeros((6, 7), np.uint8)):
+        changed = model.arguments(tmp_path, (60, 80), images=images)
+        says(examples / "exported", changed, "images.npy is not a .npy file (1.0) of uint8")
+    says(
+        examples / "exported",
+        model.arguments(tmp_path, (60, 80), images=model.images((60, 80))[:3]),
+        "0.npy is of another batch size",
+    )
+    args = model.arguments(tmp_path, (60, 80))
     says(examples / "exported", [], "usage:")
     for wrong, message in [
         (maps[-1].astype(np.float64), ".npy is not a .npy file (1.0) of float32"),

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 import uflow
 from conftest import one_line
+from reference import iou
 from uflow.map_threshold import Threshold
 
 
@@ -75,6 +76,24 @@ def test_a_map_that_is_coarser_than_its_image() -> None:
     assert large.mask.shape == large.log_nfa.shape == (160, 192)
     assert large.p_value == small.p_value
     assert large.mask.mean() == pytest.approx(small.mask.mean(), rel=0.3)
+
+
+def test_outlines_follow_the_colours_of_the_image() -> None:
+    """The map has a spot of 6 x 8 cells with slopes around; in the picture, what is strange is half as high."""
+    rng = np.random.default_rng(2)
+    threshold = Threshold.from_good_maps(good_maps(rng, 30), 0.1)
+    values = ndimage.gaussian_filter(strange_map(rng), 1.0)
+    truth = np.zeros((160, 192), bool)
+    truth[60:84, 64:128] = True
+    image = rng.integers(95, 105, (160, 192, 3), np.uint8)
+    image[truth] += np.uint8(40)
+    alone, coloured = (threshold.apply(values, (160, 192), picture) for picture in (None, image))
+    assert iou(coloured.mask, truth) > 0.9 > 0.6 > iou(alone.mask, truth)
+    assert (coloured.p_value, coloured.verdict) == (alone.p_value, alone.verdict)
+    assert coloured.log_nfa.min() == alone.log_nfa.min()
+    for wrong in (image[:, :, 0], image[:, :, :2], image / 255.0, image[:0]):
+        with pytest.raises(ValueError, match=r"^the image must be uint8 of shape \(height, width, 3\), got "):
+            threshold.apply(values, (160, 192), wrong)
 
 
 def test_another_alpha_and_a_file(tmp_path: Path) -> None:

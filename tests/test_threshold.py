@@ -102,6 +102,19 @@ def test_inside_an_outline_is_the_regions_lowest_and_outside_nothing_is_found() 
     assert log_nfa.min() == pytest.approx(lowest(threshold, image), rel=1e-3)
 
 
+def test_images_move_outlines_and_no_decision() -> None:
+    rng = np.random.default_rng(2)
+    threshold = calibrate(rng, 19, alpha=0.05)
+    evidence = Evidence([np.concatenate(maps) for maps in zip(*(i.energies for i in good_images(rng, 3)), strict=True)])
+    evidence.energies[0][:2, 3:6, 4:8] += 60
+    images = [rng.integers(90, 110, (size, 70, 3), np.uint8) for size in (50, 60, 70)]
+    images[1][18:24, 28:42] += np.uint8(50)
+    plain, coloured = (threshold.log_nfa(evidence, (8, 30), (48, 48), given) for given in (None, images))
+    np.testing.assert_array_equal(coloured.min(axis=(1, 2)), plain.min(axis=(1, 2)))
+    assert ((plain < 0) != (coloured < 0)).any(axis=(1, 2)).tolist() == [True, True, False]
+    assert (coloured[1] < 0).sum() < 0.7 * (plain[1] < 0).sum()
+
+
 def test_what_follows_the_network_needs_no_torch() -> None:
     code = (
         "import sys, numpy as np, uflow.predictor, uflow.scoring\n"

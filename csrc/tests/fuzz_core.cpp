@@ -254,12 +254,18 @@ void outlines(Bytes bytes, int height, int width) {
     std::vector<std::uint8_t> found(map.size()), mask(std::size_t(out_height * out_width));
     for (float& value : map) value = float(bytes.below(16));
     for (std::uint8_t& cell : found) cell = bytes.below(12) < density;
+    uflow_test::Picture picture{{}, 1 + bytes.below(40), 1 + bytes.below(40)};
+    const bool in_colour = bytes.below(2) != 0;
+    picture.values.resize(std::size_t(3 * picture.height * picture.width));
+    for (int& value : picture.values) value = bytes.below(256);
+    const std::vector<std::uint8_t> pixels(picture.values.begin(), picture.values.end());
+    const uflow::Image image{pixels.data(), picture.height, picture.width};
     static uflow::OutlineWorkspace work;
     uflow::draw_regions(map.data(), found.data(), height, width, {double(usual), double(quiet)}, out_height,
-                        out_width, work, mask.data());
+                        out_width, work, mask.data(), {nullptr, in_colour ? &image : nullptr});
     CHECK(std::vector<bool>(mask.begin(), mask.end()) ==
           uflow_test::outlines({map.begin(), map.end()}, {found.begin(), found.end()}, height, width, usual,
-                               quiet, out_height, out_width));
+                               quiet, out_height, out_width, in_colour ? &picture : nullptr));
 }
 
 }  // namespace

@@ -125,10 +125,87 @@ inline std::vector<double> bilinear(const std::vector<double>& map, int height, 
     return out;
 }
 
+// An image (height, width, 3) of red, green and blue.
+struct Picture {
+    std::vector<int> values;
+    int height, width;
+};
+
+// The mean colours of (rows, columns) parts of a picture, three numbers each.
+inline std::vector<double> colours_of(const Picture& picture, int rows, int columns) {
+    std::vector<double> means;
+    for (int row = 0; row < rows; ++row)
+        for (int col = 0; col < columns; ++col)
+            for (int channel = 0; channel < 3; ++channel) {
+                double sum = 0, count = 0;
+                for (int y = row * picture.height / rows; y < (row + 1) * picture.height / rows; ++y)
+                    for (int x = col * picture.width / columns; x < (col + 1) * picture.width / columns;
+                         ++x) {
+                        sum += picture.values[std::size_t((y * picture.width + x) * 3 + channel)];
+                        ++count;
+                    }
+                means.push_back(sum / count);
+            }
+    return means;
+}
+
+// The inverse of a symmetric 3 x 3 matrix, by its cofactors.
+inline std::vector<std::vector<double>> inverse(const std::vector<std::vector<double>>& m) {
+    const auto cofactor = [&](std::size_t i, std::size_t j) {
+        const auto at = [&](std::size_t a, std::size_t b) { return m[(i + a) % 3][(j + b) % 3]; };
+        return at(1, 1) * at(2, 2) - at(1, 2) * at(2, 1);
+    };
+    const double determinant = m[0][0] * cofactor(0, 0) + m[0][1] * cofactor(0, 1) + m[0][2] * cofactor(0, 2);
+    std::vector<std::vector<double>> found(3, std::vector<double>(3));
+    for (std::size_t i = 0; i < 3; ++i)
+        for (std::size_t j = 0; j < 3; ++j) found[i][j] = cofactor(j, i) / determinant;
+    return found;
+}
+
+// How much each part's colour is that of what is inside, from -1 to 1: see likeness.
+inline std::vector<double> likeness(const std::vector<double>& colours, const std::vector<bool>& inside,
+                                    const std::vector<bool>& outside) {
+    const auto colour = [&](std::size_t part, std::size_t channel) { return colours[3 * part + channel]; };
+    const auto mean = [&](const std::vector<bool>& of) {
+        std::vector<double> sums(3);
+        for (std::size_t part = 0; part < of.size(); ++part)
+            for (std::size_t c = 0; c < 3; ++c) sums[c] += of[part] ? colour(part, c) : 0.0;
+        for (double& sum : sums) sum /= double(std::count(of.begin(), of.end(), true));
+        return sums;
+    };
+    std::vector<double> found(inside.size());
+    if (!std::count(inside.begin(), inside.end(), true) || !std::count(outside.begin(), outside.end(), true))
+        return found;
+    const std::vector<double> of_defect = mean(inside), of_background = mean(outside);
+    std::vector<std::vector<double>> covariance(3, std::vector<double>(3));
+    for (std::size_t i = 0; i < 3; ++i)
+        for (std::size_t j = 0; j < 3; ++j) {
+            for (std::size_t part = 0; part < outside.size(); ++part)
+                if (outside[part])
+                    covariance[i][j] +=
+                        (colour(part, i) - of_background[i]) * (colour(part, j) - of_background[j]);
+            covariance[i][j] /= double(std::count(outside.begin(), outside.end(), true));
+            covariance[i][j] += i == j ? 4 : 0;
+        }
+    const auto precision = inverse(covariance);
+    const auto distance = [&](std::size_t part, const std::vector<double>& from) {
+        double sum = 0;
+        for (std::size_t i = 0; i < 3; ++i)
+            for (std::size_t j = 0; j < 3; ++j)
+                sum += (colour(part, i) - from[i]) * precision[i][j] * (colour(part, j) - from[j]);
+        return sum;
+    };
+    for (std::size_t part = 0; part < found.size(); ++part)
+        found[part] =
+            outside[part] ? -1.0 : std::tanh((distance(part, of_background) - distance(part, of_defect)) / 4);
+    return found;
+}
+
 // The outlines of what was found, step by step: see draw_regions.
 inline std::vector<bool> outlines(const std::vector<double>& map, const std::vector<bool>& found, int height,
-                                  int width, double usual, double quiet, int out_height, int out_width) {
-    const auto cells = std::size_t(height * width), pixels = std::size_t(out_height * out_width);
+                                  int width, double usual, double quiet, int out_height, int out_width,
+                                  const Picture* picture = nullptr) {
+    const auto cells = std::size_t(height * width);
     std::vector<double> ground, peaks;
     for (std::size_t cell = 0; cell < cells; ++cell) (found[cell] ? peaks : ground).push_back(map[cell]);
     std::sort(ground.begin(), ground.end());
@@ -136,51 +213,73 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
     const double background = count ? (ground[(count - 1) / 2] + ground[count / 2]) / 2 : usual;
     const double height_found =
         peaks.empty() ? 0.0 : *std::max_element(peaks.begin(), peaks.end()) - background;
-    const double level = background + std::min(std::max(quiet - usual, height_found / 4), height_found / 2);
-    // Four fifths of the root mean square height of what is above the level within two cells.
-    std::vector<double> edges(cells);
+    const double level = std::min(std::max(quiet - usual, height_found / 4), height_found / 2);
+    // The root mean square height of what is above the level within two cells, and where there is nothing.
+    std::vector<double> heights(cells), around(cells);
+    std::vector<bool> outside(cells, true);
     for (int cell = 0; cell < height * width; ++cell) {
         double squares = 0, high = 0;
+        heights[std::size_t(cell)] = map[std::size_t(cell)] - background;
         for (int other = 0; other < height * width; ++other) {
-            const double value = map[std::size_t(other)];
-            if (std::abs(cell / width - other / width) <= 2 && std::abs(cell % width - other % width) <= 2 &&
-                value >= level) {
-                squares += (value - background) * (value - background);
-                ++high;
-            }
+            if (std::abs(cell / width - other / width) > 2 || std::abs(cell % width - other % width) > 2)
+                continue;
+            const double value = map[std::size_t(other)] - background;
+            if (value >= level || found[std::size_t(other)]) outside[std::size_t(cell)] = false;
+            if (value < level) continue;
+            squares += value * value;
+            ++high;
         }
-        edges[std::size_t(cell)] = background + 0.8 * std::sqrt(squares / std::max(high, 1.0));
+        around[std::size_t(cell)] = std::sqrt(squares / std::max(high, 1.0));
     }
-    const std::vector<double> fine = bilinear(map, height, width, out_height, out_width),
-                              most = bilinear(edges, height, width, out_height, out_width);
-    std::vector<bool> seeds(pixels), bright(pixels), mask(pixels), rest(pixels, true);
-    for (int pixel = 0; pixel < out_height * out_width; ++pixel) {
-        const auto i = std::size_t(pixel);
-        const int row = pixel / out_width * height / out_height, col = pixel % out_width * width / out_width;
-        seeds[i] = found[std::size_t(row * width + col)];
-        bright[i] = height_found > 0 && fine[i] >= level && fine[i] >= most[i];
-    }
-    const auto overlap = [](const Pixels& component, const std::vector<bool>& other) {
-        return std::any_of(component.begin(), component.end(), [&](int i) { return other[std::size_t(i)]; });
+    const auto cell_of = [&](int pixel, int rows, int columns) {
+        return std::size_t(pixel / columns * height / rows * width + pixel % columns * width / columns);
     };
-    for (int cell = 0; cell < height * width; ++cell)  // each keeps the pixel at its centre
-        if (found[std::size_t(cell)])
-            seeds[std::size_t((2 * (cell / width) + 1) * out_height / (2 * height) * out_width +
-                              (2 * (cell % width) + 1) * out_width / (2 * width))] = true;
-    for (const Pixels& component : components(bright, out_height, out_width, uflow::Connectivity::four))
-        if (overlap(component, seeds))
-            for (const int i : component) mask[std::size_t(i)] = true;
-    if (std::find(mask.begin(), mask.end(), true) == mask.end()) mask = seeds;
-    for (std::size_t i = 0; i < pixels; ++i) rest[i] = !mask[i];
-    for (const Pixels& component : components(rest, out_height, out_width, uflow::Connectivity::four)) {
-        const bool outside = std::any_of(component.begin(), component.end(), [&](int i) {
-            const int row = i / out_width, col = i % out_width;
-            return row == 0 || row == out_height - 1 || col == 0 || col == out_width - 1;
-        });
-        if (!outside)
-            for (const int i : component) mask[std::size_t(i)] = true;
+    const auto above = [&](int rows, int columns, const std::vector<double>& shares) {
+        const std::vector<double> fine = bilinear(heights, height, width, rows, columns),
+                                  most = bilinear(around, height, width, rows, columns);
+        std::vector<bool> seeds(fine.size()), bright(fine.size()), mask(fine.size()), rest(fine.size(), true);
+        for (std::size_t i = 0; i < fine.size(); ++i) {
+            seeds[i] = found[cell_of(int(i), rows, columns)];
+            bright[i] =
+                height_found > 0 && fine[i] >= level && float(fine[i]) >= float(most[i]) * float(shares[i]);
+        }
+        const auto overlap = [](const Pixels& component, const std::vector<bool>& other) {
+            return std::any_of(component.begin(), component.end(),
+                               [&](int i) { return other[std::size_t(i)]; });
+        };
+        for (int cell = 0; cell < height * width; ++cell)  // each keeps the pixel at its centre
+            if (found[std::size_t(cell)])
+                seeds[std::size_t((2 * (cell / width) + 1) * rows / (2 * height) * columns +
+                                  (2 * (cell % width) + 1) * columns / (2 * width))] = true;
+        for (const Pixels& component : components(bright, rows, columns, uflow::Connectivity::four))
+            if (overlap(component, seeds))
+                for (const int i : component) mask[std::size_t(i)] = true;
+        if (std::find(mask.begin(), mask.end(), true) == mask.end()) mask = seeds;
+        for (std::size_t i = 0; i < fine.size(); ++i) rest[i] = !mask[i];
+        for (const Pixels& component : components(rest, rows, columns, uflow::Connectivity::four)) {
+            const bool at_border = std::any_of(component.begin(), component.end(), [&](int i) {
+                const int row = i / columns, col = i % columns;
+                return row == 0 || row == rows - 1 || col == 0 || col == columns - 1;
+            });
+            if (!at_border)
+                for (const int i : component) mask[std::size_t(i)] = true;
+        }
+        return mask;
+    };
+    std::vector<double> shares(std::size_t(out_height * out_width), 0.8);
+    if (picture) {
+        const int rows = std::min(4 * height, picture->height), columns = std::min(4 * width, picture->width);
+        const auto parts = std::size_t(rows * columns);
+        std::vector<bool> far(parts);
+        for (std::size_t part = 0; part < parts; ++part)
+            far[part] = outside[cell_of(int(part), rows, columns)];
+        const std::vector<double> like =
+            bilinear(likeness(colours_of(*picture, rows, columns),
+                              above(rows, columns, std::vector<double>(parts, 1.0)), far),
+                     rows, columns, out_height, out_width);
+        for (std::size_t i = 0; i < shares.size(); ++i) shares[i] = 0.8f * (1.0f - 0.5f * float(like[i]));
     }
-    return mask;
+    return above(out_height, out_width, shares);
 }
 
 }  // namespace uflow_test

@@ -65,6 +65,16 @@ def anomaly_map(
 ) -> NDArray[np.float32]: ...
 def resize_bilinear(maps: NDArray[np.float32], height: int, width: int, threads: int) -> NDArray[np.float32]: ...
 def connected_components(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], int]: ...
+def draw_regions(
+    map: NDArray[np.float32],
+    found: NDArray[np.bool_],
+    usual: float,
+    quiet: float,
+    height: int,
+    width: int,
+    counted: NDArray[np.bool_] | None = None,
+    image: NDArray[np.uint8] | None = None,
+) -> NDArray[np.bool_]: ...
 def regions(
     mask: NDArray[np.bool_], log_nfa: NDArray[Any], anomaly_map: NDArray[Any]
 ) -> list[tuple[int, tuple[int, int, int, int], tuple[float, float], float, float]]: ...  # as segmentation.Region

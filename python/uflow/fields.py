@@ -73,6 +73,7 @@ def judge_fields(
     drawn_on: NDArray[np.float32],
     size: int | tuple[int, int],
     roi: RegionOfInterest | None = None,
+    images: Sequence[NDArray[np.uint8]] | None = None,
 ) -> NDArray[np.float32]:
     """log10 NFA of B fields after the shift, see `CalibratedThreshold.log_nfa`: (B, height, width) float32.
 
@@ -82,17 +83,19 @@ def judge_fields(
         drawn_on: (B, h, w), the maps that outlines are drawn on.
         size: of the result.
         roi: where fields count, which are 0 elsewhere: no pixel outside is detected. None is everywhere.
+        images: (H, W, 3) each, of any size, whose colours outlines follow; None draws by the maps alone.
     """
     mask = None if roi is None else roi.cells(fields.shape[1:3])
     cells = _log_nfa_of_cells(fields, rule.cell, rule.exponent, mask) + np.float32(rule.shift)
     if mask is not None:
         cells[:, ~mask] = np.maximum(cells.max(axis=(1, 2)), 0)[:, None]
     maps = segmentation.weighted_sum([cells], [1.0], size)
-    for log_nfa, own, values in zip(maps, cells, drawn_on, strict=True):
+    pictures: Sequence[NDArray[np.uint8] | None] = images or [None] * len(maps)
+    for log_nfa, own, values, image in zip(maps, cells, drawn_on, pictures, strict=True):
         found = own < 0
         if found.any():
             shape = (log_nfa.shape[0], log_nfa.shape[1])
-            drawn = draw_regions(values, found, rule.drawing, shape, mask)
+            drawn = draw_regions(values, found, rule.drawing, shape, mask, image)
             if roi is not None:
                 drawn = clip_regions(drawn, found, roi.pixels(shape))
             np.maximum(log_nfa, 0, out=log_nfa)

@@ -148,20 +148,27 @@ class Threshold:
         alpha = self.alpha if alpha is None else alpha
         return replace(self, alpha=alpha, look_alpha=kept_look_alpha(alpha, look_alpha, self.look_alpha))
 
-    def apply(self, anomaly_map: ArrayLike, size: tuple[int, int] | None = None) -> Judgement:
+    def apply(
+        self,
+        anomaly_map: ArrayLike,
+        size: tuple[int, int] | None = None,
+        image: NDArray[np.uint8] | None = None,
+    ) -> Judgement:
         """Judge one map.
 
         Args:
             anomaly_map: (H, W), made as the good ones were.
             size: (height, width) of mask and log NFA, such as the image's where the map is coarser; None is the map's.
+            image: what the map is of, (h, w, 3) uint8 of any size: outlines follow its colours, see
+                `outline.draw_regions`. It has no part in the decision.
 
         Raises:
-            ValueError: not 2-D, empty, not real, or not finite.
+            ValueError: a map that is not 2-D, empty, not real, or not finite; an image of another shape or dtype.
         """
         values = _as_map(anomaly_map, "the map")
         field = _field(values, self.low)
         size = (values.shape[0], values.shape[1]) if size is None else size
-        (log_nfa,) = judge_fields(self, field, field, size)
+        (log_nfa,) = judge_fields(self, field, field, size, images=None if image is None else [_as_image(image)])
         (scores,) = segmentation.weighted_sum([values[None]], [1.0], size)
         mask, lowest = log_nfa < 0, float(log_nfa.min())
         regions = segmentation.regions(mask, log_nfa, scores)
@@ -242,6 +249,13 @@ def _as_map(values: ArrayLike, name: str) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
         raise ValueError(f"{name} holds values that are not finite: it cannot be judged")
     return found
+
+
+def _as_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype != np.uint8:
+        raise ValueError(f"the image must be uint8 of shape (height, width, 3), got {array.dtype} {array.shape}")
+    return array
 
 
 def _field(values: NDArray[np.float32], low: float) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""Which pixels a found region is: the outline, drawn on the distances to good images. Needs no torch.
+"""Which pixels a found region is: the outline, drawn on the distances to good images and by colour. Needs no torch.
 
 Where a region is, the threshold has decided; the outline never changes that. Cells are coarse and blurred: a cell sees
-a neighbourhood, so that the map around an edge is a slope, as wide as the blur. docs/guide/mask.md shows it in
-pictures.
+a neighbourhood, so that the map around an edge is a slope, as wide as the blur. Where on the slope the edge lies, the
+image's own colours say. docs/guide/mask.md shows it in pictures.
 """
 
 from __future__ import annotations
@@ -16,15 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import segmentation
-from .arrays import strips
 from .conformal import ROUNDING_ROOM
 
 __all__ = ["Drawing", "clip_regions", "draw_regions", "drop_small_regions", "polygon"]
-
-EDGE_SHARE = 0.8  # of the root mean square height around: for narrow and for wide things, see docs/theory.md
-HALF_UP = 0.5  # of the strongest region's height: a blurred step is half-way up at its edge
-ECHO_LEVEL = 0.25  # of the strongest region's height: half its distance; a defect shifts its whole image a little
-BLUR_CELLS = 2  # how far a cell sees: its own 3 x 3 mean, and half a cell of the next scale
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,7 @@ def draw_regions(
     drawing: Drawing,
     size: tuple[int, int],
     counted: NDArray[np.bool_] | None = None,
+    image: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.bool_]:
     """The pixels of the regions that were found.
 
@@ -67,109 +62,34 @@ def draw_regions(
     focus differ from image to image, and lift all distances of one alike. A pixel belongs to a region if it is
     connected to its cells through pixels that are
 
-    - higher than a typical good image is anywhere, but `HALF_UP` of the strongest region's height is enough, and
-      `ECHO_LEVEL` of it is needed;
-    - no halo of something stronger: above `EDGE_SHARE` of the height of what is so high within the blur's reach, the
-      root of its mean square.
+    - higher than a typical good image is anywhere, but half of the strongest region's height is enough, and a quarter
+      of it is needed;
+    - no halo of something stronger: above 0.8 of the height of what is so high within the blur's reach, the root of its
+      mean square. Where the image is given, less of it is enough, down to half of that, the more the pixel has the
+      colour of the defect, and more is needed, up to one and a half of it, the more it has that of the background.
 
     Holes are filled. A region of which nothing is left so is the halo or the echo of a stronger one, and goes with it.
-    Where nothing at all would be left, as where the distances see nothing, the cells are kept.
+    Where nothing at all would be left, as where the distances see nothing, the cells are kept. docs/theory.md has the
+    reasons; the drawing itself is in C++ (csrc/include/uflow/outline.hpp).
 
     Args:
         values: (h, w), the map to draw on.
         found: (h, w), the cells of the regions.
         drawing: what good images say of such maps.
-        size: (height, width) of the image.
+        size: (height, width) of the result.
         counted: (h, w), the cells that are of the background where nothing was found; None is all.
+        image: (H, W, 3), what the map was made of, of any size; None draws by the map alone.
 
     Returns:
         (height, width) bool.
 
     Raises:
-        ValueError: values and found of unequal shapes.
+        ValueError: values, found and counted of unequal shapes; an image of another shape.
     """
-    if values.shape != found.shape:
-        raise ValueError(f"found must have a cell for each value of shape {values.shape}, got {found.shape}")
-    cells = _nearest_cells(found, size)
-    if not found.any():
-        return cells
-    rest = ~found if counted is None else ~found & counted
-    background = np.float32(np.median(values[rest]) if rest.any() else drawing.usual)
-    strongest = values[found].max() - background
-    if strongest <= 0:
-        return _fill_holes(cells)
-    quiet = np.float32(drawing.quiet) - np.float32(drawing.usual)
-    level = background + min(max(quiet, strongest * np.float32(ECHO_LEVEL)), strongest * np.float32(HALF_UP))
-    fine, edge = (_resized(each, size) for each in (values, _edge_levels(values, background, level)))
-    kept = fine >= level
-    kept &= fine >= edge
-    del fine, edge
-    kept = _touching(kept, cells)
-    return _fill_holes(kept if kept.any() else cells)
-
-
-def _edge_levels(values: NDArray[np.float32], background: np.float32, level: np.float32) -> NDArray[np.float32]:
-    """What each cell must reach not to be the halo of something stronger."""
-    high = values >= level
-    squares = np.where(high, np.square(values - background), np.float32(0))
-    count = np.maximum(_sum_around(high.astype(np.float32)), np.float32(1))
-    levels: NDArray[np.float32] = np.sqrt(_sum_around(squares) / count) * np.float32(EDGE_SHARE) + background
-    return levels
-
-
-def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    resized: NDArray[np.float32]
-    (resized,) = segmentation.weighted_sum([values[None]], [1.0], size)
-    return resized
-
-
-def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The cells at the image's size, without interpolation; each keeps the pixel at its centre at least."""
-    rows, columns = (np.arange(n) * cells // n for n, cells in zip(size, found.shape, strict=True))
-    nearest: NDArray[np.bool_] = found.take(rows, axis=0).take(columns, axis=1)
-    centres = (
-        (2 * at + 1) * n // (2 * cells) for at, n, cells in zip(np.nonzero(found), size, found.shape, strict=True)
-    )
-    nearest[tuple(centres)] = True
-    return nearest
-
-
-def _sum_around(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The sum over a square of `BLUR_CELLS` to each side."""
-    for axis in (0, 1):
-        total = values.copy()
-        to, of = total.swapaxes(0, axis), values.swapaxes(0, axis)
-        for step in range(1, BLUR_CELLS + 1):
-            to[step:] += of[:-step]
-            to[:-step] += of[step:]
-        values = total
-    return values
-
-
-def _pixels_of(chosen: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """The pixels whose label is chosen."""
-    found = np.empty(labels.shape, bool)
-    for rows in strips(labels.shape):
-        found[rows] = chosen.take(labels[rows])
-    return found
-
-
-def _touching(mask: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The connected components of a mask that have a pixel among the seeds."""
-    labels, count = segmentation.connected_components(mask)
-    keep = np.zeros(count + 1, bool)
-    for rows in strips(labels.shape):
-        keep[labels[rows][seeds[rows]]] = True
-    keep[0] = False
-    return _pixels_of(keep, labels)
-
-
-def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    labels, count = segmentation.connected_components(~mask)
-    inside = np.ones(count + 1, bool)
-    inside[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = False
-    inside[0] = True
-    return _pixels_of(inside, labels) if inside[1:].any() else mask
+    for cells, name in ((found, "found"), (counted, "counted")):
+        if cells is not None and cells.shape != values.shape:
+            raise ValueError(f"{name} must have a cell for each value of shape {values.shape}, got {cells.shape}")
+    return segmentation.draw_regions(values, found, drawing.usual, drawing.quiet, size, counted, image)
 
 
 def clip_regions(mask: NDArray[np.bool_], found: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -183,6 +103,17 @@ def clip_regions(mask: NDArray[np.bool_], found: NDArray[np.bool_], inside: NDAr
         return clipped
     cells = _nearest_cells(found, (mask.shape[0], mask.shape[1]))
     return cells & inside if (cells & inside).any() else cells
+
+
+def _nearest_cells(found: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The cells at the image's size, without interpolation; each keeps the pixel at its centre at least."""
+    rows, columns = (np.arange(n) * cells // n for n, cells in zip(size, found.shape, strict=True))
+    nearest: NDArray[np.bool_] = found.take(rows, axis=0).take(columns, axis=1)
+    centres = (
+        (2 * at + 1) * n // (2 * cells) for at, n, cells in zip(np.nonzero(found), size, found.shape, strict=True)
+    )
+    nearest[tuple(centres)] = True
+    return nearest
 
 
 def drop_small_regions(mask: NDArray[np.bool_], log_nfa: NDArray[np.float32], min_area: int) -> None:

@@ -39,7 +39,7 @@ from .schema import parse
 from .scoring import Blend, Evidence, anomaly_map_from_energies, largest_map_values
 from .sources import as_source_or_itself, name_of
 from .stream import Steps, ordered_stream
-from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, threshold_from_dict
+from .threshold import CalibratedThreshold, DecisionRule, PaperThreshold, Size, threshold_from_dict
 
 __all__ = ["Network", "Predictor"]
 
@@ -258,7 +258,7 @@ class Predictor:
     def judge(self, source: ImageLike, image: Pixels, evidence: Evidence) -> Prediction:
         """What the evidence of an image says of it."""
         size = (image.shape[0], image.shape[1])
-        anomaly_map, log_nfa = self.anomaly_map(evidence, size), self.log_nfa(evidence, size)
+        anomaly_map, log_nfa = self.anomaly_map(evidence, size), self.log_nfa(evidence, size, image)
         if not (np.isfinite(anomaly_map).all() and np.isfinite(log_nfa).all()):  # NaN would count as normal
             raise ValueError(
                 f"{name_of(source)} cannot be judged: its maps hold values that are not finite; is the model damaged?"
@@ -294,7 +294,7 @@ class Predictor:
         (score,) = self.blend.scores(evidence, height * width // self.network.strides[0] ** 2)
         return float(score)
 
-    def anomaly_map(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
+    def anomaly_map(self, evidence: Evidence, size: Size) -> NDArray[np.float32]:
         """The anomaly map of one image: (height, width) float32 in [0, 1]; 0 outside the region of interest."""
         values: NDArray[np.float32]
         if self.blend is None:
@@ -305,10 +305,11 @@ class Predictor:
             values[~evidence.roi.pixels((values.shape[0], values.shape[1]))] = 0
         return values
 
-    def log_nfa(self, evidence: Evidence, size: int | tuple[int, int]) -> NDArray[np.float32]:
-        """log10 NFA of one image: (height, width) float32, detected where below 0."""
+    def log_nfa(self, evidence: Evidence, size: Size, image: Pixels | None = None) -> NDArray[np.float32]:
+        """log10 NFA of one image: (height, width) float32, detected where below 0; outlines follow its colours."""
         values: NDArray[np.float32]
-        (values,) = self.threshold.log_nfa(evidence, self.network.latent_channels, size)
+        images = None if image is None else [image]
+        (values,) = self.threshold.log_nfa(evidence, self.network.latent_channels, size, images)
         return values
 
     # Calibrating ------------------------------------------------------------------------------------------------------

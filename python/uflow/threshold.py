@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 Size = int | tuple[int, int]
+Images = Sequence[NDArray[np.uint8]]  # (H, W, 3) each, of any size
 
 
 class DecisionRule(Protocol):
@@ -65,7 +66,9 @@ class DecisionRule(Protocol):
     def at(self, alpha: float | None = None, look_alpha: float | None = None) -> DecisionRule:
         """The same rule for another alpha, from what is stored; ValueError where no good images were seen."""
 
-    def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
+    def log_nfa(
+        self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256, images: Images | None = None
+    ) -> NDArray[np.float32]:
         """log10 of the Number of False Alarms at each pixel of B images: (B, height, width) float32."""
 
     def p_value(self, lowest_log_nfa: float) -> float | None:
@@ -109,8 +112,13 @@ class PaperThreshold:
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
-    def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
-        """log10 NFA of B images, see `segmentation.log_nfa`: (B, height, width) float32; distances have no part."""
+    def log_nfa(
+        self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256, images: Images | None = None
+    ) -> NDArray[np.float32]:
+        """log10 NFA of B images, see `segmentation.log_nfa`: (B, height, width) float32.
+
+        Distances have no part in it, and neither have the images.
+        """
         if evidence.roi is not None:
             return self._log_nfa_within(evidence.energies, evidence.roi, latent_channels, size)
         return segmentation.log_nfa_from_energies(
@@ -281,13 +289,17 @@ class CalibratedThreshold:
         count = images_that_count(self.alpha, len(self.minima))
         return replace(self, minima=self.minima[:count], map_maxima=self.map_maxima[:count])
 
-    def log_nfa(self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256) -> NDArray[np.float32]:
+    def log_nfa(
+        self, evidence: Evidence, latent_channels: Sequence[int], size: Size = 256, images: Images | None = None
+    ) -> NDArray[np.float32]:
         """log10 NFA of B images after the shift: (B, height, width) float32.
 
         Inside the outline of a region that was found (`outline.draw_regions`) it is the lowest of the cells there, and
-        in one region the lowest of the image; outside it is not below 0.
+        in one region the lowest of the image; outside it is not below 0. With `images`, what the evidence is of, the
+        outline follows their colours; the lowest value is the same with and without.
         """
-        return judge_fields(self, self.weights.field(evidence), self.weights.drawing(evidence), size, evidence.roi)
+        field, drawing = self.weights.field(evidence), self.weights.drawing(evidence)
+        return judge_fields(self, field, drawing, size, evidence.roi, images)
 
     def p_value(self, lowest_log_nfa: float) -> float:
         """The share of good images, the new one among them, at least as strange: (1 + #{minima <= it}) / (n + 1).

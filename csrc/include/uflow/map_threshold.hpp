@@ -164,9 +164,11 @@ inline MapThreshold learn_map_threshold(const std::vector<Maps>& good, double al
 }
 
 // log10 NFA (batch, out_height, out_width) of maps, detected where it is below 0, as uflow.Threshold.apply
-// has it. All values must be finite.
+// has it. All values must be finite. `images`: what the maps are of, one each, whose colours outlines follow;
+// nullptr draws by the maps alone.
 inline void judge_maps(const MapThreshold& threshold, const Maps& maps, std::int64_t batch,
-                       std::int32_t out_height, std::int32_t out_width, int threads, float* result) {
+                       std::int32_t out_height, std::int32_t out_width, int threads, float* result,
+                       const Image* images = nullptr) {
     const std::vector<float> values =
         detail::field_of_map(maps.values, std::size_t(batch) * maps.cells(), threshold.low);
     const Maps fields{values.data(), maps.height, maps.width};
@@ -175,7 +177,7 @@ inline void judge_maps(const MapThreshold& threshold, const Maps& maps, std::int
     const auto shift = float(threshold.shift());
     for (float& value : log_nfa) value += shift;
     outline_log_nfa({log_nfa.data(), maps.height, maps.width}, values.data(), threshold.drawing, batch,
-                    out_height, out_width, threads, result);
+                    out_height, out_width, threads, result, nullptr, images);
 }
 
 }  // namespace uflow

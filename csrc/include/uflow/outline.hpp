@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "uflow/colours.hpp"
 #include "uflow/field.hpp"
 #include "uflow/parallel.hpp"
 #include "uflow/regions.hpp"
@@ -24,8 +25,20 @@ struct Drawing {
 // Memory of one thread, for its next image.
 struct OutlineWorkspace {
     std::vector<Run> runs;
-    std::vector<float> across, around, fine, fine_edges, of_region, background;
-    std::vector<std::uint8_t> found, mask, seeds, rest, touched;
+    std::vector<float> across, heights, around, fine, fine_around, of_region, background;
+    std::vector<float> colours, likeness, fine_likeness;
+    std::vector<std::uint32_t> column_sums;
+    std::vector<std::uint8_t> found, mask, seeds, rest, touched, inside, outside;
+
+    std::size_t bytes() const noexcept {
+        std::size_t all = runs.capacity() * sizeof(Run) + column_sums.capacity() * sizeof(std::uint32_t);
+        for (const auto* floats : {&across, &heights, &around, &fine, &fine_around, &of_region, &background,
+                                   &colours, &likeness, &fine_likeness})
+            all += floats->capacity() * sizeof(float);
+        for (const auto* flags : {&found, &mask, &seeds, &rest, &touched, &inside, &outside})
+            all += flags->capacity();
+        return all;
+    }
 };
 
 namespace detail {
@@ -34,6 +47,9 @@ inline constexpr float edge_share = 0.8f;        // of the root mean square heig
 inline constexpr float half_up = 0.5f;           // of the strongest region's height: is always enough
 inline constexpr float echo_level = 0.25f;       // of the strongest region's height: below is its echo
 inline constexpr std::ptrdiff_t blur_cells = 2;  // how far a cell sees
+inline constexpr float heart_share = 1.0f;       // of the same: what surely is of a defect
+inline constexpr float colour_share = 0.5f;      // by so much of the edge's share colour lowers or raises it
+inline constexpr std::int32_t samples = 4;       // of colour, to a cell's side
 
 // The sum over up to `blur_cells` neighbours to each side: of `count` lines of `length` values, which lie
 // `step` apart, the first ones of two lines `line` apart.
@@ -105,12 +121,12 @@ inline void fill_holes(std::uint8_t* mask, std::int32_t height, std::int32_t wid
     });
 }
 
-// The median of the cells where nothing was found; `otherwise` where there are none.
-inline float median_outside(const float* map, const std::uint8_t* found, std::size_t cells, float otherwise,
-                            std::vector<float>& rest) {
+// The median of the cells where nothing was found, of those that count; `otherwise` where there are none.
+inline float median_outside(const float* map, const std::uint8_t* found, const std::uint8_t* counted,
+                            std::size_t cells, float otherwise, std::vector<float>& rest) {
     rest.clear();
     for (std::size_t cell = 0; cell < cells; ++cell)
-        if (!found[cell]) rest.push_back(map[cell]);
+        if (!found[cell] && (!counted || counted[cell])) rest.push_back(map[cell]);
     if (rest.empty()) return otherwise;
     const auto half = rest.begin() + std::ptrdiff_t(rest.size() / 2);
     std::nth_element(rest.begin(), half, rest.end());
@@ -125,26 +141,103 @@ inline float strongest_found(const float* map, const std::uint8_t* found, std::s
     return strongest;
 }
 
-// What each cell must reach not to be the halo of something stronger, into work.around.
-inline void edge_levels(const float* map, std::int32_t height, std::int32_t width, float background,
-                        float level, OutlineWorkspace& work) {
-    const std::size_t cells = std::size_t(height) * std::size_t(width);
-    std::vector<float>&squares = work.around, &counts = work.background;
+// Which of (out_height, out_width) pixels lie in a cell that is not 0.
+inline void nearest_cells(const std::uint8_t* cells, std::int32_t height, std::int32_t width,
+                          std::int32_t out_height, std::int32_t out_width,
+                          std::vector<std::uint8_t>& pixels) {
+    pixels.resize(std::size_t(out_height) * std::size_t(out_width));
+    for (std::int32_t row = 0; row < out_height; ++row) {
+        const std::uint8_t* from = cells + std::ptrdiff_t(nearest_cell(row, height, out_height)) * width;
+        std::uint8_t* to = pixels.data() + std::ptrdiff_t(row) * out_width;
+        for (std::int32_t col = 0; col < out_width; ++col)
+            to[col] = from[nearest_cell(col, width, out_width)];
+    }
+}
+
+// The cells that were found as pixels; each keeps the one at its centre, where the image has fewer pixels
+// than the map has cells.
+inline void seeds_of(const std::uint8_t* found, std::int32_t height, std::int32_t width,
+                     std::int32_t out_height, std::int32_t out_width, std::vector<std::uint8_t>& seeds) {
+    nearest_cells(found, height, width, out_height, out_width, seeds);
+    for (std::int32_t row = 0; row < height; ++row)
+        for (std::int32_t col = 0; col < width; ++col)
+            if (found[std::ptrdiff_t(row) * width + col])
+                seeds[std::size_t(centre_of(row, out_height, height)) * std::size_t(out_width) +
+                      std::size_t(centre_of(col, out_width, width))] = 1;
+}
+
+// The root mean square, around each cell, of the heights that reach the level, into work.around; what lies
+// further than that from all of these and from what was found into work.outside.
+inline void look_around(const std::uint8_t* found, const std::uint8_t* counted, std::int32_t height,
+                        std::int32_t width, float level, OutlineWorkspace& work) {
+    const std::size_t cells = work.heights.size();
+    std::vector<float>&squares = work.around, &counts = work.background, &near = work.fine;
     squares.resize(cells);
     counts.resize(cells);
+    near.resize(cells);
+    work.outside.resize(cells);
     for (std::size_t cell = 0; cell < cells; ++cell) {
-        const bool high = map[cell] >= level;
-        const float up = map[cell] - background;
+        const float up = work.heights[cell];
+        const bool high = up >= level;
         squares[cell] = high ? up * up : 0.0f;
         counts[cell] = high ? 1.0f : 0.0f;
+        near[cell] = high || found[cell] ? 1.0f : 0.0f;
     }
-    sum_around(squares, height, width, work.across);
-    sum_around(counts, height, width, work.across);
-    for (std::size_t cell = 0; cell < cells; ++cell)
-        squares[cell] = std::sqrt(squares[cell] / std::max(counts[cell], 1.0f)) * edge_share + background;
+    for (std::vector<float>* map : {&squares, &counts, &near}) sum_around(*map, height, width, work.across);
+    for (std::size_t cell = 0; cell < cells; ++cell) {
+        squares[cell] = std::sqrt(squares[cell] / std::max(counts[cell], 1.0f));
+        work.outside[cell] = near[cell] == 0.0f && (!counted || counted[cell]);
+    }
+}
+
+// The pixels above the level, and above a share of the height around, that hang together with what was found,
+// holes filled: of work.heights and work.around. share_at(pixel) is the share.
+template <class ShareAt>
+void draw_above(const std::uint8_t* found, std::int32_t height, std::int32_t width, float level,
+                ShareAt&& share_at, std::int32_t out_height, std::int32_t out_width, OutlineWorkspace& work,
+                std::uint8_t* mask) {
+    const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
+    work.fine.resize(pixels);
+    work.fine_around.resize(pixels);
+    resize_bilinear(work.heights.data(), 1, height, width, out_height, out_width, 1, work.fine.data());
+    resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_around.data());
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel)
+        mask[pixel] =
+            work.fine[pixel] >= level && work.fine[pixel] >= work.fine_around[pixel] * share_at(pixel);
+    seeds_of(found, height, width, out_height, out_width, work.seeds);
+    if (!keep_touching(mask, work.seeds.data(), out_height, out_width, work))
+        std::copy(work.seeds.begin(), work.seeds.end(), mask);
+    fill_holes(mask, out_height, out_width, work);
+}
+
+// How much each pixel looks like the defect, by its colour, into work.fine_likeness: see `likeness`. The
+// defect is where the map reaches the whole of the height around.
+inline void look_at_colours(const Image& image, const std::uint8_t* found, std::int32_t height,
+                            std::int32_t width, float level, std::int32_t out_height, std::int32_t out_width,
+                            OutlineWorkspace& work) {
+    const std::int32_t rows =
+                           std::int32_t(std::min<std::int64_t>(std::int64_t(samples) * height, image.height)),
+                       columns =
+                           std::int32_t(std::min<std::int64_t>(std::int64_t(samples) * width, image.width));
+    work.inside.resize(std::size_t(rows) * std::size_t(columns));
+    draw_above(
+        found, height, width, level, [](std::size_t) { return heart_share; }, rows, columns, work,
+        work.inside.data());
+    nearest_cells(work.outside.data(), height, width, rows, columns, work.rest);
+    colour_means(image, rows, columns, work.column_sums, work.colours);
+    likeness(work.colours, work.inside, work.rest, work.likeness);
+    work.fine_likeness.resize(std::size_t(out_height) * std::size_t(out_width));
+    resize_bilinear(work.likeness.data(), 1, rows, columns, out_height, out_width, 1,
+                    work.fine_likeness.data());
 }
 
 }  // namespace detail
+
+// What else there is to draw an outline by.
+struct DrawingAids {
+    const std::uint8_t* counted = nullptr;  // (height, width): not 0 where a cell may be of the background
+    const Image* image = nullptr;           // what the map was made of, of any size
+};
 
 // The pixels (out_height, out_width), 0 or 1, of the regions that were found: `found`, 0 or 1, and `map`, to
 // draw on, are (height, width).
@@ -152,60 +245,47 @@ inline void edge_levels(const float* map, std::int32_t height, std::int32_t widt
 // pixel belongs to a region if it is connected to its cells through pixels that are higher than a typical
 // good image is anywhere, but half the strongest region's height is enough and a quarter is needed, and no
 // halo of something stronger: above 0.8 of the root mean square height of what is so high within the blur's
-// reach. Holes are filled. A region of which nothing is left so is the halo or the echo of a stronger one,
-// and goes with it; where nothing at all would be left, the cells are kept.
+// reach. Where there is an image, the share is lower, down to half, the more the pixel has the colour of the
+// defect, and higher, up to one and a half, the more it has that of the background. Holes are filled. A
+// region of which nothing is left so is the halo or the echo of a stronger one, and goes with it; where
+// nothing at all would be left, the cells are kept.
 inline void draw_regions(const float* map, const std::uint8_t* found, std::int32_t height, std::int32_t width,
                          const Drawing& drawing, std::int32_t out_height, std::int32_t out_width,
-                         OutlineWorkspace& work, std::uint8_t* mask) {
+                         OutlineWorkspace& work, std::uint8_t* mask, const DrawingAids& aids = {}) {
     const std::size_t cells = std::size_t(height) * std::size_t(width);
-    const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
-    // The cells of the regions at the image's size, without interpolation.
-    work.seeds.resize(pixels);
-    for (std::int32_t row = 0; row < out_height; ++row) {
-        const std::uint8_t* from =
-            found + std::ptrdiff_t(detail::nearest_cell(row, height, out_height)) * width;
-        std::uint8_t* to = work.seeds.data() + std::ptrdiff_t(row) * out_width;
-        for (std::int32_t col = 0; col < out_width; ++col)
-            to[col] = from[detail::nearest_cell(col, width, out_width)];
-    }
-    // Each cell keeps the pixel at its centre, where the image has fewer pixels than the map has cells.
-    for (std::int32_t row = 0; row < height; ++row)
-        for (std::int32_t col = 0; col < width; ++col)
-            if (found[std::ptrdiff_t(row) * width + col])
-                work.seeds[std::size_t(detail::centre_of(row, out_height, height)) * std::size_t(out_width) +
-                           std::size_t(detail::centre_of(col, out_width, width))] = 1;
-    // Where the map sees nothing, the cells are the outline.
-    const float usual = detail::median_outside(map, found, cells, float(drawing.usual), work.background);
+    const float usual =
+        detail::median_outside(map, found, aids.counted, cells, float(drawing.usual), work.background);
     const float strongest = detail::strongest_found(map, found, cells) - usual;
-    if (!(strongest > 0.0f)) {
+    if (!(strongest > 0.0f)) {  // where the map sees nothing, the cells are the outline
+        detail::seeds_of(found, height, width, out_height, out_width, work.seeds);
         std::copy(work.seeds.begin(), work.seeds.end(), mask);
         detail::fill_holes(mask, out_height, out_width, work);
         return;
     }
     const float quiet = float(drawing.quiet) - float(drawing.usual);
     const float level =
-        usual + std::min(std::max(quiet, detail::echo_level * strongest), detail::half_up * strongest);
-    // The map, and what it must reach, both resized.
-    detail::edge_levels(map, height, width, usual, level, work);
-    work.fine.resize(pixels);
-    work.fine_edges.resize(pixels);
-    resize_bilinear(map, 1, height, width, out_height, out_width, 1, work.fine.data());
-    resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_edges.data());
-    for (std::size_t pixel = 0; pixel < pixels; ++pixel)
-        mask[pixel] = work.fine[pixel] >= level && work.fine[pixel] >= work.fine_edges[pixel];
-    // Of that, what touches the regions; their cells where nothing does.
-    if (!detail::keep_touching(mask, work.seeds.data(), out_height, out_width, work))
-        std::copy(work.seeds.begin(), work.seeds.end(), mask);
-    detail::fill_holes(mask, out_height, out_width, work);
+        std::min(std::max(quiet, detail::echo_level * strongest), detail::half_up * strongest);
+    work.heights.resize(cells);
+    std::transform(map, map + cells, work.heights.begin(), [&](float value) { return value - usual; });
+    detail::look_around(found, aids.counted, height, width, level, work);
+    const auto draw = [&](auto&& share_at) {
+        detail::draw_above(found, height, width, level, share_at, out_height, out_width, work, mask);
+    };
+    if (aids.image == nullptr) return draw([](std::size_t) { return detail::edge_share; });
+    detail::look_at_colours(*aids.image, found, height, width, level, out_height, out_width, work);
+    draw([&](std::size_t pixel) {
+        return detail::edge_share * (1.0f - detail::colour_share * work.fine_likeness[pixel]);
+    });
 }
 
 // log10 NFA (batch, out_height, out_width) of that of cells, detected where it is below 0: resized
 // bilinearly, and moved so that the lowest value is that of the cells. In an image where a region was found
 // it is, inside an outline, the lowest of the cells there, in one region the lowest of the image, and outside
-// not below 0. `drawn_on`: the map to draw outlines on, of the same cells.
+// not below 0. `drawn_on`: the map to draw outlines on, of the same cells. `images`: what the maps were made
+// of, one each, or nullptr.
 inline void outline_log_nfa(const Maps& log_nfa, const float* drawn_on, const Drawing& drawing,
                             std::int64_t batch, std::int32_t out_height, std::int32_t out_width, int threads,
-                            float* result, OutlineWorkspace* kept = nullptr) {
+                            float* result, OutlineWorkspace* kept = nullptr, const Image* images = nullptr) {
     const std::size_t cells = log_nfa.cells();
     const std::size_t pixels = std::size_t(out_height) * std::size_t(out_width);
     for_each_image(batch, threads, kept, [&](OutlineWorkspace& work, std::int64_t image) {
@@ -224,7 +304,7 @@ inline void outline_log_nfa(const Maps& log_nfa, const float* drawn_on, const Dr
         // The outlines of the regions that were found.
         work.mask.resize(pixels);
         draw_regions(map, work.found.data(), height, width, drawing, out_height, out_width, work,
-                     work.mask.data());
+                     work.mask.data(), {nullptr, images ? images + image : nullptr});
         // The lowest of the cells in each.
         const std::int32_t count =
             find_runs(work.mask.data(), out_height, out_width, Connectivity::four, work.runs);

@@ -1,0 +1,182 @@
+// Colours: the means of parts by hand, the likeness against the normal laws it stands for, and outlines that
+// follow it.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "check.hpp"
+#include "uflow/outline.hpp"
+
+namespace {
+
+using Mask = std::vector<std::uint8_t>;
+
+void means_by_hand() {
+    // Two rows of three pixels in parts of one and of two columns; then of the pixels themselves.
+    const std::vector<std::uint8_t> pixels{0, 10, 20, 1, 2, 3, 255, 0, 9,  //
+                                           4, 30, 60, 5, 4, 1, 255, 2, 3};
+    std::vector<std::uint32_t> sums;
+    std::vector<float> means;
+    uflow::detail::colour_means({pixels.data(), 2, 3}, 1, 2, sums, means);
+    CHECK(means == std::vector<float>({2, 20, 40, 129, 2, 4}));
+    uflow::detail::colour_means({pixels.data(), 2, 3}, 2, 3, sums, means);
+    CHECK(std::equal(means.begin(), means.end(), pixels.begin(), pixels.end()));
+}
+
+// Twice the probability, less 1, by Bayes's rule on densities, of a background whose channels are
+// independent.
+double by_densities(const double* colour, const double* defect, const double* background,
+                    const double* variances) {
+    const auto density = [&](const double* mean) {
+        double sum = 0.0;
+        for (int c = 0; c < 3; ++c) sum += (colour[c] - mean[c]) * (colour[c] - mean[c]) / variances[c];
+        return std::exp(-sum / 2);
+    };
+    return 2 * density(defect) / (density(defect) + density(background)) - 1;
+}
+
+void likeness_is_bayes() {
+    // Outside: all eight corners of a box, so that channels do not covary; inside: two colours.
+    const double background[] = {100, 90, 80}, defect[] = {104, 92, 71};
+    std::vector<float> means;
+    Mask inside, outside;
+    const auto add = [&](double red, double green, double blue, bool in, bool out) {
+        for (const double value : {red, green, blue}) means.push_back(float(value));
+        inside.push_back(in);
+        outside.push_back(out);
+    };
+    for (const int a : {-1, 1})
+        for (const int b : {-1, 1})
+            for (const int c : {-1, 1}) add(100 + 6 * a, 90 + 4 * b, 80 + 8 * c, false, true);
+    add(103, 92, 70, true, false);
+    add(105, 92, 72, true, false);
+    for (const int step : {-2, 0, 1, 2, 3, 5}) add(100 + step, 90 + step / 2.0, 80 - 2 * step, false, false);
+    std::vector<float> result;
+    uflow::detail::likeness(means, inside, outside, result);
+    const double variances[] = {36 + 4, 16 + 4, 64 + 4};  // and the camera's noise
+    for (std::size_t i = 0; i < result.size(); ++i) {
+        const double colour[] = {means[3 * i], means[3 * i + 1], means[3 * i + 2]};
+        if (outside[i])
+            CHECK(result[i] == -1.0f);
+        else
+            CHECK(std::fabs(result[i] - by_densities(colour, defect, background, variances)) < 1e-6);
+    }
+    // Nothing to compare with: no opinion.
+    uflow::detail::likeness(means, Mask(inside.size(), 0), outside, result);
+    CHECK(std::all_of(result.begin(), result.end(), [](float value) { return value == 0.0f; }));
+    uflow::detail::likeness(means, inside, Mask(inside.size(), 0), result);
+    CHECK(std::all_of(result.begin(), result.end(), [](float value) { return value == 0.0f; }));
+}
+
+void solving() {
+    const std::array<uflow::detail::Colour, 3> a{{{4, 0, 0}, {2, 10, 0}, {-2, 2, 9}}};  // the lower half
+    const uflow::detail::Colour x = uflow::detail::solve(a, {2, 28, 29});
+    CHECK_CLOSE(x[0], 1.0, 1e-12);
+    CHECK_CLOSE(x[1], 2.0, 1e-12);
+    CHECK_CLOSE(x[2], 3.0, 1e-12);
+}
+
+// A map of 16 x 16 cells that has a wide blurred hump in the middle, and the cells of its top.
+struct Hump {
+    std::vector<float> map = std::vector<float>(256);
+    Mask found = Mask(256);
+    Hump() {
+        for (int i = 0; i < 256; ++i) {
+            const double y = i / 16 - 7.5, x = i % 16 - 7.5;
+            map[std::size_t(i)] = float(10 * std::exp(-(x * x + y * y) / 12));
+            found[std::size_t(i)] = map[std::size_t(i)] > 7;
+        }
+    }
+};
+
+Mask drawn(const Hump& hump, const uflow::Image* image, int side, const std::uint8_t* counted = nullptr) {
+    uflow::OutlineWorkspace work;
+    Mask mask(std::size_t(side * side), 9);
+    uflow::draw_regions(hump.map.data(), hump.found.data(), 16, 16, {0, 1}, side, side, work, mask.data(),
+                        {counted, image});
+    return mask;
+}
+
+// A picture of 64 x 64 pixels: a disc of some radius, of another colour.
+std::vector<std::uint8_t> disc(double radius, std::uint8_t bright, unsigned noise_seed = 1) {
+    std::mt19937 random(noise_seed);
+    std::vector<std::uint8_t> pixels;
+    for (int i = 0; i < 64 * 64; ++i) {
+        const double y = i / 64 - 31.5, x = i % 64 - 31.5;
+        for (int c = 0; c < 3; ++c)
+            pixels.push_back(
+                std::uint8_t((x * x + y * y < radius * radius ? bright : 100) + int(random() % 9)));
+    }
+    return pixels;
+}
+
+std::ptrdiff_t area(const Mask& mask) { return std::count(mask.begin(), mask.end(), 1); }
+
+void outlines_follow_colours() {
+    const Hump hump;
+    const Mask alone = drawn(hump, nullptr, 64);
+    for (const double radius : {7.0, 9.0, 11.0}) {
+        const auto pixels = disc(radius, 160);
+        const uflow::Image image{pixels.data(), 64, 64};
+        const double wanted = 3.14159 * radius * radius;
+        CHECK(std::fabs(double(area(drawn(hump, &image, 64))) - wanted) < 0.02 * wanted);
+        CHECK(std::fabs(double(area(drawn(hump, &image, 128))) / 4 - wanted) < 0.2 * wanted);
+    }
+    // Nothing to see: the map decides alone, but for the little that noise says.
+    const auto even = disc(0, 100);
+    const uflow::Image plain{even.data(), 64, 64};
+    CHECK(std::abs(area(drawn(hump, &plain, 64)) - area(alone)) < area(alone) / 10);
+    // Where no cell counts as background there is nothing to compare with.
+    const auto pixels = disc(7, 160);
+    const uflow::Image image{pixels.data(), 64, 64};
+    const Mask none(256, 0), all(256, 1);
+    CHECK(drawn(hump, &image, 64, none.data()) == drawn(hump, nullptr, 64, none.data()));
+    CHECK(drawn(hump, &image, 64, all.data()) == drawn(hump, &image, 64));
+}
+
+void images_of_any_size() {
+    const Hump hump;
+    const std::vector<std::uint8_t> one{1, 2, 3};
+    const uflow::Image smallest{one.data(), 1, 1};
+    CHECK(area(drawn(hump, &smallest, 64)) > 0);
+    std::vector<std::uint8_t> line(3 * 5000);
+    for (std::size_t i = 0; i < line.size(); ++i)
+        line[i] = std::uint8_t(i % 7 + (i > 7000 && i < 8000 ? 90 : 0));
+    for (const uflow::Image image : {uflow::Image{line.data(), 1, 5000}, uflow::Image{line.data(), 5000, 1}})
+        CHECK(area(drawn(hump, &image, 40)) > 0);
+}
+
+void batches_take_their_own_image() {
+    const Hump hump;
+    std::vector<float> cells(hump.map), maps(hump.map);
+    for (float& value : cells) value = 7 - value;
+    for (auto* values : {&cells, &maps})
+        values->insert(values->end(), values->begin(), values->begin() + 256);
+    const auto small = disc(7, 160), large = disc(11, 160);
+    const uflow::Image images[] = {{small.data(), 64, 64}, {large.data(), 64, 64}};
+    std::vector<float> out(2 * 64 * 64);
+    for (const int threads : {1, 2}) {
+        uflow::outline_log_nfa({cells.data(), 16, 16}, maps.data(), {0, 1}, 2, 64, 64, threads, out.data(),
+                               nullptr, images);
+        for (const int image : {0, 1}) {
+            const float* own = out.data() + image * 64 * 64;
+            Mask below(64 * 64);
+            std::transform(own, own + 64 * 64, below.begin(), [](float value) { return value < 0; });
+            CHECK(below == drawn(hump, images + image, 64));
+        }
+    }
+}
+
+}  // namespace
+
+int main() {
+    means_by_hand();
+    likeness_is_bayes();
+    solving();
+    outlines_follow_colours();
+    images_of_any_size();
+    batches_take_their_own_image();
+    return uflow_test::result();
+}
