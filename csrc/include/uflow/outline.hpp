@@ -27,11 +27,13 @@ struct OutlineWorkspace {
     std::vector<Run> runs;
     std::vector<float> across, heights, around, fine, fine_around, of_region, background;
     std::vector<float> colours, likeness, fine_likeness;
+    std::vector<std::int32_t> columns;
     std::vector<std::uint32_t> column_sums;
     std::vector<std::uint8_t> found, mask, seeds, rest, touched, inside, outside;
 
     std::size_t bytes() const noexcept {
-        std::size_t all = runs.capacity() * sizeof(Run) + column_sums.capacity() * sizeof(std::uint32_t);
+        std::size_t all = runs.capacity() * sizeof(Run) +
+                          (columns.capacity() + column_sums.capacity()) * sizeof(std::uint32_t);
         for (const auto* floats : {&across, &heights, &around, &fine, &fine_around, &of_region, &background,
                                    &colours, &likeness, &fine_likeness})
             all += floats->capacity() * sizeof(float);
@@ -110,7 +112,8 @@ inline bool keep_touching(std::uint8_t* mask, const std::uint8_t* seeds, std::in
 inline void fill_holes(std::uint8_t* mask, std::int32_t height, std::int32_t width, OutlineWorkspace& work) {
     const std::size_t pixels = std::size_t(height) * std::size_t(width);
     work.rest.resize(pixels);
-    for (std::size_t pixel = 0; pixel < pixels; ++pixel) work.rest[pixel] = !mask[pixel];
+    std::uint8_t* rest = work.rest.data();
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel) rest[pixel] = !mask[pixel];
     const std::int32_t count = find_runs(work.rest.data(), height, width, Connectivity::four, work.runs);
     work.touched.assign(std::size_t(count), 0);
     for (const Run& run : work.runs)
@@ -143,27 +146,35 @@ inline float strongest_found(const float* map, const std::uint8_t* found, std::s
 
 // Which of (out_height, out_width) pixels lie in a cell that is not 0.
 inline void nearest_cells(const std::uint8_t* cells, std::int32_t height, std::int32_t width,
-                          std::int32_t out_height, std::int32_t out_width,
+                          std::int32_t out_height, std::int32_t out_width, OutlineWorkspace& work,
                           std::vector<std::uint8_t>& pixels) {
     pixels.resize(std::size_t(out_height) * std::size_t(out_width));
+    work.columns.resize(std::size_t(out_width));
+    for (std::int32_t col = 0; col < out_width; ++col)
+        work.columns[std::size_t(col)] = nearest_cell(col, width, out_width);
+    const std::int32_t* columns = work.columns.data();
     for (std::int32_t row = 0; row < out_height; ++row) {
-        const std::uint8_t* from = cells + std::ptrdiff_t(nearest_cell(row, height, out_height)) * width;
+        const std::int32_t cell = nearest_cell(row, height, out_height);
         std::uint8_t* to = pixels.data() + std::ptrdiff_t(row) * out_width;
-        for (std::int32_t col = 0; col < out_width; ++col)
-            to[col] = from[nearest_cell(col, width, out_width)];
+        if (row > 0 && cell == nearest_cell(row - 1, height, out_height)) {
+            std::copy(to - out_width, to, to);
+            continue;
+        }
+        const std::uint8_t* from = cells + std::ptrdiff_t(cell) * width;
+        for (std::int32_t col = 0; col < out_width; ++col) to[col] = from[columns[col]];
     }
 }
 
 // The cells that were found as pixels; each keeps the one at its centre, where the image has fewer pixels
 // than the map has cells.
 inline void seeds_of(const std::uint8_t* found, std::int32_t height, std::int32_t width,
-                     std::int32_t out_height, std::int32_t out_width, std::vector<std::uint8_t>& seeds) {
-    nearest_cells(found, height, width, out_height, out_width, seeds);
+                     std::int32_t out_height, std::int32_t out_width, OutlineWorkspace& work) {
+    nearest_cells(found, height, width, out_height, out_width, work, work.seeds);
     for (std::int32_t row = 0; row < height; ++row)
         for (std::int32_t col = 0; col < width; ++col)
             if (found[std::ptrdiff_t(row) * width + col])
-                seeds[std::size_t(centre_of(row, out_height, height)) * std::size_t(out_width) +
-                      std::size_t(centre_of(col, out_width, width))] = 1;
+                work.seeds[std::size_t(centre_of(row, out_height, height)) * std::size_t(out_width) +
+                           std::size_t(centre_of(col, out_width, width))] = 1;
 }
 
 // The root mean square, around each cell, of the heights that reach the level, into work.around; what lies
@@ -201,10 +212,10 @@ void draw_above(const std::uint8_t* found, std::int32_t height, std::int32_t wid
     work.fine_around.resize(pixels);
     resize_bilinear(work.heights.data(), 1, height, width, out_height, out_width, 1, work.fine.data());
     resize_bilinear(work.around.data(), 1, height, width, out_height, out_width, 1, work.fine_around.data());
+    const float *fine = work.fine.data(), *around = work.fine_around.data();
     for (std::size_t pixel = 0; pixel < pixels; ++pixel)
-        mask[pixel] =
-            work.fine[pixel] >= level && work.fine[pixel] >= work.fine_around[pixel] * share_at(pixel);
-    seeds_of(found, height, width, out_height, out_width, work.seeds);
+        mask[pixel] = std::uint8_t((fine[pixel] >= level) & (fine[pixel] >= around[pixel] * share_at(pixel)));
+    seeds_of(found, height, width, out_height, out_width, work);
     if (!keep_touching(mask, work.seeds.data(), out_height, out_width, work))
         std::copy(work.seeds.begin(), work.seeds.end(), mask);
     fill_holes(mask, out_height, out_width, work);
@@ -223,7 +234,7 @@ inline void look_at_colours(const Image& image, const std::uint8_t* found, std::
     draw_above(
         found, height, width, level, [](std::size_t) { return heart_share; }, rows, columns, work,
         work.inside.data());
-    nearest_cells(work.outside.data(), height, width, rows, columns, work.rest);
+    nearest_cells(work.outside.data(), height, width, rows, columns, work, work.rest);
     colour_means(image, rows, columns, work.column_sums, work.colours);
     likeness(work.colours, work.inside, work.rest, work.likeness);
     work.fine_likeness.resize(std::size_t(out_height) * std::size_t(out_width));
@@ -257,7 +268,7 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
         detail::median_outside(map, found, aids.counted, cells, float(drawing.usual), work.background);
     const float strongest = detail::strongest_found(map, found, cells) - usual;
     if (!(strongest > 0.0f)) {  // where the map sees nothing, the cells are the outline
-        detail::seeds_of(found, height, width, out_height, out_width, work.seeds);
+        detail::seeds_of(found, height, width, out_height, out_width, work);
         std::copy(work.seeds.begin(), work.seeds.end(), mask);
         detail::fill_holes(mask, out_height, out_width, work);
         return;
@@ -273,8 +284,9 @@ inline void draw_regions(const float* map, const std::uint8_t* found, std::int32
     };
     if (aids.image == nullptr) return draw([](std::size_t) { return detail::edge_share; });
     detail::look_at_colours(*aids.image, found, height, width, level, out_height, out_width, work);
-    draw([&](std::size_t pixel) {
-        return detail::edge_share * (1.0f - detail::colour_share * work.fine_likeness[pixel]);
+    const float* likeness = work.fine_likeness.data();
+    draw([=](std::size_t pixel) {
+        return detail::edge_share * (1.0f - detail::colour_share * likeness[pixel]);
     });
 }
 
