@@ -207,8 +207,9 @@ def draw_regions(values, found, usual, quiet, size, image=None):
     if image is None or strongest <= 0:
         return above(size, 0.8)
     grid = tuple(min(4 * n, side) for n, side in zip(values.shape, image.shape, strict=False))
-    near = scipy.ndimage.binary_dilation(high | found, np.ones((5, 5)))
-    like = likeness(colour_means(image, *grid), above(grid, 1.0), nearest(~near, grid))
+    near = scipy.ndimage.binary_dilation(high | found, square)
+    outside = scipy.ndimage.binary_dilation(near, square) & ~near
+    like = likeness(colour_means(image, *grid), above(grid, 1.0), nearest(outside, grid))
     return above(size, 0.8 * (1 - 0.5 * bilinear(like, *size)))
 
 

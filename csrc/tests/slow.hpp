@@ -214,9 +214,9 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
     const double height_found =
         peaks.empty() ? 0.0 : *std::max_element(peaks.begin(), peaks.end()) - background;
     const double level = std::min(std::max(quiet - usual, height_found / 4), height_found / 2);
-    // The root mean square height of what is above the level within two cells, and where there is nothing.
+    // The root mean square height of what is above the level within two cells, and the surroundings.
     std::vector<double> heights(cells), around(cells);
-    std::vector<bool> outside(cells, true);
+    std::vector<bool> near(cells), outside(cells);
     for (int cell = 0; cell < height * width; ++cell) {
         double squares = 0, high = 0;
         heights[std::size_t(cell)] = map[std::size_t(cell)] - background;
@@ -224,13 +224,18 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
             if (std::abs(cell / width - other / width) > 2 || std::abs(cell % width - other % width) > 2)
                 continue;
             const double value = map[std::size_t(other)] - background;
-            if (value >= level || found[std::size_t(other)]) outside[std::size_t(cell)] = false;
+            if (value >= level || found[std::size_t(other)]) near[std::size_t(cell)] = true;
             if (value < level) continue;
             squares += value * value;
             ++high;
         }
         around[std::size_t(cell)] = std::sqrt(squares / std::max(high, 1.0));
     }
+    for (int cell = 0; cell < height * width; ++cell)  // near something that is near, and not so itself
+        for (int other = 0; other < height * width; ++other)
+            if (std::abs(cell / width - other / width) <= 2 && std::abs(cell % width - other % width) <= 2 &&
+                near[std::size_t(other)] && !near[std::size_t(cell)])
+                outside[std::size_t(cell)] = true;
     const auto cell_of = [&](int pixel, int rows, int columns) {
         return std::size_t(pixel / columns * height / rows * width + pixel % columns * width / columns);
     };

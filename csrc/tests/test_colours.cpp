@@ -124,6 +124,12 @@ void outlines_follow_colours() {
         CHECK(std::fabs(double(area(drawn(hump, &image, 64))) - wanted) < 0.02 * wanted);
         CHECK(std::fabs(double(area(drawn(hump, &image, 128))) / 4 - wanted) < 0.2 * wanted);
     }
+    // Only the surroundings count: whatever is far away, the outline is the same.
+    auto far = disc(9, 160);
+    const uflow::Image near_only{far.data(), 64, 64};
+    const Mask before = drawn(hump, &near_only, 64);
+    std::fill_n(far.begin(), 3 * 64 * 6, std::uint8_t(160));
+    CHECK(drawn(hump, &near_only, 64) == before);
     // Nothing to see: the map decides alone, but for the little that noise says.
     const auto even = disc(0, 100);
     const uflow::Image plain{even.data(), 64, 64};

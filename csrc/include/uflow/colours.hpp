@@ -77,13 +77,13 @@ inline Colour solve(std::array<Colour, colours> a, Colour b) noexcept {
     return b;
 }
 
-// The mean of the colours where `chosen` is not 0. Returns how many these are.
+// The mean of the colours where `chosen` is 1. Returns how many these are.
 inline std::size_t mean_colour(const std::vector<float>& means, const std::vector<std::uint8_t>& chosen,
                                Colour& mean) noexcept {
     std::size_t count = 0;
     mean = {};
     for (std::size_t i = 0; i < chosen.size(); ++i) {
-        if (!chosen[i]) continue;
+        if (chosen[i] != 1) continue;
         for (std::size_t c = 0; c < colours; ++c) mean[c] += double(means[i * colours + c]);
         ++count;
     }
@@ -93,8 +93,8 @@ inline std::size_t mean_colour(const std::vector<float>& means, const std::vecto
 
 // From -1, surely as outside, to 1, surely as inside: twice the probability, less 1, that a colour is of the
 // inside, as linear discriminant analysis has it (Fisher 1936): both are normal with the covariance that the
-// colours outside have, and equally likely. Outside it is -1. 0 everywhere where there is nothing inside, or
-// nothing outside.
+// colours outside have, and equally likely. `outside` is 1 in the surroundings, of which these are, and 2
+// beyond; in both the answer is -1. 0 everywhere where there is nothing inside, or no surroundings.
 inline void likeness(const std::vector<float>& means, const std::vector<std::uint8_t>& inside,
                      const std::vector<std::uint8_t>& outside, std::vector<float>& result) {
     result.assign(inside.size(), 0.0f);
@@ -103,7 +103,7 @@ inline void likeness(const std::vector<float>& means, const std::vector<std::uin
     if (mean_colour(means, inside, defect) == 0 || count == 0) return;
     std::array<Colour, colours> covariance{};
     for (std::size_t i = 0; i < outside.size(); ++i) {
-        if (!outside[i]) continue;
+        if (outside[i] != 1) continue;
         Colour from_mean;
         for (std::size_t c = 0; c < colours; ++c)
             from_mean[c] = double(means[i * colours + c]) - background[c];

@@ -144,7 +144,7 @@ inline float strongest_found(const float* map, const std::uint8_t* found, std::s
     return strongest;
 }
 
-// Which of (out_height, out_width) pixels lie in a cell that is not 0.
+// What cells hold, for each of the (out_height, out_width) pixels in them.
 inline void nearest_cells(const std::uint8_t* cells, std::int32_t height, std::int32_t width,
                           std::int32_t out_height, std::int32_t out_width, OutlineWorkspace& work,
                           std::vector<std::uint8_t>& pixels) {
@@ -177,15 +177,18 @@ inline void seeds_of(const std::uint8_t* found, std::int32_t height, std::int32_
                            std::size_t(centre_of(col, out_width, width))] = 1;
 }
 
-// The root mean square, around each cell, of the heights that reach the level, into work.around; what lies
-// further than that from all of these and from what was found into work.outside.
+// The root mean square, around each cell, of the heights that reach the level, into work.around. Into
+// work.outside 1 for the surroundings, what lies further than that from all of these and from what was found,
+// and no more than twice as far; 2 for what lies beyond, 0 for what is nearer.
 inline void look_around(const std::uint8_t* found, const std::uint8_t* counted, std::int32_t height,
                         std::int32_t width, float level, OutlineWorkspace& work) {
     const std::size_t cells = work.heights.size();
-    std::vector<float>&squares = work.around, &counts = work.background, &near = work.fine;
+    std::vector<float>&squares = work.around, &counts = work.background;
+    std::vector<float>&near = work.fine, &next = work.fine_around;
     squares.resize(cells);
     counts.resize(cells);
     near.resize(cells);
+    next.resize(cells);
     work.outside.resize(cells);
     for (std::size_t cell = 0; cell < cells; ++cell) {
         const float up = work.heights[cell];
@@ -195,9 +198,13 @@ inline void look_around(const std::uint8_t* found, const std::uint8_t* counted, 
         near[cell] = high || found[cell] ? 1.0f : 0.0f;
     }
     for (std::vector<float>* map : {&squares, &counts, &near}) sum_around(*map, height, width, work.across);
+    std::transform(near.begin(), near.end(), next.begin(),
+                   [](float sum) { return sum > 0.0f ? 1.0f : 0.0f; });
+    sum_around(next, height, width, work.across);
     for (std::size_t cell = 0; cell < cells; ++cell) {
         squares[cell] = std::sqrt(squares[cell] / std::max(counts[cell], 1.0f));
-        work.outside[cell] = near[cell] == 0.0f && (!counted || counted[cell]);
+        const bool counts_here = next[cell] > 0.0f && (!counted || counted[cell]);
+        work.outside[cell] = near[cell] > 0.0f ? 0 : counts_here ? 1 : 2;
     }
 }
 
@@ -257,7 +264,7 @@ struct DrawingAids {
 // good image is anywhere, but half the strongest region's height is enough and a quarter is needed, and no
 // halo of something stronger: above 0.8 of the root mean square height of what is so high within the blur's
 // reach. Where there is an image, the share is lower, down to half, the more the pixel has the colour of the
-// defect, and higher, up to one and a half, the more it has that of the background. Holes are filled. A
+// defect, and higher, up to one and a half, the more it has that of the surroundings. Holes are filled. A
 // region of which nothing is left so is the halo or the echo of a stronger one, and goes with it; where
 // nothing at all would be left, the cells are kept.
 inline void draw_regions(const float* map, const std::uint8_t* found, std::int32_t height, std::int32_t width,
