@@ -222,6 +222,24 @@ def test_outlines_where_the_map_sees_nothing_are_the_cells_and_where_all_is_foun
     assert drawn.tolist() == [[True, True, False, False]]  # half-way from 1.5 to 4 is 2.75
 
 
+def test_outlines_of_wrong_input_are_one_line():
+    values, found = np.zeros((4, 5), np.float32), np.zeros((4, 5), bool)
+    strange = np.where(np.eye(4, 5) > 0, np.float32(np.nan), values)
+    for given, image, message in [
+        (
+            values,
+            np.zeros((8, 8), np.uint8),
+            r"^the image must be uint8 of shape \(height, width, 3\), got uint8 \(8, 8\)$",
+        ),
+        (values, np.zeros((8, 8, 3)), r"^the image must be uint8 of shape \(height, width, 3\), got float64 "),
+        (strange, None, r"^map has a value that is not finite, at flat index 0 of shape \(4, 5\)$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            draw_regions(given, found, Drawing(0.0, 1.0), (8, 8), image=image)
+    with pytest.raises(ValueError, match=r"^counted must have a cell for each value of shape \(4, 5\), got \(5, 5\)$"):
+        draw_regions(values, found, Drawing(0.0, 1.0), (8, 8), np.zeros((5, 5), bool))
+
+
 @pytest.mark.parametrize(("width", "wanted"), [(1, 2.1), (2, 2.3), (3, 2.7), (4, 3.3), (8, 7.2)])
 def test_outlines_of_blurred_strips(width, wanted):
     """The table of docs/theory.md: strips blurred by a standard deviation of 1 cell, wherever in the grid they lie."""

@@ -37,6 +37,13 @@ def as_mask(mask: ArrayLike) -> NDArray[np.bool_]:
     return contiguous(array, np.bool_)
 
 
+def as_image(image: ArrayLike) -> NDArray[np.uint8]:
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype != np.uint8:
+        raise ValueError(f"the image must be uint8 of shape (height, width, 3), got {array.dtype} {array.shape}")
+    return contiguous(array, np.uint8)
+
+
 def as_latents(z: Any) -> Any:
     """Latents as the core or a device squares them: an array where they are on the CPU, else the tensor."""
     if is_tensor(z):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import segmentation
+from .arrays import as_image
 from .conformal import (
     Verdict,
     check_alpha,
@@ -168,7 +169,7 @@ class Threshold:
         values = _as_map(anomaly_map, "the map")
         field = _field(values, self.low)
         size = (values.shape[0], values.shape[1]) if size is None else size
-        (log_nfa,) = judge_fields(self, field, field, size, images=None if image is None else [_as_image(image)])
+        (log_nfa,) = judge_fields(self, field, field, size, images=None if image is None else [as_image(image)])
         (scores,) = segmentation.weighted_sum([values[None]], [1.0], size)
         mask, lowest = log_nfa < 0, float(log_nfa.min())
         regions = segmentation.regions(mask, log_nfa, scores)
@@ -249,13 +250,6 @@ def _as_map(values: ArrayLike, name: str) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
         raise ValueError(f"{name} holds values that are not finite: it cannot be judged")
     return found
-
-
-def _as_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype != np.uint8:
-        raise ValueError(f"the image must be uint8 of shape (height, width, 3), got {array.dtype} {array.shape}")
-    return array
 
 
 def _field(values: NDArray[np.float32], low: float) -> NDArray[np.float32]:

@@ -213,10 +213,9 @@ class _ComparedSize:
 
     def output(self, source: ImageLike, image: NDArray[np.uint8], evidence: Evidence) -> ImageOutput:
         anomaly_map = self.anomaly_map(source, image, evidence)
-        own_size = image.shape[0], image.shape[1]
-        own = log_nfa = self.predictor.log_nfa(evidence, own_size, image)
-        if self._size(image) != own_size:
-            log_nfa = self.predictor.log_nfa(evidence, self._size(image), image)
+        own_size, size = (image.shape[0], image.shape[1]), self._size(image)
+        log_nfa = self.predictor.log_nfa(evidence, size, image)
+        own = log_nfa if size == own_size else self.predictor.log_nfa(evidence, own_size)  # no outline decides
         return ImageOutput(anomaly_map, self.predictor.score(evidence, anomaly_map), log_nfa, bool(own.min() < 0))
 
     def _size(self, image: NDArray[np.uint8]) -> tuple[int, int]:

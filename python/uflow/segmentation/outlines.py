@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..arrays import as_image, as_mask, contiguous
 
 
 def draw_regions(
@@ -29,13 +30,18 @@ def draw_regions(
         image: (H, W, 3), what the map was made of; None draws by the map alone.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite.
+        ValueError: shapes that do not fit, values that are not finite, an image of another dtype.
 
     >>> values = np.array([[0, 8, 8, 0, 0, 0]], np.float32)
     >>> draw_regions(values, values > 7, 0.0, 2.0, (1, 6)).astype(int)
     array([[0, 1, 1, 0, 0, 0]])
     """
-    if image is not None:
-        image = np.ascontiguousarray(image)
-    values, found = np.ascontiguousarray(values), np.ascontiguousarray(found)
-    return _core.draw_regions(values, found, usual, quiet, *size, counted, image)
+    return _core.draw_regions(
+        contiguous(values, np.float32),
+        as_mask(found),
+        usual,
+        quiet,
+        *size,
+        None if counted is None else as_mask(counted),
+        None if image is None else as_image(image),
+    )
