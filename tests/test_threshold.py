@@ -131,16 +131,23 @@ def test_what_follows_the_network_needs_no_torch() -> None:
     assert run.stdout.strip() == "False"
 
 
-def test_an_image_has_no_part_in_the_background_it_is_judged_by() -> None:
-    """However strange it is itself, its lowest log NFA is under the cell model of the others."""
+def test_calibration_images_are_judged_as_new_ones_are() -> None:
+    """What is stored of each is what the rule says of it, so that new ones are compared under one law."""
     evidence = good_images(np.random.default_rng(5), 9)
     threshold = CalibratedThreshold.from_good_images(evidence, 0.2)
-    moments = [(f.mean(dtype=float), f.var(dtype=float)) for f in map(threshold.weights.field, evidence)]
-    mean, var = np.median(moments[1:], axis=0)
-    others = replace(threshold, cell=Background(var / (2 * mean), 2 * mean**2 / var, 1.0))
-    expected = lowest(others, evidence[0]) - others.shift
-    assert threshold.minima[0] == pytest.approx(expected, abs=1e-4)
-    assert len(threshold.minima) == 9
+    judged = [lowest(threshold, image) - threshold.shift for image in evidence]
+    np.testing.assert_allclose(threshold.minima, judged, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_the_promise_is_kept_and_used_with_few_images(count: int) -> None:
+    """A new good image is the strangest with probability 1 / (n + 1), though the law is learnt from those n."""
+    rng = np.random.default_rng(count)
+    flagged = []
+    for _ in range(200):
+        threshold = CalibratedThreshold.from_good_images(good_images(rng, count), 1 / (count + 1))
+        flagged += [np.mean([lowest(threshold, image) < 0 for image in good_images(rng, 10)])]
+    assert np.mean(flagged) == pytest.approx(1 / (count + 1), abs=3 * np.std(flagged) / math.sqrt(len(flagged)))
 
 
 @pytest.mark.parametrize(("count", "alpha"), [(19, 0.05), (19, 0.2), (60, 0.1)])
@@ -343,7 +350,7 @@ def test_images_of_other_flows_join_the_promise() -> None:
     assert replace(both, minima=first.minima) == first
 
 
-def test_variance_of_independent_cells_falls_with_the_area() -> None:
+def test_the_exponent_of_fields_of_known_truth() -> None:
     rng = np.random.default_rng(0)
     independent = [rng.normal(size=(1, 32, 32)).astype(np.float32) for _ in range(40)]
     assert variance_decay(independent) == pytest.approx(1, abs=0.05)
@@ -352,6 +359,25 @@ def test_variance_of_independent_cells_falls_with_the_area() -> None:
     smooth = [ndimage.uniform_filter(x, (0, 9, 9)) for x in independent]
     assert 0 < variance_decay(smooth) < 0.7
     assert variance_decay([x[:, :1] for x in independent]) == 0
+    # what images differ by: the mean over A cells varies by 1 / A + 1, which is worth 2 / (1 / 64 + 1) = 1.97 cells
+    lifted = [x + np.float32(rng.normal()) for x in independent * 25]
+    assert variance_decay(lifted) == pytest.approx(math.log(2 / (1 + 1 / 64), 64), rel=0.15)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.7, 1.5, 3.0])
+def test_no_square_is_worth_less_than_the_exponent_says(sigma: float) -> None:
+    """Of noise smoothed by a Gaussian, the variance of a mean over A = s x s cells is known, and with it its worth."""
+    rng = np.random.default_rng(1)
+    noise = ndimage.gaussian_filter(rng.normal(size=(40, 48, 48)), (0, sigma, sigma), mode="wrap")
+    lags = np.zeros((1, 48, 48))
+    lags[0, 0, 0] = 1
+    kernel = ndimage.gaussian_filter(lags, (0, sigma, sigma), mode="wrap")
+    worths = {}
+    for side in (2, 4, 8):
+        mean = ndimage.uniform_filter(kernel, (0, side, side), mode="wrap")
+        worths[side**2] = np.square(kernel).sum() / np.square(mean).sum()
+    exponent = variance_decay([x[None].astype(np.float32) for x in noise])
+    assert exponent == pytest.approx(min(math.log(w, a) for a, w in worths.items()), rel=0.1)
 
 
 def test_evidence_that_does_not_vary_is_refused() -> None:

@@ -41,8 +41,6 @@ def learn_from_fields(
 ) -> tuple[Background, float, tuple[float, ...]]:
     """What fields of good images, (1, h, w) each, say: the law of a cell, the exponent of the area, and the minima.
 
-    Each image's lowest log10 NFA is under the background of the others.
-
     Args:
         fields: of each image.
         masks: of each image, the cells (h, w) that count, for a field that is 0 elsewhere; None is all.
@@ -54,12 +52,9 @@ def learn_from_fields(
     exponent = variance_decay(fields, masks)
     counted = list(map(inside, fields, masks))
     moments = np.array([(np.mean(f, dtype=np.float64), np.var(f, dtype=np.float64)) for f in counted])
-    minima = []
-    for i, (field, mask) in enumerate(zip(fields, masks, strict=True)):
-        others = np.delete(moments, i, axis=0) if len(moments) > 1 else moments
-        cells = _log_nfa_of_cells(field, _background(others), exponent, mask)
-        minima.append(float(inside(cells, mask).min()))
-    return _background(moments), exponent, tuple(minima)
+    cell = _background(moments)
+    tested = (_log_nfa_of_cells(field, cell, exponent, mask) for field, mask in zip(fields, masks, strict=True))
+    return cell, exponent, tuple(float(inside(cells, mask).min()) for cells, mask in zip(tested, masks, strict=True))
 
 
 def inside(values: NDArray[np.float32], mask: Mask | None) -> NDArray[np.float32]:
@@ -106,12 +101,12 @@ def judge_fields(
 
 
 def variance_decay(fields: Sequence[NDArray[np.float32]], masks: Sequence[Mask | None] = ()) -> float:
-    """The exponent g with which the variance of a field's mean over A cells falls, ``A^-g``, on good images.
+    """The exponent g of the effective area: A cells of good images are worth at least A^g independent ones.
 
-    By least squares through the log of var(one cell) / var(mean over a square), for squares of 2, 4 and 8 cells a side,
-    of all squares of all images together: a region of a new image is exposed to what images differ by as well as to
-    what varies within them. 1 for independent cells; the effective area A^g is the number of independent cells whose
-    mean would vary as much.
+    What squares of 2, 4 and 8 cells a side are worth is measured: var(one cell) / var(mean over a square), of all
+    squares of all images together, for a region of a new image is exposed to what images differ by as well as to what
+    varies within them. g is the largest exponent that claims no more than that for any of the squares. 1 for
+    independent cells.
 
     Args:
         fields: of N images, (1, h, w) each.
@@ -132,8 +127,8 @@ def variance_decay(fields: Sequence[NDArray[np.float32]], masks: Sequence[Mask |
     if len(variances) < 2 or not variances.min() > 0:
         return 0.0
     log_areas = 2 * np.log(BLOCK_SIDES[1 : len(variances)])
-    log_ratios = np.log(variances[0] / variances[1:])
-    return float(np.clip(log_areas @ log_ratios / (log_areas @ log_areas), 0, 1))
+    log_worths = np.log(variances[0] / variances[1:])
+    return float(np.clip(np.min(log_worths / log_areas), 0, 1))
 
 
 def _block_means(field: NDArray[Any], side: int) -> NDArray[np.float64]:

@@ -228,9 +228,6 @@ class CalibratedThreshold:
             look_alpha: wished probability that a good image is not called good; None is one limit only.
             map_maxima: the largest value of each image's anomaly map, see `scoring.largest_map_values`.
 
-        Each image's lowest log10 NFA is under the background of the others: a new image has no part in the background
-        that judges it either.
-
         Raises:
             ValueError: no images; evidence that does not vary, or is not finite.
         """
