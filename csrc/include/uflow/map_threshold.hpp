@@ -93,8 +93,9 @@ inline void add_block_means(const Maps& field, std::int32_t side, double (&sums)
         }
 }
 
-// The exponent with which the variance of a mean over A cells falls on good images, A^-g: by least squares
-// through the log, for squares of 2, 4 and 8 cells a side.
+// The exponent g of the effective area: on good images A cells are worth at least A^g independent ones. The
+// largest that claims no more than was measured for any squares of 2, 4 and 8 cells a side: the variance of
+// one cell over that of their means.
 inline double variance_decay(const std::vector<Maps>& fields) {
     std::vector<double> variances;
     for (const std::int32_t side : {1, 2, 4, 8}) {
@@ -105,13 +106,10 @@ inline double variance_decay(const std::vector<Maps>& fields) {
         variances.push_back(sums[2] / sums[0] - mean * mean);
     }
     if (variances.size() < 2 || !(*std::min_element(variances.begin(), variances.end()) > 0.0)) return 0.0;
-    double product = 0.0, square = 0.0;
-    for (std::size_t k = 1; k < variances.size(); ++k) {
-        const double log_area = 2.0 * double(k) * std::log(2.0);
-        product += log_area * std::log(variances[0] / variances[k]);
-        square += log_area * log_area;
-    }
-    return std::clamp(product / square, 0.0, 1.0);
+    double exponent = 1.0;
+    for (std::size_t k = 1; k < variances.size(); ++k)
+        exponent = std::min(exponent, std::log(variances[0] / variances[k]) / (2.0 * double(k) * std::log(2.0)));
+    return std::max(exponent, 0.0);
 }
 
 }  // namespace detail
@@ -147,17 +145,9 @@ inline MapThreshold learn_map_threshold(const std::vector<Maps>& good, double al
     found.exponent = detail::variance_decay(fields);
     found.drawing = {detail::median(all), detail::median(highest)};
 
-    // The lowest log10 NFA of each under the background of the others.
-    for (std::size_t i = 0; i < fields.size(); ++i) {
-        Background others = found.cell;
-        if (fields.size() > 1) {
-            std::vector<double> other_means = means, other_variances = variances;
-            other_means.erase(other_means.begin() + std::ptrdiff_t(i));
-            other_variances.erase(other_variances.begin() + std::ptrdiff_t(i));
-            others = detail::background_of(other_means, other_variances);
-        }
-        std::vector<float> log_nfa(fields[i].cells());
-        detail::log_nfa_of_cells(fields[i], 1, others, found.exponent, threads, log_nfa.data());
+    for (const Maps& field : fields) {
+        std::vector<float> log_nfa(field.cells());
+        detail::log_nfa_of_cells(field, 1, found.cell, found.exponent, threads, log_nfa.data());
         found.minima.push_back(double(*std::min_element(log_nfa.begin(), log_nfa.end())));
     }
     return found;
