@@ -29,7 +29,6 @@ from uflow.input_size import choose_input_size
 from uflow.outline import draw_regions
 from uflow.predictor import Predictor
 from uflow.scoring import Evidence, EvidenceWeights
-from uflow.segmentation import Background
 from uflow.threshold import CalibratedThreshold, PaperThreshold, threshold_from_dict
 
 

@@ -108,7 +108,8 @@ inline double variance_decay(const std::vector<Maps>& fields) {
     if (variances.size() < 2 || !(*std::min_element(variances.begin(), variances.end()) > 0.0)) return 0.0;
     double exponent = 1.0;
     for (std::size_t k = 1; k < variances.size(); ++k)
-        exponent = std::min(exponent, std::log(variances[0] / variances[k]) / (2.0 * double(k) * std::log(2.0)));
+        exponent =
+            std::min(exponent, std::log(variances[0] / variances[k]) / (2.0 * double(k) * std::log(2.0)));
     return std::max(exponent, 0.0);
 }
 
