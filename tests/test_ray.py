@@ -127,6 +127,7 @@ def cluster() -> Iterator[Any]:
     """Ray on this machine, with two processors, and the module that uses it."""
     ray = pytest.importorskip("ray", reason='needs Ray: pip install "uflow-ad[ray]"')
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # 15 is the default: beside other tests they would starve
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     from uflow.interop import ray as interop
 
@@ -287,7 +288,7 @@ def test_an_exported_folder_needs_no_torch_in_an_actor(
         assert row["score"] == (None if own["score"] is None else pytest.approx(own["score"], rel=1e-6))
 
 
-def wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(ready: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, "it did not happen"
