@@ -28,7 +28,7 @@ TINY = ("--image-size", "64", "--epochs", "1", "--alpha", "0.3", "--paper-map")
 def cluster() -> Iterator[None]:
     """Ray on this machine, with two processors."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # 15 is the default: beside other tests they would starve
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's name); at its 15 they starve beside other tests
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     yield
     ray.shutdown()

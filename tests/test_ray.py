@@ -127,7 +127,7 @@ def cluster() -> Iterator[Any]:
     """Ray on this machine, with two processors, and the module that uses it."""
     ray = pytest.importorskip("ray", reason='needs Ray: pip install "uflow-ad[ray]"')
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # 15 is the default: beside other tests they would starve
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's name); at its 15 they starve beside other tests
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     from uflow.interop import ray as interop
 
