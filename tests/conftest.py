@@ -114,6 +114,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """Ray on this machine, with two processors."""
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install "uflow-ad[ray]"')
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's name); at its 15 they starve beside other tests
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
 def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a module's files of made weights are."""
     return tmp_path_factory.mktemp("weights")

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,9 @@ from test_study import make_data
 ray = pytest.importorskip("ray", reason='needs Ray: pip install "uflow-ad[ray]"')
 from uflow.interop.cluster import Needs, run_tasks  # noqa: E402 (it needs Ray)
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread", "cluster")]  # Ray's own
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread", "ray_cluster")]  # Ray's own
 
 TINY = ("--image-size", "64", "--epochs", "1", "--alpha", "0.3", "--paper-map")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Ray on this machine, with two processors."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's name); at its 15 they starve beside other tests
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

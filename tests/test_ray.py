@@ -10,9 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy as np
 import pytest
 
 import uflow
-from conftest import one_line
+from conftest import one_line, wait_for
 from uflow import cli
 
 NEEDS = 'needs the extra: pip install "uflow-ad[ray]"'
@@ -123,16 +121,11 @@ def test_what_is_no_table_of_images_is_one_line(model: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Ray on this machine, with two processors, and the module that uses it."""
-    ray = pytest.importorskip("ray", reason='needs Ray: pip install "uflow-ad[ray]"')
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's name); at its 15 they starve beside other tests
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+def cluster(ray_cluster: None) -> Any:
+    """The module that uses Ray."""
     from uflow.interop import ray as interop
 
-    yield interop
-    ray.shutdown()
+    return interop
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
@@ -162,30 +155,6 @@ def ancestors(pid: int) -> list[int]:
     return found
 
 
-@contextmanager
-def libraries_of_actors() -> Iterator[set[str]]:
-    """The files that new actors have loaded, looked for while they are at work.
-
-    Ray may end one before its part is told, and one of the test before after its results are there.
-    """
-    found: set[str] = set()
-    ended, before = threading.Event(), set(actor_pids())
-    watcher = threading.Thread(target=watch_libraries, args=(found, ended, before))
-    watcher.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        watcher.join()
-
-
-def watch_libraries(found: set[str], ended: threading.Event, before: set[int]) -> None:
-    while not ended.wait(0.01):
-        for pid in set(actor_pids()) - before:
-            with suppress(OSError):  # it has ended
-                found.update(Path(line).name for line in Path(f"/proc/{pid}/maps").read_text().split())
-
-
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="finds the actor in /proc")
 def test_a_killed_actor_and_a_lost_part_lose_nothing(
     cluster: Any, model: Path, parts: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
@@ -197,7 +166,7 @@ def test_a_killed_actor_and_a_lost_part_lose_nothing(
     killed, told = [], []
 
     def kill_once() -> None:
-        wait_for(lambda: bool(list(output.glob("part-*.parquet"))))
+        wait_for(lambda: any(output.glob("part-*.parquet")), seconds=300)
         killed.extend(actor_pids())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
@@ -274,10 +243,20 @@ def test_an_exported_folder_needs_no_torch_in_an_actor(
     from uflow.deploy.export import export
 
     export(detector, tmp_path / "onnx")
-    predictor = tables.TablePredictor(str(tmp_path / "onnx"))
-    with libraries_of_actors() as libraries:
-        done = cluster.predict(str(parts), str(tmp_path / "results"), predictor)
+    loaded = tmp_path / "loaded"
+
+    class Telling(tables.TablePredictor):
+        """Writes what its process has loaded when it has judged: an actor ends before one could look from outside."""
+
+        def predict_arrow(self, table: Any) -> Any:
+            found = super().predict_arrow(table)
+            loaded.write_text(Path("/proc/self/maps").read_text())
+            return found
+
+    predictor = Telling(str(tmp_path / "onnx"))
+    done = cluster.predict(str(parts), str(tmp_path / "results"), predictor)
     assert (done.images, done.failed) == (9, 1)
+    libraries = {Path(line).name for line in loaded.read_text().split()}
     assert any(name.startswith("onnxruntime_pybind11") for name in libraries)
     assert not [name for name in libraries if "torch" in name]
     rows = rows_of(tmp_path / "results")
@@ -286,13 +265,6 @@ def test_an_exported_folder_needs_no_torch_in_an_actor(
             assert row[name] == own[name], name
         # Actors judge other batches, which float32 rounds otherwise: a score may differ in its last bit.
         assert row["score"] == (None if own["score"] is None else pytest.approx(own["score"], rel=1e-6))
-
-
-def wait_for(ready: Callable[[], bool], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 def test_what_cannot_be_run_is_one_line(cluster: Any, model: Path, parts: Path, tmp_path: Path) -> None:
