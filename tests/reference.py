@@ -167,14 +167,23 @@ def colour_means(image, rows, columns):
     )
 
 
-def likeness(colours, inside, outside):
-    """Twice the probability, less 1, that a colour is of the inside: normal laws with the covariance outside."""
-    if not (inside.any() and outside.any()):
-        return np.zeros(inside.shape)
+def likeness(colours, hearts, outside):
+    """Twice the probability, less 1, that a colour is of a region, by normal laws with the covariance outside.
+
+    Regions are a mixture of no more than sixteen, by the areas of their hearts.
+    """
+    if not (hearts and outside.any()):
+        return np.zeros(outside.shape)
     covariance = np.cov(colours[outside].T, bias=True) + 4 * np.eye(3)
-    laws = [scipy.stats.multivariate_normal(colours[part].mean(axis=0), covariance) for part in (inside, outside)]
-    defect, background = (law.logpdf(colours.reshape(-1, 3)).reshape(inside.shape) for law in laws)
-    return np.where(outside, -1, np.tanh((defect - background) / 2))
+
+    def log_density(part):
+        law = scipy.stats.multivariate_normal(colours[part].mean(axis=0), covariance)
+        return law.logpdf(colours.reshape(-1, 3)).reshape(outside.shape)
+
+    hearts = sorted(hearts, key=np.count_nonzero, reverse=True)[:16]
+    weights = [[[np.count_nonzero(heart)]] for heart in hearts]
+    regions = scipy.special.logsumexp([log_density(heart) for heart in hearts], 0, weights) - np.log(np.sum(weights))
+    return np.where(outside, -1, np.tanh((regions - log_density(outside)) / 2))
 
 
 def draw_regions(values, found, usual, quiet, size, image=None):
@@ -209,7 +218,10 @@ def draw_regions(values, found, usual, quiet, size, image=None):
     grid = tuple(min(4 * n, side) for n, side in zip(values.shape, image.shape, strict=False))
     near = scipy.ndimage.binary_dilation(high | found, square)
     outside = scipy.ndimage.binary_dilation(near, square) & ~near
-    like = likeness(colour_means(image, *grid), above(grid, 1.0), nearest(outside, grid))
+    inside = above(grid, 1.0)
+    regions, count = scipy.ndimage.label(inside | (bilinear(heights, *grid) >= level))
+    hearts = [heart for i in range(count) if (heart := inside & (regions == i + 1)).any()]
+    like = likeness(colour_means(image, *grid), hearts, nearest(outside, grid))
     return above(size, 0.8 * (1 - 0.5 * bilinear(like, *size)))
 
 

@@ -23,7 +23,7 @@ from uflow import arrays, segmentation
 from uflow.calibration_log import log_calibration, warn_of_few_images, warn_of_learnt_images
 from uflow.conformal import AddedImage, conformal_shift, images_needed, supported_alpha
 from uflow.detector import Detector
-from uflow.fields import _set_lowest, variance_decay
+from uflow.fields import _set_lowest, area_exponent
 from uflow.images import read_image
 from uflow.input_size import choose_input_size
 from uflow.outline import draw_regions
@@ -352,15 +352,15 @@ def test_images_of_other_flows_join_the_promise() -> None:
 def test_the_exponent_of_fields_of_known_truth() -> None:
     rng = np.random.default_rng(0)
     independent = [rng.normal(size=(1, 32, 32)).astype(np.float32) for _ in range(40)]
-    assert variance_decay(independent) == pytest.approx(1, abs=0.05)
+    assert area_exponent(independent) == pytest.approx(1, abs=0.05)
     alike = [np.full((1, 32, 32), i, np.float32) for i in range(9)]
-    assert variance_decay(alike) == pytest.approx(0, abs=1e-9)
+    assert area_exponent(alike) == pytest.approx(0, abs=1e-9)
     smooth = [ndimage.uniform_filter(x, (0, 9, 9)) for x in independent]
-    assert 0 < variance_decay(smooth) < 0.7
-    assert variance_decay([x[:, :1] for x in independent]) == 0
+    assert 0 < area_exponent(smooth) < 0.7
+    assert area_exponent([x[:, :1] for x in independent]) == 0
     # what images differ by: the mean over A cells varies by 1 / A + 1, which is worth 2 / (1 / 64 + 1) = 1.97 cells
     lifted = [x + np.float32(rng.normal()) for x in independent * 25]
-    assert variance_decay(lifted) == pytest.approx(math.log(2 / (1 + 1 / 64), 64), rel=0.15)
+    assert area_exponent(lifted) == pytest.approx(math.log(2 / (1 + 1 / 64), 64), rel=0.15)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 0.7, 1.5, 3.0])
@@ -375,7 +375,7 @@ def test_no_square_is_worth_less_than_the_exponent_says(sigma: float) -> None:
     for side in (2, 4, 8):
         mean = ndimage.uniform_filter(kernel, (0, side, side), mode="wrap")
         worths[side**2] = np.square(kernel).sum() / np.square(mean).sum()
-    exponent = variance_decay([x[None].astype(np.float32) for x in noise])
+    exponent = area_exponent([x[None].astype(np.float32) for x in noise])
     assert exponent == pytest.approx(min(math.log(w, a) for a, w in worths.items()), rel=0.1)
 
 

@@ -162,21 +162,23 @@ inline std::vector<std::vector<double>> inverse(const std::vector<std::vector<do
     return found;
 }
 
-// How much each part's colour is that of what is inside, from -1 to 1: see likeness.
-inline std::vector<double> likeness(const std::vector<double>& colours, const std::vector<bool>& inside,
+// How much each part's colour is of a region, from -1 to 1: see likeness. A heart for each region.
+inline std::vector<double> likeness(const std::vector<double>& colours, std::vector<Pixels> hearts,
                                     const std::vector<bool>& outside) {
     const auto colour = [&](std::size_t part, std::size_t channel) { return colours[3 * part + channel]; };
-    const auto mean = [&](const std::vector<bool>& of) {
+    const auto mean = [&](const Pixels& of) {
         std::vector<double> sums(3);
-        for (std::size_t part = 0; part < of.size(); ++part)
-            for (std::size_t c = 0; c < 3; ++c) sums[c] += of[part] ? colour(part, c) : 0.0;
-        for (double& sum : sums) sum /= double(std::count(of.begin(), of.end(), true));
+        for (const int part : of)
+            for (std::size_t c = 0; c < 3; ++c) sums[c] += colour(std::size_t(part), c);
+        for (double& sum : sums) sum /= double(of.size());
         return sums;
     };
-    std::vector<double> found(inside.size());
-    if (!std::count(inside.begin(), inside.end(), true) || !std::count(outside.begin(), outside.end(), true))
-        return found;
-    const std::vector<double> of_defect = mean(inside), of_background = mean(outside);
+    std::vector<double> found(outside.size());
+    Pixels surroundings;
+    for (std::size_t part = 0; part < outside.size(); ++part)
+        if (outside[part]) surroundings.push_back(int(part));
+    if (hearts.empty() || surroundings.empty()) return found;
+    const std::vector<double> of_background = mean(surroundings);
     std::vector<std::vector<double>> covariance(3, std::vector<double>(3));
     for (std::size_t i = 0; i < 3; ++i)
         for (std::size_t j = 0; j < 3; ++j) {
@@ -184,7 +186,7 @@ inline std::vector<double> likeness(const std::vector<double>& colours, const st
                 if (outside[part])
                     covariance[i][j] +=
                         (colour(part, i) - of_background[i]) * (colour(part, j) - of_background[j]);
-            covariance[i][j] /= double(std::count(outside.begin(), outside.end(), true));
+            covariance[i][j] /= double(surroundings.size());
             covariance[i][j] += i == j ? 4 : 0;
         }
     const auto precision = inverse(covariance);
@@ -195,9 +197,20 @@ inline std::vector<double> likeness(const std::vector<double>& colours, const st
                 sum += (colour(part, i) - from[i]) * precision[i][j] * (colour(part, j) - from[j]);
         return sum;
     };
+    std::stable_sort(hearts.begin(), hearts.end(),
+                     [](const Pixels& a, const Pixels& b) { return a.size() > b.size(); });
+    hearts.resize(std::min(hearts.size(), std::size_t(16)));
+    double area = 0;
+    for (const Pixels& heart : hearts) area += double(heart.size());
+    std::vector<double> odds(found.size());
+    for (const Pixels& heart : hearts) {
+        const std::vector<double> of_defect = mean(heart);
+        for (std::size_t part = 0; part < odds.size(); ++part)
+            odds[part] += double(heart.size()) / area *
+                          std::exp((distance(part, of_background) - distance(part, of_defect)) / 2);
+    }
     for (std::size_t part = 0; part < found.size(); ++part)
-        found[part] =
-            outside[part] ? -1.0 : std::tanh((distance(part, of_background) - distance(part, of_defect)) / 4);
+        found[part] = outside[part] ? -1.0 : std::tanh(std::log(odds[part]) / 2);
     return found;
 }
 
@@ -278,10 +291,19 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
         std::vector<bool> far(parts);
         for (std::size_t part = 0; part < parts; ++part)
             far[part] = outside[cell_of(int(part), rows, columns)];
-        const std::vector<double> like =
-            bilinear(likeness(colours_of(*picture, rows, columns),
-                              above(rows, columns, std::vector<double>(parts, 1.0)), far),
-                     rows, columns, out_height, out_width);
+        const std::vector<bool> inside = above(rows, columns, std::vector<double>(parts, 1.0));
+        const std::vector<double> fine = bilinear(heights, height, width, rows, columns);
+        std::vector<bool> high(parts);
+        for (std::size_t part = 0; part < parts; ++part) high[part] = inside[part] || fine[part] >= level;
+        std::vector<Pixels> hearts;
+        for (Pixels region : components(high, rows, columns, uflow::Connectivity::four)) {
+            region.erase(std::remove_if(region.begin(), region.end(),
+                                        [&](int part) { return !inside[std::size_t(part)]; }),
+                         region.end());
+            if (!region.empty()) hearts.push_back(region);
+        }
+        const std::vector<double> like = bilinear(likeness(colours_of(*picture, rows, columns), hearts, far),
+                                                  rows, columns, out_height, out_width);
         for (std::size_t i = 0; i < shares.size(); ++i) shares[i] = 0.8f * (1.0f - 0.5f * float(like[i]));
     }
     return above(out_height, out_width, shares);

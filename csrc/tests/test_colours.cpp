@@ -26,25 +26,27 @@ void means_by_hand() {
 }
 
 // Twice the probability, less 1, by Bayes's rule on densities, of a background whose channels are
-// independent.
-double by_densities(const double* colour, const double* defect, const double* background,
+// independent. A region is of one of the defects, each of the same area.
+double by_densities(const double* colour, const std::vector<const double*>& defects, const double* background,
                     const double* variances) {
     const auto density = [&](const double* mean) {
         double sum = 0.0;
         for (int c = 0; c < 3; ++c) sum += (colour[c] - mean[c]) * (colour[c] - mean[c]) / variances[c];
         return std::exp(-sum / 2);
     };
-    return 2 * density(defect) / (density(defect) + density(background)) - 1;
+    double regions = 0.0;
+    for (const double* defect : defects) regions += density(defect) / double(defects.size());
+    return 2 * regions / (regions + density(background)) - 1;
 }
 
 void likeness_is_bayes() {
-    // Outside: all eight corners of a box, so that channels do not covary; inside: two colours.
+    // Outside: all eight corners of a box, so that channels do not covary; in a region: two colours.
     const double background[] = {100, 90, 80}, defect[] = {104, 92, 71};
     std::vector<float> means;
-    Mask inside, outside;
+    Mask regions, outside;
     const auto add = [&](double red, double green, double blue, bool in, bool out) {
         for (const double value : {red, green, blue}) means.push_back(float(value));
-        inside.push_back(in);
+        regions.push_back(in ? 2 : 0);
         outside.push_back(out);
     };
     for (const int a : {-1, 1})
@@ -54,20 +56,46 @@ void likeness_is_bayes() {
     add(105, 92, 72, true, false);
     for (const int step : {-2, 0, 1, 2, 3, 5}) add(100 + step, 90 + step / 2.0, 80 - 2 * step, false, false);
     std::vector<float> result;
-    uflow::detail::likeness(means, inside, outside, result);
+    const auto columns = std::int32_t(regions.size());  // one row: what stands side by side is one region
+    uflow::detail::Hearts hearts;
+    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
     const double variances[] = {36 + 4, 16 + 4, 64 + 4};  // and the camera's noise
     for (std::size_t i = 0; i < result.size(); ++i) {
         const double colour[] = {means[3 * i], means[3 * i + 1], means[3 * i + 2]};
         if (outside[i])
             CHECK(result[i] == -1.0f);
         else
-            CHECK(std::fabs(result[i] - by_densities(colour, defect, background, variances)) < 1e-6);
+            CHECK(std::fabs(result[i] - by_densities(colour, {defect}, background, variances)) < 1e-6);
     }
     // Nothing to compare with: no opinion.
-    uflow::detail::likeness(means, Mask(inside.size(), 0), outside, result);
+    uflow::detail::likeness(means, Mask(regions.size(), 0), outside, 1, columns, hearts, result);
     CHECK(std::all_of(result.begin(), result.end(), [](float value) { return value == 0.0f; }));
-    uflow::detail::likeness(means, inside, Mask(inside.size(), 0), result);
+    uflow::detail::likeness(means, regions, Mask(regions.size(), 0), 1, columns, hearts, result);
     CHECK(std::all_of(result.begin(), result.end(), [](float value) { return value == 0.0f; }));
+    // Apart, they are two regions of two colours.
+    std::swap(regions[9], regions[10]);
+    const double first[] = {means[24], means[25], means[26]}, other[] = {means[30], means[31], means[32]};
+    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
+    CHECK(hearts.discriminants.size() == 2);
+    for (std::size_t i = 8; i < regions.size(); ++i) {
+        const double colour[] = {means[3 * i], means[3 * i + 1], means[3 * i + 2]};
+        CHECK(std::fabs(result[i] - by_densities(colour, {first, other}, background, variances)) < 1e-6);
+    }
+    // A region without a heart has no colour; one that holds two hearts has one.
+    const std::vector<float> apart = result;
+    regions[13] = 1;
+    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
+    CHECK(result == apart);
+    regions[9] = 1;
+    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
+    CHECK(hearts.discriminants.size() == 1);
+    CHECK(hearts.of_region[0].area == 2);
+    // However far apart colours are, the answer is a number.
+    std::fill_n(means.begin() + 24, 3, 1e6f);
+    std::fill_n(means.end() - 3, 3, -1e6f);
+    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
+    CHECK(result[8] == 1.0f);
+    CHECK(std::fabs(result.back()) == 1.0f);
 }
 
 void solving() {
@@ -142,6 +170,33 @@ void outlines_follow_colours() {
     CHECK(drawn(hump, &image, 64, all.data()) == drawn(hump, &image, 64));
 }
 
+// Two humps in one map, and two discs in one picture: the outline of each is what it would be alone.
+void defects_of_two_colours() {
+    const Hump hump;
+    std::vector<float> map(2 * 256);
+    Mask found(2 * 256);
+    for (std::size_t i = 0; i < 256; ++i)
+        for (const std::size_t side : {std::size_t(0), std::size_t(16)}) {
+            map[i / 16 * 32 + side + i % 16] = hump.map[i];
+            found[i / 16 * 32 + side + i % 16] = hump.found[i];
+        }
+    const auto light = disc(9, 200), dark = disc(7, 20, 2);
+    std::vector<std::uint8_t> pixels;
+    for (std::size_t row = 0; row < 64; ++row)
+        for (const auto* half : {&light, &dark})
+            pixels.insert(pixels.end(), half->begin() + std::ptrdiff_t(row * 192),
+                          half->begin() + std::ptrdiff_t(row * 192 + 192));
+    const uflow::Image image{pixels.data(), 64, 128};
+    uflow::OutlineWorkspace work;
+    Mask mask(64 * 128);
+    uflow::draw_regions(map.data(), found.data(), 16, 32, {0, 1}, 64, 128, work, mask.data(),
+                        {nullptr, &image});
+    std::ptrdiff_t areas[2] = {};
+    for (std::size_t i = 0; i < mask.size(); ++i) areas[i % 128 / 64] += mask[i];
+    CHECK(std::fabs(double(areas[0]) - 3.14159 * 81) < 0.02 * 3.14159 * 81);
+    CHECK(std::fabs(double(areas[1]) - 3.14159 * 49) < 0.02 * 3.14159 * 49);
+}
+
 void images_of_any_size() {
     const Hump hump;
     const std::vector<std::uint8_t> one{1, 2, 3};
@@ -182,6 +237,7 @@ int main() {
     likeness_is_bayes();
     solving();
     outlines_follow_colours();
+    defects_of_two_colours();
     images_of_any_size();
     batches_take_their_own_image();
     return uflow_test::result();

@@ -15,7 +15,7 @@ from .outline import Drawing, clip_regions, draw_regions
 from .roi import Mask, RegionOfInterest
 from .segmentation import AreaLaw, Background
 
-__all__ = ["FieldRule", "inside", "judge_fields", "learn_from_fields", "variance_decay"]
+__all__ = ["FieldRule", "inside", "judge_fields", "learn_from_fields", "area_exponent"]
 
 BLOCK_SIDES = (1, 2, 4, 8)  # cells, of the squares whose means say how fast variance falls: defects are about as large
 
@@ -49,7 +49,7 @@ def learn_from_fields(
         ValueError: fields that do not vary, or are not finite.
     """
     masks = masks or [None] * len(fields)
-    exponent = variance_decay(fields, masks)
+    exponent = area_exponent(fields, masks)
     counted = list(map(inside, fields, masks))
     moments = np.array([(np.mean(f, dtype=np.float64), np.var(f, dtype=np.float64)) for f in counted])
     cell = _background(moments)
@@ -100,7 +100,7 @@ def judge_fields(
     return maps
 
 
-def variance_decay(fields: Sequence[NDArray[np.float32]], masks: Sequence[Mask | None] = ()) -> float:
+def area_exponent(fields: Sequence[NDArray[np.float32]], masks: Sequence[Mask | None] = ()) -> float:
     """The exponent g of the effective area: A cells of good images are worth at least A^g independent ones.
 
     What squares of 2, 4 and 8 cells a side are worth is measured: var(one cell) / var(mean over a square), of all

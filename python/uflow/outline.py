@@ -66,7 +66,7 @@ def draw_regions(
       of it is needed;
     - no halo of something stronger: above 0.8 of the height of what is so high within the blur's reach, the root of its
       mean square. Where the image is given, less of it is enough, down to half of that, the more the pixel has the
-      colour of the defect, and more is needed, up to one and a half of it, the more it has that of the surroundings.
+      colour of a defect, and more is needed, up to one and a half of it, the more it has that of the surroundings.
 
     Holes are filled. A region of which nothing is left so is the halo or the echo of a stronger one, and goes with it.
     Where nothing at all would be left, as where the distances see nothing, the cells are kept. docs/theory.md has the

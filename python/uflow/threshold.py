@@ -182,7 +182,7 @@ class CalibratedThreshold:
     Attributes:
         weights: how evidence adds up to the field.
         cell: the field of a single cell on normal parts.
-        exponent: g, in [0, 1], learnt from the decay of the variance of regional means (`variance_decay`).
+        exponent: g, in [0, 1], learnt from the decay of the variance of regional means (`area_exponent`).
         drawing: what good images say of the map that outlines are drawn on.
         minima: the lowest log10 NFA of each calibration image, before the shift: what p-values and other alphas need.
         alpha: promised probability that a good image is flagged.

@@ -96,7 +96,7 @@ inline void add_block_means(const Maps& field, std::int32_t side, double (&sums)
 // The exponent g of the effective area: on good images A cells are worth at least A^g independent ones. The
 // largest that claims no more than was measured for any squares of 2, 4 and 8 cells a side: the variance of
 // one cell over that of their means.
-inline double variance_decay(const std::vector<Maps>& fields) {
+inline double area_exponent(const std::vector<Maps>& fields) {
     std::vector<double> variances;
     for (const std::int32_t side : {1, 2, 4, 8}) {
         double sums[3] = {0.0, 0.0, 0.0};
@@ -143,7 +143,7 @@ inline MapThreshold learn_map_threshold(const std::vector<Maps>& good, double al
         all.insert(all.end(), field.begin(), field.end());
     }
     found.cell = detail::background_of(means, variances);
-    found.exponent = detail::variance_decay(fields);
+    found.exponent = detail::area_exponent(fields);
     found.drawing = {detail::median(all), detail::median(highest)};
 
     for (const Maps& field : fields) {

@@ -29,15 +29,16 @@ struct OutlineWorkspace {
     std::vector<float> colours, likeness, fine_likeness;
     std::vector<std::int32_t> columns;
     std::vector<std::uint32_t> column_sums;
-    std::vector<std::uint8_t> found, mask, seeds, rest, touched, inside, outside;
+    std::vector<std::uint8_t> found, mask, seeds, rest, touched, regions, outside;
+    detail::Hearts hearts;
 
     std::size_t bytes() const noexcept {
-        std::size_t all = runs.capacity() * sizeof(Run) +
+        std::size_t all = hearts.bytes() + runs.capacity() * sizeof(Run) +
                           (columns.capacity() + column_sums.capacity()) * sizeof(std::uint32_t);
         for (const auto* floats : {&across, &heights, &around, &fine, &fine_around, &of_region, &background,
                                    &colours, &likeness, &fine_likeness})
             all += floats->capacity() * sizeof(float);
-        for (const auto* flags : {&found, &mask, &seeds, &rest, &touched, &inside, &outside})
+        for (const auto* flags : {&found, &mask, &seeds, &rest, &touched, &regions, &outside})
             all += flags->capacity();
         return all;
     }
@@ -228,8 +229,8 @@ void draw_above(const std::uint8_t* found, std::int32_t height, std::int32_t wid
     fill_holes(mask, out_height, out_width, work);
 }
 
-// How much each pixel looks like the defect, by its colour, into work.fine_likeness: see `likeness`. The
-// defect is where the map reaches the whole of the height around.
+// How much each pixel looks like a defect, by its colour, into work.fine_likeness: see `likeness`. A region
+// is what is connected above the level; its heart is where the map reaches the whole of the height around.
 inline void look_at_colours(const Image& image, const std::uint8_t* found, std::int32_t height,
                             std::int32_t width, float level, std::int32_t out_height, std::int32_t out_width,
                             OutlineWorkspace& work) {
@@ -237,13 +238,15 @@ inline void look_at_colours(const Image& image, const std::uint8_t* found, std::
                            std::int32_t(std::min<std::int64_t>(std::int64_t(samples) * height, image.height)),
                        columns =
                            std::int32_t(std::min<std::int64_t>(std::int64_t(samples) * width, image.width));
-    work.inside.resize(std::size_t(rows) * std::size_t(columns));
+    work.regions.resize(std::size_t(rows) * std::size_t(columns));
     draw_above(
         found, height, width, level, [](std::size_t) { return heart_share; }, rows, columns, work,
-        work.inside.data());
+        work.regions.data());
+    for (std::size_t i = 0; i < work.regions.size(); ++i)  // work.fine has the heights of the samples
+        work.regions[i] = work.regions[i] ? 2 : work.fine[i] >= level;
     nearest_cells(work.outside.data(), height, width, rows, columns, work, work.rest);
     colour_means(image, rows, columns, work.column_sums, work.colours);
-    likeness(work.colours, work.inside, work.rest, work.likeness);
+    likeness(work.colours, work.regions, work.rest, rows, columns, work.hearts, work.likeness);
     work.fine_likeness.resize(std::size_t(out_height) * std::size_t(out_width));
     resize_bilinear(work.likeness.data(), 1, rows, columns, out_height, out_width, 1,
                     work.fine_likeness.data());
@@ -263,7 +266,7 @@ struct DrawingAids {
 // pixel belongs to a region if it is connected to its cells through pixels that are higher than a typical
 // good image is anywhere, but half the strongest region's height is enough and a quarter is needed, and no
 // halo of something stronger: above 0.8 of the root mean square height of what is so high within the blur's
-// reach. Where there is an image, the share is lower, down to half, the more the pixel has the colour of the
+// reach. Where there is an image, the share is lower, down to half, the more the pixel has the colour of a
 // defect, and higher, up to one and a half, the more it has that of the surroundings. Holes are filled. A
 // region of which nothing is left so is the halo or the echo of a stronger one, and goes with it; where
 // nothing at all would be left, the cells are kept.
