@@ -12,8 +12,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 600
-# One more than there are cores: tests wait for processes of their own.
-WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores + 1 : 4)))
 TRY ?= slim onnx openvino train sdist offline
 CLANGXX ?= $(firstword $(shell command -v clang++ clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14))
 CPP := $(shell find csrc examples -name '*.hpp' -o -name '*.cpp')
@@ -44,7 +42,7 @@ test: setup
 	$(BIN)/cmake --build --preset sanitize
 	$(BIN)/ctest --preset sanitize
 	@echo "== Python tests"
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: setup
 	@echo "== Long trainings on real images"
