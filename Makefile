@@ -27,8 +27,7 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip uninstall --quiet --quiet --yes uflow  # as this was called before, and as a stranger's package is
-	@# Python compiles what it imports when it does so: all of it would take a minute and a half here.
-	$(BIN)/python -m pip install --quiet --no-compile -e ".[test,lint,docs,lite1,lite2]" cmake ninja
+	$(BIN)/python -m pip install --quiet -e ".[test,lint,docs,lite1,lite2]" cmake ninja
 	@touch $@
 	@echo "== Set up: $$($(BIN)/python -c 'import uflow, torch; print("uflow", uflow.__version__, "on torch", torch.__version__)')"
 
