@@ -15,7 +15,7 @@ from .outline import Drawing, clip_regions, draw_regions
 from .roi import Mask, RegionOfInterest
 from .segmentation import AreaLaw, Background
 
-__all__ = ["FieldRule", "inside", "judge_fields", "learn_from_fields", "area_exponent"]
+__all__ = ["FieldRule", "area_exponent", "inside", "judge_fields", "learn_from_fields"]
 
 BLOCK_SIDES = (1, 2, 4, 8)  # cells, of the squares whose means say how fast variance falls: defects are about as large
 
