@@ -1,5 +1,6 @@
 # make demo    set up .venv if needed, then train and evaluate on textures with made defects; pictures in demo/
 # make test    set up .venv if needed, then all tests: C++ under sanitizers, Python
+# make test-cpp   the C++ tests alone: they need no PyTorch
 # make test-slow   the long trainings on real images (UFLOW_DATA), some twenty minutes
 # make test-lowest   all tests with the lowest versions that pyproject.toml allows, in an environment of its own
 # make fuzz    random inputs to the C++ core for FUZZ_SECONDS: by libFuzzer where there is a Clang, else plain ones
