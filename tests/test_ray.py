@@ -253,7 +253,8 @@ def test_an_exported_folder_needs_no_torch_in_an_actor(
             loaded.write_text(Path("/proc/self/maps").read_text())
             return found
 
-    predictor = Telling(str(tmp_path / "onnx"))
+    # One by one: actors get other batches than we do here, and batches round float32 otherwise.
+    predictor = Telling(str(tmp_path / "onnx"), batch_size=1)
     done = cluster.predict(str(parts), str(tmp_path / "results"), predictor)
     assert (done.images, done.failed) == (9, 1)
     libraries = {Path(line).name for line in loaded.read_text().split()}
@@ -261,10 +262,8 @@ def test_an_exported_folder_needs_no_torch_in_an_actor(
     assert not [name for name in libraries if "torch" in name]
     rows = rows_of(tmp_path / "results")
     for row, own in zip(rows, predictor.predict_rows([row["image"] for row in rows]), strict=True):
-        for name in own.keys() - {"time", "score"}:
+        for name in own.keys() - {"time"}:
             assert row[name] == own[name], name
-        # Actors judge other batches, which float32 rounds otherwise: a score may differ in its last bit.
-        assert row["score"] == (None if own["score"] is None else pytest.approx(own["score"], rel=1e-6))
 
 
 def test_what_cannot_be_run_is_one_line(cluster: Any, model: Path, parts: Path, tmp_path: Path) -> None:
