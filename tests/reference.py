@@ -168,22 +168,31 @@ def colour_means(image, rows, columns):
 
 
 def likeness(colours, hearts, outside):
-    """Twice the probability, less 1, that a colour is of a region, by normal laws with the covariance outside.
+    """Twice the probability, less 1, that a colour is of a defect, by normal laws with the covariance outside.
 
-    Regions are a mixture of no more than sixteen, by the areas of their hearts.
+    A heart shows its defect and the surroundings: the defect's mean and share are learnt in ten steps of expectation
+    and maximisation. Defects are a mixture of no more than sixteen, by their areas.
     """
     if not (hearts and outside.any()):
         return np.zeros(outside.shape)
     covariance = np.cov(colours[outside].T, bias=True) + 4 * np.eye(3)
 
-    def log_density(part):
-        law = scipy.stats.multivariate_normal(colours[part].mean(axis=0), covariance)
-        return law.logpdf(colours.reshape(-1, 3)).reshape(outside.shape)
+    def log_density(mean):
+        return scipy.stats.multivariate_normal(mean, covariance).logpdf(colours.reshape(-1, 3)).reshape(outside.shape)
 
-    hearts = sorted(hearts, key=np.count_nonzero, reverse=True)[:16]
-    weights = [[[np.count_nonzero(heart)]] for heart in hearts]
-    regions = scipy.special.logsumexp([log_density(heart) for heart in hearts], 0, weights) - np.log(np.sum(weights))
-    return np.where(outside, -1, np.tanh((regions - log_density(outside)) / 2))
+    background = log_density(colours[outside].mean(axis=0))
+    laws = []
+    for heart in sorted(hearts, key=np.count_nonzero, reverse=True)[:16]:
+        mean, prior = colours[heart].mean(axis=0), 0.0
+        for _ in range(10):
+            log_odds = (log_density(mean) - background)[heart] + prior
+            weights = scipy.special.expit(log_odds)
+            mean = np.average(colours[heart], axis=0, weights=weights)
+            prior = np.log(weights.sum()) - np.log(scipy.special.expit(-log_odds).sum())
+        laws.append((weights.sum(), log_density(mean)))
+    areas, densities = zip(*laws, strict=True)
+    defects = scipy.special.logsumexp(densities, 0, np.reshape(areas, (-1, 1, 1))) - np.log(np.sum(areas))
+    return np.where(outside, -1, np.tanh((defects - background) / 2))
 
 
 def draw_regions(values, found, usual, quiet, size, image=None):

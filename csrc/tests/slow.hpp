@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <numeric>
 #include <vector>
 
 #include "uflow/max_tree.hpp"
@@ -162,15 +163,16 @@ inline std::vector<std::vector<double>> inverse(const std::vector<std::vector<do
     return found;
 }
 
-// How much each part's colour is of a region, from -1 to 1: see likeness. A heart for each region.
+// How much each part's colour is of a defect, from -1 to 1: see likeness. A heart for each region.
 inline std::vector<double> likeness(const std::vector<double>& colours, std::vector<Pixels> hearts,
                                     const std::vector<bool>& outside) {
     const auto colour = [&](std::size_t part, std::size_t channel) { return colours[3 * part + channel]; };
-    const auto mean = [&](const Pixels& of) {
+    const auto mean = [&](const Pixels& of, const std::vector<double>& weights) {
         std::vector<double> sums(3);
-        for (const int part : of)
-            for (std::size_t c = 0; c < 3; ++c) sums[c] += colour(std::size_t(part), c);
-        for (double& sum : sums) sum /= double(of.size());
+        for (std::size_t c = 0; c < 3; ++c)
+            for (std::size_t i = 0; i < of.size(); ++i) sums[c] += weights[i] * colour(std::size_t(of[i]), c);
+        const double weight = std::accumulate(weights.begin(), weights.end(), 0.0);
+        for (double& sum : sums) sum /= weight;
         return sums;
     };
     std::vector<double> found(outside.size());
@@ -178,7 +180,8 @@ inline std::vector<double> likeness(const std::vector<double>& colours, std::vec
     for (std::size_t part = 0; part < outside.size(); ++part)
         if (outside[part]) surroundings.push_back(int(part));
     if (hearts.empty() || surroundings.empty()) return found;
-    const std::vector<double> of_background = mean(surroundings);
+    const std::vector<double> of_background =
+        mean(surroundings, std::vector<double>(surroundings.size(), 1.0));
     std::vector<std::vector<double>> covariance(3, std::vector<double>(3));
     for (std::size_t i = 0; i < 3; ++i)
         for (std::size_t j = 0; j < 3; ++j) {
@@ -201,14 +204,27 @@ inline std::vector<double> likeness(const std::vector<double>& colours, std::vec
                      [](const Pixels& a, const Pixels& b) { return a.size() > b.size(); });
     hearts.resize(std::min(hearts.size(), std::size_t(16)));
     double area = 0;
-    for (const Pixels& heart : hearts) area += double(heart.size());
     std::vector<double> odds(found.size());
     for (const Pixels& heart : hearts) {
-        const std::vector<double> of_defect = mean(heart);
+        std::vector<double> of_defect(heart.size(), 1.0), at = mean(heart, of_defect);  // probabilities
+        double weight = double(heart.size()), odds_here = 1;  // those before a colour is seen
+        for (int step = 0; step < 10; ++step) {
+            for (std::size_t i = 0; i < heart.size(); ++i) {
+                const auto part = std::size_t(heart[i]);
+                const double ratio = std::exp((distance(part, of_background) - distance(part, at)) / 2);
+                of_defect[i] = 1 - 1 / (1 + odds_here * ratio);
+            }
+            const double now = std::accumulate(of_defect.begin(), of_defect.end(), 0.0);
+            if (!(now > 0)) break;
+            weight = now;
+            at = mean(heart, of_defect);
+            odds_here = weight / (double(heart.size()) - weight);
+        }
+        area += weight;
         for (std::size_t part = 0; part < odds.size(); ++part)
-            odds[part] += double(heart.size()) / area *
-                          std::exp((distance(part, of_background) - distance(part, of_defect)) / 2);
+            odds[part] += weight * std::exp((distance(part, of_background) - distance(part, at)) / 2);
     }
+    for (double& value : odds) value /= area;
     for (std::size_t part = 0; part < found.size(); ++part)
         found[part] = outside[part] ? -1.0 : std::tanh(std::log(odds[part]) / 2);
     return found;

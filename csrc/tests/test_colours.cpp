@@ -39,86 +39,126 @@ double by_densities(const double* colour, const std::vector<const double*>& defe
     return 2 * regions / (regions + density(background)) - 1;
 }
 
-void likeness_is_bayes() {
-    // Outside: all eight corners of a box, so that channels do not covary; in a region: two colours.
-    const double background[] = {100, 90, 80}, defect[] = {104, 92, 71};
-    std::vector<float> means;
+// Samples in one row, so that what stands side by side is one region. Outside: all eight corners of a box, so
+// that channels do not covary, with these variances; the camera's noise is added.
+const double background[] = {100, 90, 80}, box_variances[] = {36 + 4, 16 + 4, 64 + 4};
+
+struct Row {
+    std::vector<float> means, result;
     Mask regions, outside;
-    const auto add = [&](double red, double green, double blue, bool in, bool out) {
-        for (const double value : {red, green, blue}) means.push_back(float(value));
-        regions.push_back(in ? 2 : 0);
-        outside.push_back(out);
-    };
-    for (const int a : {-1, 1})
-        for (const int b : {-1, 1})
-            for (const int c : {-1, 1}) add(100 + 6 * a, 90 + 4 * b, 80 + 8 * c, false, true);
-    add(103, 92, 70, true, false);
-    add(105, 92, 72, true, false);
-    for (const int step : {-2, 0, 1, 2, 3, 5}) add(100 + step, 90 + step / 2.0, 80 - 2 * step, false, false);
-    std::vector<float> result;
-    const auto columns = std::int32_t(regions.size());  // one row: what stands side by side is one region
     uflow::detail::Hearts hearts;
-    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
-    const double variances[] = {36 + 4, 16 + 4, 64 + 4};  // and the camera's noise
-    for (std::size_t i = 0; i < result.size(); ++i) {
-        const double colour[] = {means[3 * i], means[3 * i + 1], means[3 * i + 2]};
-        if (outside[i])
-            CHECK(result[i] == -1.0f);
+
+    Row() {
+        for (const int a : {-1, 1})
+            for (const int b : {-1, 1})
+                for (const int c : {-1, 1}) add(100 + 6 * a, 90 + 4 * b, 80 + 8 * c, 0, 1);
+    }
+    void add(double red, double green, double blue, std::uint8_t region, std::uint8_t out = 0) {
+        for (const double value : {red, green, blue}) means.push_back(float(value));
+        regions.push_back(region);
+        outside.push_back(out);
+    }
+    std::vector<double> colour(std::size_t i) const {
+        return {means.begin() + std::ptrdiff_t(3 * i), means.begin() + std::ptrdiff_t(3 * i + 3)};
+    }
+    void look() {
+        uflow::detail::likeness(means, regions, outside, 1, std::int32_t(regions.size()), hearts, result);
+    }
+};
+
+void likeness_is_bayes() {
+    // A defect so far from the surroundings that all samples surely are of it.
+    const double defect[] = {160, 60, 10};
+    Row row;
+    row.add(159, 60, 9, 2);
+    row.add(161, 60, 11, 2);
+    for (const double share : {1.5, 0.0, 0.48, 0.49, 0.495, 0.505, 0.51, 0.52, 1.0})
+        row.add(100 + 60 * share, 90 - 30 * share, 80 - 70 * share, 0);
+    row.look();
+    for (std::size_t i = 0; i < row.result.size(); ++i) {
+        if (row.outside[i])
+            CHECK(row.result[i] == -1.0f);
         else
-            CHECK(std::fabs(result[i] - by_densities(colour, {defect}, background, variances)) < 1e-6);
+            CHECK(std::fabs(row.result[i] -
+                            by_densities(row.colour(i).data(), {defect}, background, box_variances)) < 1e-5);
     }
     // Nothing to compare with: no opinion.
-    uflow::detail::likeness(means, Mask(regions.size(), 0), outside, 1, columns, hearts, result);
-    CHECK(std::all_of(result.begin(), result.end(), [](float value) { return value == 0.0f; }));
-    uflow::detail::likeness(means, regions, Mask(regions.size(), 0), 1, columns, hearts, result);
-    CHECK(std::all_of(result.begin(), result.end(), [](float value) { return value == 0.0f; }));
+    Row none = row, nowhere = row;
+    none.regions.assign(row.regions.size(), 0);
+    none.look();
+    CHECK(std::all_of(none.result.begin(), none.result.end(), [](float value) { return value == 0.0f; }));
+    nowhere.outside.assign(row.regions.size(), 0);
+    nowhere.look();
+    CHECK(nowhere.result == none.result);
     // Apart, they are two regions of two colours.
-    std::swap(regions[9], regions[10]);
-    const double first[] = {means[24], means[25], means[26]}, other[] = {means[30], means[31], means[32]};
-    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
-    CHECK(hearts.discriminants.size() == 2);
-    for (std::size_t i = 8; i < regions.size(); ++i) {
-        const double colour[] = {means[3 * i], means[3 * i + 1], means[3 * i + 2]};
-        CHECK(std::fabs(result[i] - by_densities(colour, {first, other}, background, variances)) < 1e-6);
-    }
+    std::swap(row.regions[9], row.regions[10]);
+    const std::vector<double> first = row.colour(8), other = row.colour(10);
+    row.look();
+    CHECK(row.hearts.of_region.size() == 2);
+    for (std::size_t i = 8; i < row.regions.size(); ++i)
+        CHECK(std::fabs(row.result[i] - by_densities(row.colour(i).data(), {first.data(), other.data()},
+                                                     background, box_variances)) < 1e-5);
     // A region without a heart has no colour; one that holds two hearts has one.
-    const std::vector<float> apart = result;
-    regions[13] = 1;
-    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
-    CHECK(result == apart);
-    regions[9] = 1;
-    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
-    CHECK(hearts.discriminants.size() == 1);
-    CHECK(hearts.of_region[0].area == 2);
+    const std::vector<float> apart = row.result;
+    row.regions[13] = 1;
+    row.look();
+    CHECK(row.result == apart);
+    row.regions[9] = 1;
+    row.look();
+    CHECK(row.hearts.of_region.size() == 1);
+    CHECK(row.hearts.of_region[0].area == 2);
     // However far apart colours are, the answer is a number.
-    std::fill_n(means.begin() + 24, 3, 1e6f);
-    std::fill_n(means.end() - 3, 3, -1e6f);
-    uflow::detail::likeness(means, regions, outside, 1, columns, hearts, result);
-    CHECK(result[8] == 1.0f);
-    CHECK(std::fabs(result.back()) == 1.0f);
+    std::fill_n(row.means.begin() + 24, 3, 1e6f);
+    std::fill_n(row.means.end() - 3, 3, -1e6f);
+    row.look();
+    CHECK(row.result[8] == 1.0f);
+    CHECK(std::fabs(row.result.back()) == 1.0f);
+}
+
+// A defect narrower than the blur: most of the heart of its region shows the surroundings.
+void hearts_show_surroundings_too() {
+    const double defect[] = {125, 80, 50};
+    for (const int defective : {2, 3, 9}) {
+        Row row;
+        for (int i = 0; i < defective; ++i) row.add(defect[0], defect[1], defect[2], 2);
+        for (int repeat = 0; repeat < 3; ++repeat)
+            for (std::size_t corner = 0; corner < 8; ++corner) {
+                const std::vector<double> colour = row.colour(corner);
+                row.add(colour[0], colour[1], colour[2], 2);
+            }
+        row.look();
+        CHECK(std::fabs(row.hearts.of_region[0].defective - defective) < 0.25);
+        for (std::size_t i = 8; i < row.result.size(); ++i) {
+            const double pure = by_densities(row.colour(i).data(), {defect}, background, box_variances);
+            CHECK(std::fabs(row.result[i] - pure) < 0.02);
+        }
+    }
+    // What shows nothing but the surroundings looks like neither.
+    Row row;
+    for (std::size_t corner = 0; corner < 8; ++corner) {
+        const std::vector<double> colour = row.colour(corner);
+        row.add(colour[0], colour[1], colour[2], 2);
+    }
+    row.look();
+    for (std::size_t i = 8; i < row.result.size(); ++i) CHECK(std::fabs(row.result[i]) < 1e-6);
 }
 
 void the_largest_sixteen_regions_count() {
-    // One row: surroundings, then twenty regions with a gap after each, the last two of them of two samples.
-    std::vector<float> means;
-    Mask regions, outside;
-    const auto add = [&](float colour, std::uint8_t region, std::uint8_t out) {
-        means.insert(means.end(), {colour, colour, colour});
-        regions.push_back(region);
-        outside.push_back(out);
-    };
-    for (int i = 0; i < 8; ++i) add(100, 0, 1);
+    // Twenty regions with a gap after each, the last two of them of two samples.
+    Row row;
     for (int region = 0; region < 20; ++region) {
-        for (int i = 0; i < (region < 18 ? 1 : 2); ++i) add(float(5 * region), 2, 0);
-        add(100, 0, 0);
+        const float colour = float(5 * region);
+        for (int i = 0; i < (region < 18 ? 1 : 2); ++i) row.add(colour, colour, colour, 2);
+        row.add(100, 100, 100, 0);
     }
-    uflow::detail::Hearts hearts;
-    std::vector<float> result;
-    uflow::detail::likeness(means, regions, outside, 1, std::int32_t(regions.size()), hearts, result);
-    CHECK(hearts.discriminants.size() == 16);
+    row.look();
+    CHECK(row.hearts.of_region.size() == 16);
     // The two large ones, and of those that are alike the first.
-    for (std::size_t i = 0; i < 16; ++i)
-        CHECK(hearts.of_region[i].sum[0] == (i < 2 ? 2 * 5 * double(18 + i) : 5 * double(i - 2)));
+    for (std::size_t i = 0; i < 16; ++i) {
+        const uflow::detail::Heart& heart = row.hearts.of_region[i];
+        const float colour = row.means[3 * row.hearts.samples[heart.first]];
+        CHECK(colour == float(5 * (i < 2 ? 18 + i : i - 2)));
+    }
 }
 
 void solving() {
@@ -168,12 +208,20 @@ std::ptrdiff_t area(const Mask& mask) { return std::count(mask.begin(), mask.end
 void outlines_follow_colours() {
     const Hump hump;
     const Mask alone = drawn(hump, nullptr, 64);
-    for (const double radius : {7.0, 9.0, 11.0}) {
-        const auto pixels = disc(radius, 160);
-        const uflow::Image image{pixels.data(), 64, 64};
-        const double wanted = 3.14159 * radius * radius;
-        CHECK(std::fabs(double(area(drawn(hump, &image, 64))) - wanted) < 0.02 * wanted);
-        CHECK(std::fabs(double(area(drawn(hump, &image, 128))) / 4 - wanted) < 0.2 * wanted);
+    for (const std::uint8_t bright : {std::uint8_t(110), std::uint8_t(120), std::uint8_t(160)}) {
+        for (const double radius : {7.0, 9.0, 11.0}) {
+            const auto pixels = disc(radius, bright);
+            const uflow::Image image{pixels.data(), 64, 64};
+            const double wanted = 3.14159 * radius * radius;
+            CHECK(std::fabs(double(area(drawn(hump, &image, 64))) - wanted) < 0.02 * wanted);
+            CHECK(std::fabs(double(area(drawn(hump, &image, 128))) / 4 - wanted) < 0.2 * wanted);
+        }
+        // Of what is smaller than the top of the hump, where colours count for too little, the top is drawn.
+        for (const double radius : {3.0, 4.0, 5.0}) {
+            const auto pixels = disc(radius, bright);
+            const uflow::Image image{pixels.data(), 64, 64};
+            CHECK(area(drawn(hump, &image, 64)) <= 104);
+        }
     }
     // Only the surroundings count: whatever is far away, the outline is the same.
     auto far = disc(9, 160);
@@ -258,6 +306,7 @@ void batches_take_their_own_image() {
 int main() {
     means_by_hand();
     likeness_is_bayes();
+    hearts_show_surroundings_too();
     the_largest_sixteen_regions_count();
     solving();
     outlines_follow_colours();

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "uflow/regions.hpp"
@@ -23,6 +24,7 @@ namespace detail {
 inline constexpr std::size_t colours = 3;
 inline constexpr double camera_noise = 2.0;  // grey levels: a background of one colour has no smaller spread
 inline constexpr std::size_t most_hearts = 16;  // bounds the time: of more, the largest count
+inline constexpr int learning_steps = 10;       // after that the outlines no longer change
 
 using Colour = std::array<double, colours>;
 
@@ -121,27 +123,81 @@ inline bool surroundings(const std::vector<float>& means, const std::vector<std:
     return true;
 }
 
-// What surely is of a region: the sum of its colours, and how many these are.
+// What one region shows: the samples of its heart, in Hearts::samples, and what was learnt from them.
 struct Heart {
-    Colour sum;
-    std::size_t area;
+    std::size_t first, area;
+    double defective = 0.0;  // how many of these samples show the defect
+    Discriminant own{};
 };
 
 // Memory for `likeness`.
 struct Hearts {
     std::vector<Run> runs;
+    std::vector<std::size_t> samples;
     std::vector<Heart> of_region;
-    std::vector<Discriminant> discriminants;
 
     std::size_t bytes() const noexcept {
-        return runs.capacity() * sizeof(Run) + of_region.capacity() * sizeof(Heart) +
-               discriminants.capacity() * sizeof(Discriminant);
+        return runs.capacity() * sizeof(Run) + samples.capacity() * sizeof(std::size_t) +
+               of_region.capacity() * sizeof(Heart);
     }
 };
 
-// From -1, surely as the surroundings, to 1, surely as a region: twice the probability, less 1, that a colour
-// is of a region. The surroundings are normal. What the regions show is a mixture of normal laws, one for
-// each since two defects may have two colours, weighted by the areas of their hearts; all have the covariance
+// The hearts of the regions, where `regions` is 2, the largest first, and no more than count.
+inline void find_hearts(const std::vector<std::uint8_t>& regions, std::int32_t height, std::int32_t width,
+                        Hearts& hearts) {
+    const std::int32_t count = find_runs(regions.data(), height, width, Connectivity::four, hearts.runs);
+    hearts.of_region.assign(std::size_t(count), Heart{0, 0});
+    const auto for_each_sample = [&](auto&& see) {
+        for_each_run(hearts.runs, width, [&](std::size_t region, std::size_t first, std::size_t end) {
+            for (std::size_t i = first; i < end; ++i)
+                if (regions[i] == 2) see(hearts.of_region[region], i);
+        });
+    };
+    for_each_sample([](Heart& heart, std::size_t) { ++heart.area; });
+    std::size_t samples = 0;
+    for (Heart& heart : hearts.of_region) {
+        heart.first = samples;
+        samples += heart.area;
+        heart.area = 0;
+    }
+    hearts.samples.resize(samples);
+    for_each_sample([&](Heart& heart, std::size_t i) { hearts.samples[heart.first + heart.area++] = i; });
+    std::stable_sort(hearts.of_region.begin(), hearts.of_region.end(),
+                     [](const Heart& a, const Heart& b) { return a.area > b.area; });
+    hearts.of_region.resize(std::min(hearts.of_region.size(), most_hearts));
+    while (!hearts.of_region.empty() && hearts.of_region.back().area == 0) hearts.of_region.pop_back();
+}
+
+// Learns the colour of a defect from the heart of its region. The map is blurred, so a heart shows some of
+// the surroundings too: a mixture of two normal laws of one covariance, of which that of the surroundings is
+// known. The other's mean and its share are found by expectation and maximisation (Dempster, Laird and Rubin
+// 1977), from the mean of the heart and one half on.
+inline void learn_colour(Heart& heart, const std::size_t* samples, const std::vector<float>& means,
+                         const Colour& background, const std::array<Colour, colours>& covariance) noexcept {
+    double prior = std::numeric_limits<double>::infinity();  // log odds of the defect: at first all is of it
+    for (int step = 0; step <= learning_steps; ++step) {
+        Colour sum = {};
+        double defective = 0.0;
+        for (std::size_t s = heart.first; s < heart.first + heart.area; ++s) {
+            const float* colour = means.data() + samples[s] * colours;
+            const double probability = 1.0 / (1.0 + std::exp(-heart.own.log_odds(colour) - prior));
+            for (std::size_t c = 0; c < colours; ++c) sum[c] += probability * double(colour[c]);
+            defective += probability;
+        }
+        if (!(defective > 0.0)) return;
+        Colour difference;
+        for (std::size_t c = 0; c < colours; ++c) difference[c] = sum[c] / defective - background[c];
+        heart.own = {solve(covariance, difference), 0.0};
+        for (std::size_t c = 0; c < colours; ++c)
+            heart.own.zero += heart.own.direction[c] * (background[c] + difference[c] / 2);
+        prior = step == 0 ? 0.0 : std::log(defective / (double(heart.area) - defective));
+        heart.defective = defective;
+    }
+}
+
+// From -1, surely as the surroundings, to 1, surely as a defect: twice the probability, less 1, that a colour
+// is of a defect. The surroundings are normal. The defects are a mixture of normal laws, one for each region
+// since two defects may have two colours, weighted by their areas in the hearts; all have the covariance
 // of the surroundings. Both are equally likely (discriminant analysis by Gaussian mixtures, Hastie and
 // Tibshirani 1996; with one region it is Fisher's linear one of 1936). `regions` and `outside` are (height,
 // width). `regions` is not 0 in the regions, whose 4-connected components they are, and 2 in their hearts.
@@ -154,39 +210,19 @@ inline void likeness(const std::vector<float>& means, const std::vector<std::uin
     Colour background;
     std::array<Colour, colours> covariance;
     if (!surroundings(means, outside, background, covariance)) return;
-    const std::int32_t count = find_runs(regions.data(), height, width, Connectivity::four, hearts.runs);
-    hearts.of_region.assign(std::size_t(count), Heart{});
-    for (const Run& run : hearts.runs) {
-        const std::size_t row = std::size_t(run.row) * std::size_t(width);
-        Heart& heart = hearts.of_region[std::size_t(run.component)];
-        for (std::size_t i = row + std::size_t(run.first); i < row + std::size_t(run.end); ++i) {
-            if (regions[i] != 2) continue;
-            for (std::size_t c = 0; c < colours; ++c) heart.sum[c] += double(means[i * colours + c]);
-            ++heart.area;
-        }
-    }
-    std::stable_sort(hearts.of_region.begin(), hearts.of_region.end(),
-                     [](const Heart& a, const Heart& b) { return a.area > b.area; });
-    hearts.of_region.resize(std::min(hearts.of_region.size(), most_hearts));
-    while (!hearts.of_region.empty() && hearts.of_region.back().area == 0) hearts.of_region.pop_back();
+    find_hearts(regions, height, width, hearts);
     if (hearts.of_region.empty()) return;
-    std::size_t area = 0;
-    for (const Heart& heart : hearts.of_region) area += heart.area;
-    hearts.discriminants.clear();
-    for (const Heart& heart : hearts.of_region) {
-        Colour difference;
-        for (std::size_t c = 0; c < colours; ++c)
-            difference[c] = heart.sum[c] / double(heart.area) - background[c];
-        Discriminant own{solve(covariance, difference), std::log(double(area) / double(heart.area))};
-        for (std::size_t c = 0; c < colours; ++c)
-            own.zero += own.direction[c] * (background[c] + difference[c] / 2);
-        hearts.discriminants.push_back(own);
+    double area = 0.0;
+    for (Heart& heart : hearts.of_region) {
+        learn_colour(heart, hearts.samples.data(), means, background, covariance);
+        area += heart.defective;
     }
+    for (Heart& heart : hearts.of_region) heart.own.zero += std::log(area / heart.defective);
     for (std::size_t i = 0; i < result.size(); ++i) {
         double odds = 0.0;
         if (!outside[i])
-            for (const Discriminant& own : hearts.discriminants)
-                odds += std::exp(own.log_odds(means.data() + i * colours));
+            for (const Heart& heart : hearts.of_region)
+                odds += std::exp(heart.own.log_odds(means.data() + i * colours));
         result[i] = float(1.0 - 2.0 / (1.0 + odds));
     }
 }

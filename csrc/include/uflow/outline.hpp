@@ -87,15 +87,6 @@ inline std::int32_t centre_of(std::int32_t i, std::int32_t pixels, std::int32_t 
     return std::int32_t((2 * std::int64_t(i) + 1) * pixels / (2 * std::int64_t(cells)));
 }
 
-// Calls see(component, first pixel, the pixel after the last) for each run.
-template <class See>
-void for_each_run(const std::vector<Run>& runs, std::int32_t width, See&& see) {
-    for (const Run& run : runs) {
-        const std::size_t row = std::size_t(run.row) * std::size_t(width);
-        see(std::size_t(run.component), row + std::size_t(run.first), row + std::size_t(run.end));
-    }
-}
-
 // Leaves in a mask the components that have a pixel among the seeds. Returns whether there are any.
 inline bool keep_touching(std::uint8_t* mask, const std::uint8_t* seeds, std::int32_t height,
                           std::int32_t width, OutlineWorkspace& work) {

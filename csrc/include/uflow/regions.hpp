@@ -75,6 +75,19 @@ inline std::int32_t find_runs(const std::uint8_t* mask, std::int32_t height, std
     return count;
 }
 
+namespace detail {
+
+// Calls see(component, first pixel, the pixel after the last) for each run.
+template <class See>
+void for_each_run(const std::vector<Run>& runs, std::int32_t width, See&& see) {
+    for (const Run& run : runs) {
+        const std::size_t row = std::size_t(run.row) * std::size_t(width);
+        see(std::size_t(run.component), row + std::size_t(run.first), row + std::size_t(run.end));
+    }
+}
+
+}  // namespace detail
+
 // A component of a mask: its pixels, rows [top, bottom) and columns [left, right) around it, the mean row and
 // column, the smallest log_nfa and the largest score.
 struct Region {
