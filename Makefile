@@ -32,7 +32,8 @@ $(VENV)/tools:
 $(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP) | $(VENV)/tools
 	@echo "== Setting up $(VENV) (PyTorch is large: some minutes the first time)"
 	$(BIN)/python -m pip uninstall --quiet --quiet --yes uflow  # as this was called before, and as a stranger's package is
-	$(BIN)/python -m pip install --quiet -e ".[test,lint,docs,lite1,lite2]"
+	$(BIN)/python -m pip install --quiet --no-compile -e ".[test,lint,docs,lite1,lite2]"
+	$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true  # pip would, on one core; templates are no code
 	@touch $@
 	@echo "== Set up: $$($(BIN)/python -c 'import uflow, torch; print("uflow", uflow.__version__, "on torch", torch.__version__)')"
 

@@ -236,7 +236,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("mask", ("--seeds", "0"), "| parts | automatic |", ("categories", "alpha")),
         ("anomalib_maps", (), "| parts | padim | anomalib's F1", ("categories", "seeds")),
         pytest.param("scale", (), "| actors of one thread |", ("actors", "images"), marks=pytest.mark.slow),
-        ("tiles", (), "| tiles, 64x64 |", ("ways", "borders", "large", "races")),
+        pytest.param("tiles", (), "| tiles, 64x64 |", ("ways", "borders", "large", "races"), marks=pytest.mark.slow),
         pytest.param("export", (), "| ONNX Runtime, INT8 |", ("categories", "races"), marks=pytest.mark.slow),
     ],
 )

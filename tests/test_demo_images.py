@@ -111,9 +111,10 @@ def test_calibration_crops_lie_in_the_calibration_area(root: Path, texture: str)
         assert left <= place[1] <= right - SIZE
 
 
-def test_the_seed_decides_everything(root: Path, tmp_path: Path) -> None:
+def test_the_seed_decides_everything(tmp_path: Path) -> None:
+    root, same = (make_demo(tmp_path / name, size=64) for name in ("first", "same"))
+    other = make_demo(tmp_path / "other", size=64, seed=1)
     files = sorted(path.relative_to(root) for path in root.rglob("*.png"))
-    same, other = make_demo(tmp_path / "same"), make_demo(tmp_path / "other", seed=1)
     assert sorted(path.relative_to(same) for path in same.rglob("*.png")) == files
     assert all((root / name).read_bytes() == (same / name).read_bytes() for name in files)
     differing = sum((root / name).read_bytes() != (other / name).read_bytes() for name in files)

@@ -415,7 +415,8 @@ def _by(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _stride_indices(name: str, arch: str, wished: Sequence[int]) -> list[int]:
+@functools.lru_cache(maxsize=64)  # each model that is loaded asks again
+def _stride_indices(name: str, arch: str, wished: tuple[int, ...]) -> tuple[int, ...]:
     """Which of the timm model's maps have the wished strides."""
     try:
         net = _skeleton(arch, features_only=True)
@@ -427,10 +428,11 @@ def _stride_indices(name: str, arch: str, wished: Sequence[int]) -> list[int]:
     if not set(wished) <= set(reductions):
         raise ValueError(f"backbone {name!r} has strides {reductions}, not {list(wished)}: pass strides among them")
     indices = list(net.feature_info.out_indices)
-    return [indices[reductions.index(s)] for s in wished]
+    return tuple(indices[reductions.index(s)] for s in wished)
 
 
-def _probe(name: str, arch: str, indices: Sequence[int], size: Size, strides: Sequence[int]) -> tuple[int, ...]:
+@functools.lru_cache(maxsize=64)  # the dry run takes a third of the time that loading a small net takes
+def _probe(name: str, arch: str, indices: tuple[int, ...], size: Size, strides: tuple[int, ...]) -> tuple[int, ...]:
     """Channels of each map, after a dry run without values that checks that the maps are image / stride."""
     try:
         net = _skeleton(arch, features_only=True, out_indices=list(indices))

@@ -142,7 +142,7 @@ struct Hearts {
     }
 };
 
-// The hearts of the regions, where `regions` is 2, the largest first, and no more than count.
+// The hearts of the regions, where `regions` is 2: the largest first, no more than sixteen.
 inline void find_hearts(const std::vector<std::uint8_t>& regions, std::int32_t height, std::int32_t width,
                         Hearts& hearts) {
     const std::int32_t count = find_runs(regions.data(), height, width, Connectivity::four, hearts.runs);
