@@ -167,11 +167,11 @@ def colour_means(image, rows, columns):
     )
 
 
-def likeness(colours, hearts, outside):
+def likeness(colours, hearts, deep, outside):
     """Twice the probability, less 1, that a colour is of a defect, by normal laws with the covariance outside.
 
-    A heart shows its defect and the surroundings: the defect's mean and share are learnt in ten steps of expectation
-    and maximisation. Defects are a mixture of no more than sixteen, by their areas.
+    A heart shows its defect and, where it is not deep, the surroundings: the defect's mean and share are learnt in ten
+    steps of expectation and maximisation. Defects are a mixture of no more than sixteen, by their areas.
     """
     if not (hearts and outside.any()):
         return np.zeros(outside.shape)
@@ -185,7 +185,7 @@ def likeness(colours, hearts, outside):
     for heart in sorted(hearts, key=np.count_nonzero, reverse=True)[:16]:
         mean, prior = colours[heart].mean(axis=0), 0.0
         for _ in range(10):
-            log_odds = (log_density(mean) - background)[heart] + prior
+            log_odds = np.where(deep, np.inf, log_density(mean) - background)[heart] + prior
             weights = scipy.special.expit(log_odds)
             mean = np.average(colours[heart], axis=0, weights=weights)
             prior = np.log(weights.sum()) - np.log(scipy.special.expit(-log_odds).sum())
@@ -230,7 +230,10 @@ def draw_regions(values, found, usual, quiet, size, image=None):
     inside = above(grid, 1.0)
     regions, count = scipy.ndimage.label(inside | (bilinear(heights, *grid) >= level))
     hearts = [heart for i in range(count) if (heart := inside & (regions == i + 1)).any()]
-    like = likeness(colour_means(image, *grid), hearts, nearest(outside, grid))
+    half_a_cell = [max((n // own + 1) // 2, 1) for n, own in zip(grid, values.shape, strict=True)]
+    window = np.ones([2 * n + 1 for n in half_a_cell])
+    deep = scipy.ndimage.binary_erosion(inside, window, border_value=True)
+    like = likeness(colour_means(image, *grid), hearts, deep, nearest(outside, grid))
     return above(size, 0.8 * (1 - 0.5 * bilinear(like, *size)))
 
 

@@ -165,7 +165,7 @@ inline std::vector<std::vector<double>> inverse(const std::vector<std::vector<do
 
 // How much each part's colour is of a defect, from -1 to 1: see likeness. A heart for each region.
 inline std::vector<double> likeness(const std::vector<double>& colours, std::vector<Pixels> hearts,
-                                    const std::vector<bool>& outside) {
+                                    const std::vector<bool>& deep, const std::vector<bool>& outside) {
     const auto colour = [&](std::size_t part, std::size_t channel) { return colours[3 * part + channel]; };
     const auto mean = [&](const Pixels& of, const std::vector<double>& weights) {
         std::vector<double> sums(3);
@@ -212,7 +212,7 @@ inline std::vector<double> likeness(const std::vector<double>& colours, std::vec
             for (std::size_t i = 0; i < heart.size(); ++i) {
                 const auto part = std::size_t(heart[i]);
                 const double ratio = std::exp((distance(part, of_background) - distance(part, at)) / 2);
-                of_defect[i] = 1 - 1 / (1 + odds_here * ratio);
+                of_defect[i] = deep[part] ? 1 : 1 - 1 / (1 + odds_here * ratio);
             }
             const double now = std::accumulate(of_defect.begin(), of_defect.end(), 0.0);
             if (!(now > 0)) break;
@@ -309,8 +309,15 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
             far[part] = outside[cell_of(int(part), rows, columns)];
         const std::vector<bool> inside = above(rows, columns, std::vector<double>(parts, 1.0));
         const std::vector<double> fine = bilinear(heights, height, width, rows, columns);
-        std::vector<bool> high(parts);
-        for (std::size_t part = 0; part < parts; ++part) high[part] = inside[part] || fine[part] >= level;
+        std::vector<bool> high(parts), deep = inside;  // no part outside less than half a cell away
+        const int down = std::max((rows / height + 1) / 2, 1), along = std::max((columns / width + 1) / 2, 1);
+        for (int part = 0; part < rows * columns; ++part) {
+            high[std::size_t(part)] = inside[std::size_t(part)] || fine[std::size_t(part)] >= level;
+            for (int other = 0; other < rows * columns; ++other)
+                if (!inside[std::size_t(other)] && std::abs(part / columns - other / columns) <= down &&
+                    std::abs(part % columns - other % columns) <= along)
+                    deep[std::size_t(part)] = false;
+        }
         std::vector<Pixels> hearts;
         for (Pixels region : components(high, rows, columns, uflow::Connectivity::four)) {
             region.erase(std::remove_if(region.begin(), region.end(),
@@ -318,8 +325,9 @@ inline std::vector<bool> outlines(const std::vector<double>& map, const std::vec
                          region.end());
             if (!region.empty()) hearts.push_back(region);
         }
-        const std::vector<double> like = bilinear(likeness(colours_of(*picture, rows, columns), hearts, far),
-                                                  rows, columns, out_height, out_width);
+        const std::vector<double> like =
+            bilinear(likeness(colours_of(*picture, rows, columns), hearts, deep, far), rows, columns,
+                     out_height, out_width);
         for (std::size_t i = 0; i < shares.size(); ++i) shares[i] = 0.8f * (1.0f - 0.5f * float(like[i]));
     }
     return above(out_height, out_width, shares);

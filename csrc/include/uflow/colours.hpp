@@ -142,7 +142,7 @@ struct Hearts {
     }
 };
 
-// The hearts of the regions, where `regions` is 2: the largest first, no more than sixteen.
+// The hearts of the regions, where `regions` is 2 or 3: the largest first, no more than sixteen.
 inline void find_hearts(const std::vector<std::uint8_t>& regions, std::int32_t height, std::int32_t width,
                         Hearts& hearts) {
     const std::int32_t count = find_runs(regions.data(), height, width, Connectivity::four, hearts.runs);
@@ -150,7 +150,7 @@ inline void find_hearts(const std::vector<std::uint8_t>& regions, std::int32_t h
     const auto for_each_sample = [&](auto&& see) {
         for_each_run(hearts.runs, width, [&](std::size_t region, std::size_t first, std::size_t end) {
             for (std::size_t i = first; i < end; ++i)
-                if (regions[i] == 2) see(hearts.of_region[region], i);
+                if (regions[i] >= 2) see(hearts.of_region[region], i);
         });
     };
     for_each_sample([](Heart& heart, std::size_t) { ++heart.area; });
@@ -171,16 +171,19 @@ inline void find_hearts(const std::vector<std::uint8_t>& regions, std::int32_t h
 // Learns the colour of a defect from the heart of its region. The map is blurred, so a heart shows some of
 // the surroundings too: a mixture of two normal laws of one covariance, of which that of the surroundings is
 // known. The other's mean and its share are found by expectation and maximisation (Dempster, Laird and Rubin
-// 1977), from the mean of the heart and one half on.
-inline void learn_colour(Heart& heart, const std::size_t* samples, const std::vector<float>& means,
-                         const Colour& background, const std::array<Colour, colours>& covariance) noexcept {
+// 1977), from the mean of the heart and one half on. Deep in a heart, where `regions` is 3, all is of the
+// defect, whatever its colour.
+inline void learn_colour(Heart& heart, const std::size_t* samples, const std::vector<std::uint8_t>& regions,
+                         const std::vector<float>& means, const Colour& background,
+                         const std::array<Colour, colours>& covariance) noexcept {
     double prior = std::numeric_limits<double>::infinity();  // log odds of the defect: at first all is of it
     for (int step = 0; step <= learning_steps; ++step) {
         Colour sum = {};
         double defective = 0.0;
         for (std::size_t s = heart.first; s < heart.first + heart.area; ++s) {
             const float* colour = means.data() + samples[s] * colours;
-            const double probability = 1.0 / (1.0 + std::exp(-heart.own.log_odds(colour) - prior));
+            const double probability =
+                regions[samples[s]] == 3 ? 1.0 : 1.0 / (1.0 + std::exp(-heart.own.log_odds(colour) - prior));
             for (std::size_t c = 0; c < colours; ++c) sum[c] += probability * double(colour[c]);
             defective += probability;
         }
@@ -200,7 +203,8 @@ inline void learn_colour(Heart& heart, const std::size_t* samples, const std::ve
 // since two defects may have two colours, weighted by their areas in the hearts; all have the covariance
 // of the surroundings. Both are equally likely (discriminant analysis by Gaussian mixtures, Hastie and
 // Tibshirani 1996; with one region it is Fisher's linear one of 1936). `regions` and `outside` are (height,
-// width). `regions` is not 0 in the regions, whose 4-connected components they are, and 2 in their hearts.
+// width). `regions` is not 0 in the regions, whose 4-connected components they are, 2 in their hearts and 3
+// deep in these.
 // `outside` is 1 in the surroundings and 2 beyond: in both the answer is -1. 0 everywhere without a heart or
 // surroundings.
 inline void likeness(const std::vector<float>& means, const std::vector<std::uint8_t>& regions,
@@ -214,7 +218,7 @@ inline void likeness(const std::vector<float>& means, const std::vector<std::uin
     if (hearts.of_region.empty()) return;
     double area = 0.0;
     for (Heart& heart : hearts.of_region) {
-        learn_colour(heart, hearts.samples.data(), means, background, covariance);
+        learn_colour(heart, hearts.samples.data(), regions, means, background, covariance);
         area += heart.defective;
     }
     for (Heart& heart : hearts.of_region) heart.own.zero += std::log(area / heart.defective);

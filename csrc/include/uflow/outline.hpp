@@ -54,6 +54,11 @@ inline constexpr float heart_share = 1.0f;       // of the same: what surely is 
 inline constexpr float colour_share = 0.5f;      // by so much of the edge's share colour lowers or raises it
 inline constexpr std::int32_t samples = 4;       // of colour, to a cell's side
 
+// How many samples lie in half of one of `cells`, of `all` side by side: at least one.
+inline std::int32_t half_a_cell(std::int32_t cells, std::int32_t all) noexcept {
+    return std::max((all / cells + 1) / 2, 1);
+}
+
 // The sum over up to `blur_cells` neighbours to each side: of `count` lines of `length` values, which lie
 // `step` apart, the first ones of two lines `line` apart.
 inline void sum_along(const float* map, std::ptrdiff_t count, std::ptrdiff_t line, std::ptrdiff_t length,
@@ -220,8 +225,31 @@ void draw_above(const std::uint8_t* found, std::int32_t height, std::int32_t wid
     fill_holes(mask, out_height, out_width, work);
 }
 
+// Leaves of a mask, 0 or 1, what has `reach` of it to both sides along `count` lines of `length` values,
+// which lie `step` apart, the first ones of two lines `line` apart. Beyond the border all is of it.
+inline void erode_along(std::uint8_t* mask, std::ptrdiff_t count, std::ptrdiff_t line, std::ptrdiff_t length,
+                        std::ptrdiff_t step, std::ptrdiff_t reach) noexcept {
+    for (std::ptrdiff_t l = 0; l < count; ++l) {
+        std::uint8_t* at = mask + l * line;
+        std::ptrdiff_t gap = -1 - reach;  // the last place outside; 2 marks what is too near to it
+        for (std::ptrdiff_t i = 0; i < length; ++i)
+            if (!at[i * step])
+                gap = i;
+            else if (i - gap <= reach)
+                at[i * step] = 2;
+        gap = length + reach;
+        for (std::ptrdiff_t i = length - 1; i >= 0; --i)
+            if (!at[i * step])
+                gap = i;
+            else if (gap - i <= reach)
+                at[i * step] = 2;
+        for (std::ptrdiff_t i = 0; i < length; ++i) at[i * step] = at[i * step] == 1;
+    }
+}
+
 // How much each pixel looks like a defect, by its colour, into work.fine_likeness: see `likeness`. A region
-// is what is connected above the level; its heart is where the map reaches the whole of the height around.
+// is what is connected above the level; its heart is where the map reaches the whole of the height around;
+// deep is what lies half a cell or more inside a heart.
 inline void look_at_colours(const Image& image, const std::uint8_t* found, std::int32_t height,
                             std::int32_t width, float level, std::int32_t out_height, std::int32_t out_width,
                             OutlineWorkspace& work) {
@@ -233,8 +261,12 @@ inline void look_at_colours(const Image& image, const std::uint8_t* found, std::
     draw_above(
         found, height, width, level, [](std::size_t) { return heart_share; }, rows, columns, work,
         work.regions.data());
+    std::vector<std::uint8_t>& deep = work.seeds;
+    deep = work.regions;
+    erode_along(deep.data(), rows, columns, columns, 1, half_a_cell(width, columns));
+    erode_along(deep.data(), columns, 1, rows, columns, half_a_cell(height, rows));
     for (std::size_t i = 0; i < work.regions.size(); ++i)  // work.fine has the heights of the samples
-        work.regions[i] = work.regions[i] ? 2 : work.fine[i] >= level;
+        work.regions[i] = work.regions[i] ? 2 + deep[i] : work.fine[i] >= level;
     nearest_cells(work.outside.data(), height, width, rows, columns, work, work.rest);
     colour_means(image, rows, columns, work.column_sums, work.colours);
     likeness(work.colours, work.regions, work.rest, rows, columns, work.hearts, work.likeness);
