@@ -2,7 +2,8 @@
 
     python docs/make_hero.py [--texture brick] [--defects cut_paste/000 scratch/002] [--output docs/hero.png]
 
-and docs/guide/results.png, what `Prediction.save` writes of the first of the defects.
+and docs/guide/results.png, what `Prediction.save` writes of the first of the defects. With the defects hole/000
+scratch/000 stain/000 it draws docs/guide/mask.png.
 
 Learns a texture of `uflow demo` (photographs from scikit-image's wheel, no download), some minutes on one core.
 """
