@@ -33,7 +33,8 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(CPP) | $(VENV)/tools
 	@echo "== Setting up $(VENV) (PyTorch is large: some minutes the first time)"
 	$(BIN)/python -m pip uninstall --quiet --quiet --yes uflow  # as this was called before, and as a stranger's package is
 	$(BIN)/python -m pip install --quiet --no-compile -e ".[test,lint,docs,lite1,lite2]"
-	$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true  # pip would, on one core; templates are no code
+	@# At first all of it, on all cores: pip would on one. Some of what packages bring is no code.
+	test -e $@ || $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 	@echo "== Set up: $$($(BIN)/python -c 'import uflow, torch; print("uflow", uflow.__version__, "on torch", torch.__version__)')"
 

@@ -46,6 +46,7 @@ const double background[] = {100, 90, 80}, box_variances[] = {36 + 4, 16 + 4, 64
 struct Row {
     std::vector<float> means, result;
     Mask regions, outside;
+    std::vector<uflow::Run> runs;
     uflow::detail::Hearts hearts;
 
     Row() {
@@ -62,7 +63,8 @@ struct Row {
         return {means.begin() + std::ptrdiff_t(3 * i), means.begin() + std::ptrdiff_t(3 * i + 3)};
     }
     void look() {
-        uflow::detail::likeness(means, regions, outside, 1, std::int32_t(regions.size()), hearts, result);
+        uflow::detail::likeness(means, regions, outside, 1, std::int32_t(regions.size()), runs, hearts,
+                                result);
     }
 };
 
@@ -80,7 +82,7 @@ void likeness_is_bayes() {
             CHECK(row.result[i] == -1.0f);
         else
             CHECK(std::fabs(row.result[i] -
-                            by_densities(row.colour(i).data(), {defect}, background, box_variances)) < 1e-5);
+                            by_densities(row.colour(i).data(), {defect}, background, box_variances)) < 1e-6);
     }
     // Nothing to compare with: no opinion.
     Row none = row, nowhere = row;
@@ -97,7 +99,7 @@ void likeness_is_bayes() {
     CHECK(row.hearts.of_region.size() == 2);
     for (std::size_t i = 8; i < row.regions.size(); ++i)
         CHECK(std::fabs(row.result[i] - by_densities(row.colour(i).data(), {first.data(), other.data()},
-                                                     background, box_variances)) < 1e-5);
+                                                     background, box_variances)) < 1e-6);
     // A region without a heart has no colour; one that holds two hearts has one.
     const std::vector<float> apart = row.result;
     row.regions[13] = 1;

@@ -24,7 +24,7 @@ namespace detail {
 inline constexpr std::size_t colours = 3;
 inline constexpr double camera_noise = 2.0;  // grey levels: a background of one colour has no smaller spread
 inline constexpr std::size_t most_hearts = 16;  // bounds the time: of more, the largest count
-inline constexpr int learning_steps = 10;       // after that the outlines no longer change
+inline constexpr int learning_steps = 10;       // after that outlines hardly change
 
 using Colour = std::array<double, colours>;
 
@@ -132,23 +132,21 @@ struct Heart {
 
 // Memory for `likeness`.
 struct Hearts {
-    std::vector<Run> runs;
     std::vector<std::size_t> samples;
     std::vector<Heart> of_region;
 
     std::size_t bytes() const noexcept {
-        return runs.capacity() * sizeof(Run) + samples.capacity() * sizeof(std::size_t) +
-               of_region.capacity() * sizeof(Heart);
+        return samples.capacity() * sizeof(std::size_t) + of_region.capacity() * sizeof(Heart);
     }
 };
 
 // The hearts of the regions, where `regions` is 2 or 3: the largest first, no more than sixteen.
 inline void find_hearts(const std::vector<std::uint8_t>& regions, std::int32_t height, std::int32_t width,
-                        Hearts& hearts) {
-    const std::int32_t count = find_runs(regions.data(), height, width, Connectivity::four, hearts.runs);
+                        std::vector<Run>& runs, Hearts& hearts) {
+    const std::int32_t count = find_runs(regions.data(), height, width, Connectivity::four, runs);
     hearts.of_region.assign(std::size_t(count), Heart{0, 0});
     const auto for_each_sample = [&](auto&& see) {
-        for_each_run(hearts.runs, width, [&](std::size_t region, std::size_t first, std::size_t end) {
+        for_each_run(runs, width, [&](std::size_t region, std::size_t first, std::size_t end) {
             for (std::size_t i = first; i < end; ++i)
                 if (regions[i] >= 2) see(hearts.of_region[region], i);
         });
@@ -209,12 +207,12 @@ inline void learn_colour(Heart& heart, const std::size_t* samples, const std::ve
 // surroundings.
 inline void likeness(const std::vector<float>& means, const std::vector<std::uint8_t>& regions,
                      const std::vector<std::uint8_t>& outside, std::int32_t height, std::int32_t width,
-                     Hearts& hearts, std::vector<float>& result) {
+                     std::vector<Run>& runs, Hearts& hearts, std::vector<float>& result) {
     result.assign(regions.size(), 0.0f);
     Colour background;
     std::array<Colour, colours> covariance;
     if (!surroundings(means, outside, background, covariance)) return;
-    find_hearts(regions, height, width, hearts);
+    find_hearts(regions, height, width, runs, hearts);
     if (hearts.of_region.empty()) return;
     double area = 0.0;
     for (Heart& heart : hearts.of_region) {

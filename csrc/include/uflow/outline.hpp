@@ -269,7 +269,7 @@ inline void look_at_colours(const Image& image, const std::uint8_t* found, std::
         work.regions[i] = work.regions[i] ? 2 + deep[i] : work.fine[i] >= level;
     nearest_cells(work.outside.data(), height, width, rows, columns, work, work.rest);
     colour_means(image, rows, columns, work.column_sums, work.colours);
-    likeness(work.colours, work.regions, work.rest, rows, columns, work.hearts, work.likeness);
+    likeness(work.colours, work.regions, work.rest, rows, columns, work.runs, work.hearts, work.likeness);
     work.fine_likeness.resize(std::size_t(out_height) * std::size_t(out_width));
     resize_bilinear(work.likeness.data(), 1, rows, columns, out_height, out_width, 1,
                     work.fine_likeness.data());
